@@ -1,1 +1,25 @@
-//! placeholder
+//! What every part of Tidemill shares.
+//!
+//! ```text
+//!  batch ── chunk ──▶ Broker ──▶ worker: task ──▶ outcome ──▶ Broker ──▶ Store ──▶ reader
+//!                    (seam)     (compute, blobs)             (seam)    (seam)
+//! ```
+//!
+//! - the words: [`batch`], [`chunk`], [`outcome`], [`failure`], [`retry`]
+//! - the work: [`task`] (traits and register), [`compute`] (the bridge to the cores)
+//! - the seams: [`broker`], [`store`], [`blobs`]
+//! - the house: [`settings`], [`telemetry`], [`nearest`]
+
+pub mod batch;
+pub mod blobs;
+pub mod broker;
+pub mod chunk;
+pub mod compute;
+pub mod failure;
+mod micros;
+mod millis;
+pub mod nearest;
+pub mod outcome;
+pub mod retry;
+pub mod store;
+pub mod task;

@@ -1,0 +1,345 @@
+//! Blobs: bytes too large for a message, named by their content; and the bytes behind a path or URL.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures::StreamExt;
+use opendal::{Operator, services};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::failure::Failure;
+
+/// Names a blob: the SHA-256 of its bytes, and what a reader wants to know before fetching them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BlobRef {
+    /// `sha256:` and 64 hexadecimal digits.
+    pub blob: String,
+    /// How many bytes it has.
+    pub bytes: u64,
+    /// Such as `image/jpeg`.
+    pub media_type: String,
+    /// The usual ending of a file's name, without the dot.
+    pub extension: String,
+}
+
+/// What may be fetched.
+#[derive(Clone, Copy, Debug)]
+pub struct FetchLimits {
+    /// Larger inputs are refused.
+    pub max_bytes: u64,
+    /// Over the network: the longest wait for an answer and between two pieces of it.
+    pub timeout: Duration,
+}
+
+/// Redirects that are followed, as browsers and curl do in their defaults' order of magnitude.
+const MAX_REDIRECTS: usize = 10;
+
+/// Where blobs are stored, and how inputs are fetched. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Blobs {
+    store: Option<LocalStore>,
+    limits: FetchLimits,
+    /// Made when the first URL is fetched: most runs fetch none, and loading the certificates takes milliseconds.
+    http: Arc<OnceLock<reqwest::Client>>,
+}
+
+#[derive(Clone, Debug)]
+struct LocalStore {
+    folder: PathBuf,
+    operator: Operator,
+}
+
+/// Why bytes could not be fetched or stored.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct BlobError {
+    /// For programs: `not_found`, `denied`, `too_large`, `unreachable`, `storage`, `invalid_input`.
+    pub kind: &'static str,
+    /// For people; names the path or URL.
+    pub message: String,
+    /// Whether trying again may help.
+    pub transient: bool,
+}
+
+impl From<BlobError> for Failure {
+    fn from(error: BlobError) -> Self {
+        Self { kind: error.kind.into(), message: error.message, retryable: error.transient }
+    }
+}
+
+fn permanent(kind: &'static str, message: String) -> BlobError {
+    BlobError { kind, message, transient: false }
+}
+
+impl Blobs {
+    /// Fetches inputs; stores nothing.
+    pub fn without_store(limits: FetchLimits) -> Self {
+        Self { store: None, limits, http: Arc::default() }
+    }
+
+    /// Fetches inputs, and stores blobs in `folder`.
+    ///
+    /// # Errors
+    /// Where the folder cannot be used.
+    pub fn in_folder(folder: &Path, limits: FetchLimits) -> Result<Self, BlobError> {
+        let unusable = |reason: &dyn std::fmt::Display| {
+            permanent("storage", format!("cannot store blobs in {}: {reason}", folder.display()))
+        };
+        let root = folder.to_str().ok_or_else(|| unusable(&"its path is not UTF-8"))?;
+        let operator = Operator::new(services::Fs::default().root(root)).map_err(|error| unusable(&error))?;
+        let store = LocalStore { folder: folder.to_owned(), operator };
+        Ok(Self { store: Some(store), ..Self::without_store(limits) })
+    }
+
+    /// Stores bytes under the name of their content. Storing the same bytes twice stores them once.
+    ///
+    /// # Errors
+    /// [`BlobError`] of kind `storage`: the store is full, or not there, or there is none.
+    pub async fn put(&self, bytes: Vec<u8>, media_type: &str, extension: &str) -> Result<BlobRef, BlobError> {
+        let store = self.store()?;
+        let blob = BlobRef {
+            blob: format!("sha256:{:x}", Sha256::digest(&bytes)),
+            bytes: bytes.len() as u64,
+            media_type: media_type.to_owned(),
+            extension: extension.to_owned(),
+        };
+        let name = file_name(&blob.blob)?;
+        store.operator.write(&name, bytes).await.map_err(|error| BlobError {
+            kind: "storage",
+            message: format!("cannot store {name} in {}: {}", store.folder.display(), why(&error)),
+            transient: error.is_temporary(),
+        })?;
+        Ok(blob)
+    }
+
+    /// The file that holds a stored blob.
+    ///
+    /// # Errors
+    /// [`BlobError`] where there is no store, or the name is not a blob's.
+    pub fn path_of(&self, blob: &BlobRef) -> Result<PathBuf, BlobError> {
+        Ok(self.store()?.folder.join(file_name(&blob.blob)?))
+    }
+
+    fn store(&self) -> Result<&LocalStore, BlobError> {
+        self.store.as_ref().ok_or_else(|| permanent("storage", "there is no place to store files in".into()))
+    }
+
+    /// The bytes behind a path, `file:`, `http(s):`, `s3:`, `gs:` or `az:` URL, or `blob:sha256:…`.
+    ///
+    /// # Errors
+    /// [`BlobError`], naming the location.
+    pub async fn fetch(&self, location: &str) -> Result<Vec<u8>, BlobError> {
+        match scheme(location) {
+            None => self.fetch_file(Path::new(location)).await,
+            Some(("file", rest)) => self.fetch_file(Path::new(rest.strip_prefix("//").unwrap_or(rest))).await,
+            Some(("blob", digest)) => self.fetch_file(&self.store()?.folder.join(file_name(digest)?)).await,
+            Some(("http" | "https", _)) => self.fetch_http(location).await,
+            Some((scheme, rest)) => self.fetch_object(location, scheme, rest).await,
+        }
+    }
+
+    async fn fetch_file(&self, path: &Path) -> Result<Vec<u8>, BlobError> {
+        let failed = |error: std::io::Error| {
+            let kind = match error.kind() {
+                std::io::ErrorKind::NotFound => "not_found",
+                std::io::ErrorKind::PermissionDenied => "denied",
+                _ => "unreadable",
+            };
+            permanent(kind, format!("cannot read {}: {}", path.display(), io_reason(&error)))
+        };
+        let metadata = tokio::fs::metadata(path).await.map_err(failed)?;
+        if !metadata.is_file() {
+            // A pipe or a device could keep the worker waiting for ever.
+            return Err(permanent("unreadable", format!("cannot read {}: it is not a regular file", path.display())));
+        }
+        self.check_size(&path.display().to_string(), metadata.len())?;
+        tokio::fs::read(path).await.map_err(failed)
+    }
+
+    async fn fetch_http(&self, url: &str) -> Result<Vec<u8>, BlobError> {
+        let failed = |error: reqwest::Error| BlobError {
+            kind: if error.is_timeout() { "timeout" } else { "unreachable" },
+            message: format!("cannot fetch {url}: {}", chain(&error.without_url())),
+            transient: true,
+        };
+        let response = self.client().map_err(failed)?.get(url).send().await.map_err(failed)?;
+        let status = response.status();
+        if !status.is_success() {
+            let transient = status.is_server_error() || status == reqwest::StatusCode::TOO_MANY_REQUESTS;
+            let kind = if status == reqwest::StatusCode::NOT_FOUND { "not_found" } else { "http_status" };
+            return Err(BlobError {
+                kind,
+                message: format!("cannot fetch {url}: the server answered {status}"),
+                transient,
+            });
+        }
+        self.check_size(url, response.content_length().unwrap_or(0))?;
+        let mut bytes = Vec::new();
+        let mut pieces = response.bytes_stream();
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(failed)?;
+            // The announced length may lie, or be missing.
+            self.check_size(url, (bytes.len() + piece.len()) as u64)?;
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes)
+    }
+
+    fn client(&self) -> Result<&reqwest::Client, reqwest::Error> {
+        if let Some(client) = self.http.get() {
+            return Ok(client);
+        }
+        let client = reqwest::Client::builder()
+            .connect_timeout(self.limits.timeout)
+            .read_timeout(self.limits.timeout)
+            .redirect(reqwest::redirect::Policy::limited(MAX_REDIRECTS))
+            .user_agent(concat!("tidemill/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(self.http.get_or_init(|| client))
+    }
+
+    async fn fetch_object(&self, location: &str, scheme: &str, rest: &str) -> Result<Vec<u8>, BlobError> {
+        let (bucket, key) =
+            rest.trim_start_matches('/').split_once('/').filter(|(_, key)| !key.is_empty()).ok_or_else(|| {
+                permanent("invalid_input", format!("{location} names no object; it should be {scheme}://bucket/key"))
+            })?;
+        // Credentials and endpoints come from the environment, by each provider's own names.
+        let operator = match scheme {
+            "s3" => Operator::new(services::S3::default().bucket(bucket)),
+            "gs" => Operator::new(services::Gcs::default().bucket(bucket)),
+            "az" => Operator::new(services::Azblob::default().container(bucket)),
+            _ => {
+                return Err(permanent(
+                    "invalid_input",
+                    format!("{location}: {scheme}: is not among file, http, https, s3, gs and az"),
+                ));
+            }
+        };
+        let failed = |error: opendal::Error| BlobError {
+            kind: if error.kind() == opendal::ErrorKind::NotFound { "not_found" } else { "unreachable" },
+            message: format!("cannot fetch {location}: {}", why(&error)),
+            transient: error.is_temporary(),
+        };
+        let operator = operator.map_err(failed)?;
+        let metadata = operator.stat(key).await.map_err(failed)?;
+        self.check_size(location, metadata.content_length())?;
+        Ok(operator.read(key).await.map_err(failed)?.to_vec())
+    }
+
+    fn check_size(&self, location: &str, bytes: u64) -> Result<(), BlobError> {
+        if bytes > self.limits.max_bytes {
+            let max = self.limits.max_bytes;
+            return Err(permanent(
+                "too_large",
+                format!("{location} has more than the {max} bytes that fetch.max_bytes allows"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Splits `scheme:rest`, for schemes of two letters or more (`c:` is a drive, `a:b.jpg` may be a file).
+pub fn scheme(location: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = location.split_once(':')?;
+    let known = scheme.len() > 1 && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    (known && (rest.starts_with("//") || scheme == "blob")).then_some((scheme, rest))
+}
+
+/// `sha256:ab12…` as a file's name. Nothing but a digest passes, so no name can lead out of the folder.
+fn file_name(digest: &str) -> Result<String, BlobError> {
+    match digest.strip_prefix("sha256:") {
+        Some(hex) if hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) => {
+            Ok(hex.to_owned())
+        }
+        _ => Err(permanent(
+            "invalid_input",
+            format!("{digest:?} does not name a blob; it should be sha256: and 64 hexadecimal digits"),
+        )),
+    }
+}
+
+/// The system's words without Rust's "(os error 2)".
+fn io_reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
+/// An error with all its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// opendal's errors carry a page of context; the innermost cause is what people need.
+fn why(error: &opendal::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string().split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: FetchLimits = FetchLimits { max_bytes: 1000, timeout: Duration::from_secs(5) };
+
+    #[tokio::test]
+    async fn what_is_put_can_be_fetched_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::in_folder(folder.path(), LIMITS).unwrap();
+        let blob = blobs.put(b"flour".to_vec(), "text/plain", "txt").await.unwrap();
+
+        assert_eq!(blobs.fetch(&format!("blob:{}", blob.blob)).await.unwrap(), b"flour");
+        assert_eq!(std::fs::read(blobs.path_of(&blob).unwrap()).unwrap(), b"flour");
+        assert_eq!(blob.bytes, 5);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_no_digest_leads_nowhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::in_folder(folder.path(), LIMITS).unwrap();
+        for name in ["blob:sha256:../../etc/passwd", "blob:/etc/passwd", "blob:sha256:AB"] {
+            assert_eq!(blobs.fetch(name).await.unwrap_err().kind, "invalid_input", "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_file_is_named() {
+        let error = Blobs::without_store(LIMITS).fetch("/no/such/file.jpg").await.unwrap_err();
+        assert_eq!(error.kind, "not_found");
+        assert_eq!(error.message, "cannot read /no/such/file.jpg: no such file or directory");
+    }
+
+    #[tokio::test]
+    async fn a_file_over_the_limit_and_a_folder_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let large = folder.path().join("large");
+        std::fs::write(&large, vec![0; 1001]).unwrap();
+        let blobs = Blobs::without_store(LIMITS);
+        assert_eq!(blobs.fetch(large.to_str().unwrap()).await.unwrap_err().kind, "too_large");
+        assert_eq!(blobs.fetch(folder.path().to_str().unwrap()).await.unwrap_err().kind, "unreadable");
+    }
+
+    #[test]
+    fn only_what_looks_like_a_url_is_one() {
+        assert_eq!(scheme("https://host/a.jpg"), Some(("https", "//host/a.jpg")));
+        assert_eq!(scheme("blob:sha256:00"), Some(("blob", "sha256:00")));
+        for path in ["a.jpg", "a:b.jpg", "c:/x", "notes: today.txt", "./a"] {
+            assert_eq!(scheme(path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The seam to the message queue: what carries chunks to workers and outcomes to the collector.
+//!
+//! [`embedded`] lives in this process; RabbitMQ is the one for clusters. `conformance` is the contract as tests,
+//! which every implementation passes unchanged.
+
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+pub mod embedded;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::{BatchId, Priority};
+use crate::chunk::Chunk;
+use crate::outcome::Outcome;
+use crate::task::Lane;
+
+/// The queues there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Queue {
+    /// Chunks for the workers that serve a lane.
+    Jobs(Lane),
+    /// Outcomes for the collector.
+    Results,
+    /// Messages that nobody can work on, each with its reason.
+    Dead,
+}
+
+impl fmt::Display for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Jobs(lane) => write!(f, "tidemill.jobs.{}", lane.as_str()),
+            Self::Results => f.write_str("tidemill.results"),
+            Self::Dead => f.write_str("tidemill.dead"),
+        }
+    }
+}
+
+/// What travels.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Body {
+    /// Work, for [`Queue::Jobs`].
+    Chunk(Chunk),
+    /// What became of it, for [`Queue::Results`].
+    Outcomes {
+        /// The batch that all of them belong to.
+        batch: BatchId,
+        /// One or more outcomes, in ascending order of index.
+        outcomes: Vec<Outcome>,
+    },
+}
+
+impl Body {
+    /// What it counts for in a queue that is bounded in bytes.
+    pub fn weight_bytes(&self) -> u64 {
+        match self {
+            Self::Chunk(chunk) => chunk.weight_bytes(),
+            Self::Outcomes { outcomes, .. } => outcomes.iter().map(Outcome::weight_bytes).sum(),
+        }
+    }
+}
+
+/// A body and how it is to travel.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// What travels.
+    pub body: Body,
+    /// Larger goes first within its queue; equals keep the order in which they were published.
+    pub priority: Priority,
+    /// Delivered no earlier than this after it was published. The broker waits, nobody else.
+    pub delay: Duration,
+    /// Why it lies in [`Queue::Dead`].
+    pub refusal: Option<String>,
+}
+
+impl Message {
+    /// A message to be delivered at once.
+    pub fn new(body: Body, priority: Priority) -> Self {
+        Self { body, priority, delay: Duration::ZERO, refusal: None }
+    }
+}
+
+/// Unsettled deliveries that a consumer may hold at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permits(pub usize);
+
+/// A word to every worker at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Drop what is queued of this batch and stop what is running at its next item.
+    Cancel(BatchId),
+}
+
+/// A message queue. At least once: a message is delivered again until somebody settles it.
+#[async_trait]
+pub trait Broker: Send + Sync + fmt::Debug {
+    /// Resolves once the message is accepted. Waits while the queue is full, except for messages that are delayed
+    /// or outcomes: those who publish them hold deliveries that must not wait for room made by themselves.
+    ///
+    /// Dropping the future before it resolves leaves open whether the message was accepted.
+    ///
+    /// # Errors
+    /// [`BrokerError`], of a kind that says whether trying again may help.
+    async fn publish(&self, queue: Queue, message: Message) -> Result<(), BrokerError>;
+
+    /// Starts to consume: at most `permits` unsettled deliveries at a time, until `stop` is cancelled.
+    ///
+    /// # Errors
+    /// [`BrokerError`]
+    async fn consume(&self, queue: Queue, permits: Permits, stop: CancellationToken)
+    -> Result<Deliveries, BrokerError>;
+
+    /// Messages that wait in the queue, neither delivered nor delayed.
+    ///
+    /// # Errors
+    /// [`BrokerError`]
+    async fn depth(&self, queue: Queue) -> Result<u64, BrokerError>;
+
+    /// Says something to everyone who listens now; nobody else hears it later.
+    ///
+    /// # Errors
+    /// [`BrokerError`]
+    async fn announce(&self, notice: Notice) -> Result<(), BrokerError>;
+
+    /// Listens to what is announced from now on.
+    ///
+    /// # Errors
+    /// [`BrokerError`]
+    async fn notices(&self) -> Result<Notices, BrokerError>;
+}
+
+/// A consumer's deliveries, one after the other.
+pub type Deliveries = Box<dyn Incoming<Delivery>>;
+
+/// The notices since [`Broker::notices`] was called.
+pub type Notices = Box<dyn Incoming<Notice>>;
+
+/// Something that comes in bit by bit.
+#[async_trait]
+pub trait Incoming<T>: Send {
+    /// The next one; `None` once the consumer was stopped or the broker is gone for good. Dropping the future
+    /// loses nothing.
+    async fn next(&mut self) -> Option<T>;
+}
+
+/// One handing of one message to one consumer. Dropped without being settled, it is given back.
+pub struct Delivery {
+    /// The message.
+    pub message: Arc<Message>,
+    /// How often it was delivered before and not settled: its consumer gave it back, or ended.
+    pub redelivered: u32,
+    settler: Option<Box<dyn Settle>>,
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("message", &self.message)
+            .field("redelivered", &self.redelivered)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a broker does with a delivery in the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// It is done with and forgotten.
+    Ack,
+    /// It goes back to the head of its queue and is delivered again.
+    Requeue,
+    /// It goes to [`Queue::Dead`] with this reason.
+    Reject(String),
+}
+
+/// The broker's side of a delivery.
+#[async_trait]
+pub trait Settle: Send {
+    /// Does what the settlement says.
+    async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError>;
+    /// Gives the delivery back without waiting for anything.
+    fn abandon(self: Box<Self>);
+}
+
+impl Delivery {
+    /// For implementations of [`Broker`].
+    pub fn new(message: Arc<Message>, redelivered: u32, settler: Box<dyn Settle>) -> Self {
+        Self { message, redelivered, settler: Some(settler) }
+    }
+
+    /// Settles it.
+    ///
+    /// # Errors
+    /// [`BrokerError`]: the delivery will come again.
+    pub async fn settle(mut self, settlement: Settlement) -> Result<(), BrokerError> {
+        match self.settler.take() {
+            Some(settler) => settler.settle(settlement).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some(settler) = self.settler.take() {
+            settler.abandon();
+        }
+    }
+}
+
+/// What a broker could not do.
+#[derive(Debug, thiserror::Error)]
+#[error("{action}: {reason}")]
+pub struct BrokerError {
+    /// What kind of trouble it is.
+    pub kind: BrokerErrorKind,
+    /// What was attempted.
+    pub action: String,
+    /// Why it did not work.
+    pub reason: String,
+}
+
+/// Kinds of trouble with a broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokerErrorKind {
+    /// The broker cannot be reached; it may come back.
+    Unreachable,
+    /// The broker has no such queue.
+    Unroutable,
+    /// The broker was reached and would not.
+    Refused,
+}
+
+impl BrokerError {
+    /// Whether trying again may help.
+    pub fn is_transient(&self) -> bool {
+        self.kind == BrokerErrorKind::Unreachable
+    }
+}

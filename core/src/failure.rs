@@ -1,0 +1,47 @@
+//! Failures: why an item has no output.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+/// Why an item failed, as it stands in its outcome.
+///
+/// `kind` is a word of a closed list per task, for programs; `message` is for people: a lowercase
+/// fragment that says what was wrong and, where there is one, the remedy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// For programs: `invalid_input`, `timeout`, `panic`, `not_found`, …
+    pub kind: Cow<'static, str>,
+    /// For people.
+    pub message: String,
+    /// Whether the same item may succeed when it runs again.
+    pub retryable: bool,
+}
+
+impl Failure {
+    /// A failure that will come again however often the item runs: its input is bad.
+    pub fn permanent(kind: &'static str, message: impl Into<String>) -> Self {
+        Self { kind: kind.into(), message: message.into(), retryable: false }
+    }
+
+    /// A failure that may pass: the item is run again, within its batch's [`crate::retry::RetryPolicy`].
+    pub fn transient(kind: &'static str, message: impl Into<String>) -> Self {
+        Self { kind: kind.into(), message: message.into(), retryable: true }
+    }
+
+    /// The input does not have the form that the task takes.
+    pub fn invalid_input(message: impl Into<String>) -> Self {
+        Self::permanent("invalid_input", message)
+    }
+
+    /// The attempt took longer than its batch allows.
+    pub fn timed_out(timeout: std::time::Duration) -> Self {
+        Self::transient("timeout", format!("took longer than the timeout of {timeout:?}"))
+    }
+
+    /// The task's own code panicked on this item.
+    pub fn panicked(message: &str) -> Self {
+        Self::permanent("panic", format!("the task panicked on this item: {message}"))
+    }
+}

@@ -1,0 +1,256 @@
+//! What every [`Store`] promises, as tests. An implementation runs them all with `store_conformance!`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Order, Store, StoreErrorKind, Version};
+use crate::batch::{Attempt, Batch, BatchId, ItemIndex, Priority};
+use crate::failure::Failure;
+use crate::outcome::{Ending, Maker, Outcome, Status};
+use crate::retry::RetryPolicy;
+use crate::task::raw;
+
+/// Runs the whole suite against stores made by an expression of type `Fn() -> Future<Output = Arc<dyn Store>>`.
+#[macro_export]
+macro_rules! store_conformance {
+    ($make:expr) => {
+        $crate::store_conformance!(@tests $make;
+            the_first_write_of_an_item_wins
+            the_ordered_read_ends_before_the_first_gap
+            the_completion_read_gives_them_as_they_landed
+            a_read_can_begin_anywhere_and_goes_on_where_it_ended
+            a_batch_is_complete_once_it_is_sealed_and_every_item_has_landed
+            an_empty_batch_is_complete_when_it_is_sealed
+            sealing_twice_is_once_and_another_total_is_a_conflict
+            opening_twice_loses_nothing
+            progress_counts_each_status
+            what_was_forgotten_cannot_be_read_and_is_not_recorded_again
+            a_change_wakes_whoever_waits
+            an_unknown_batch_is_an_error
+            cancelling_is_remembered
+            outcomes_come_back_as_they_were_written
+        );
+    };
+    (@tests $make:expr; $($test:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $test() {
+                $crate::store::conformance::$test(($make)().await).await;
+            }
+        )*
+    };
+}
+
+/// How long a test waits before it says that something never came.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A batch with a new id.
+pub fn batch() -> Batch {
+    Batch {
+        id: BatchId::new(),
+        task: "compute.map".into(),
+        options: raw(&serde_json::json!({"expr": "x"})),
+        retry: RetryPolicy { attempts: 3, base: Duration::from_millis(500), max: Duration::from_secs(60) },
+        timeout: Duration::from_secs(60),
+        priority: Priority(0),
+    }
+}
+
+fn outcome(index: u64, ending: Ending) -> Outcome {
+    Outcome {
+        index: ItemIndex(index),
+        input: raw(&index),
+        name: None,
+        ending,
+        attempts: Attempt(1),
+        maker: Arc::new(Maker { worker: "w".into(), device: "cpu".into() }),
+        queued: Duration::from_micros(5),
+        run: Duration::from_micros(7),
+    }
+}
+
+fn ok(index: u64) -> Outcome {
+    outcome(index, Ending::Ok(raw(&(index * 10))))
+}
+
+async fn opened(store: &dyn Store) -> BatchId {
+    let batch = batch();
+    store.open(&batch).await.unwrap();
+    batch.id
+}
+
+async fn indices(store: &dyn Store, id: &BatchId, order: Order, from: u64, limit: usize) -> Vec<u64> {
+    let page = store.read(id, order, from, limit).await.unwrap();
+    page.outcomes.iter().map(|outcome| outcome.index.0).collect()
+}
+
+macro_rules! promise {
+    ($(#[$doc:meta])* $name:ident, $store:ident, $body:block) => {
+        $(#[$doc])*
+        pub async fn $name($store: Arc<dyn Store>) $body
+    };
+}
+
+promise!(/// Recording is once.
+the_first_write_of_an_item_wins, store, {
+    let id = opened(&*store).await;
+    store.record(&id, vec![ok(0), ok(1)]).await.unwrap();
+    let late = outcome(1, Ending::Failed(Failure::permanent("late", "too late")));
+    store.record(&id, vec![late, ok(2)]).await.unwrap();
+
+    let page = store.read(&id, Order::Input, 0, 10).await.unwrap();
+    assert!(page.outcomes.iter().all(|outcome| outcome.status() == Status::Ok));
+    let progress = store.progress(&id).await.unwrap();
+    assert_eq!((progress.recorded(), progress.duplicates), (3, 1));
+});
+
+promise!(/// Nothing is read before what comes before it.
+the_ordered_read_ends_before_the_first_gap, store, {
+    let id = opened(&*store).await;
+    store.record(&id, vec![ok(3), ok(1)]).await.unwrap();
+    assert_eq!(indices(&*store, &id, Order::Input, 0, 10).await, [0u64; 0]);
+    store.record(&id, vec![ok(0)]).await.unwrap();
+    assert_eq!(indices(&*store, &id, Order::Input, 0, 10).await, [0, 1]);
+    store.record(&id, vec![ok(2)]).await.unwrap();
+    assert_eq!(indices(&*store, &id, Order::Input, 2, 10).await, [2, 3]);
+});
+
+promise!(/// Completion order is the order of recording.
+the_completion_read_gives_them_as_they_landed, store, {
+    let id = opened(&*store).await;
+    store.record(&id, vec![ok(3)]).await.unwrap();
+    store.record(&id, vec![ok(0), ok(2)]).await.unwrap();
+    assert_eq!(indices(&*store, &id, Order::Completion, 0, 10).await, [3, 0, 2]);
+    assert_eq!(indices(&*store, &id, Order::Completion, 1, 1).await, [0]);
+});
+
+promise!(/// Pages join without overlap or gap.
+a_read_can_begin_anywhere_and_goes_on_where_it_ended, store, {
+    let id = opened(&*store).await;
+    store.record(&id, (0..10).map(ok).collect()).await.unwrap();
+    store.seal(&id, 10).await.unwrap();
+    for order in [Order::Input, Order::Completion] {
+        let (mut seen, mut from) = (Vec::new(), 3);
+        loop {
+            let page = store.read(&id, order, from, 4).await.unwrap();
+            seen.extend(page.outcomes.iter().map(|outcome| outcome.index.0));
+            from = page.next;
+            if page.is_last {
+                break;
+            }
+        }
+        assert_eq!(seen, [3, 4, 5, 6, 7, 8, 9]);
+    }
+});
+
+promise!(/// Completion follows from what was written.
+a_batch_is_complete_once_it_is_sealed_and_every_item_has_landed, store, {
+    let id = opened(&*store).await;
+    store.record(&id, vec![ok(0)]).await.unwrap();
+    assert!(!store.progress(&id).await.unwrap().is_complete(), "it is not sealed");
+    store.seal(&id, 2).await.unwrap();
+    assert!(!store.progress(&id).await.unwrap().is_complete(), "one is missing");
+    store.record(&id, vec![ok(0)]).await.unwrap();
+    assert!(!store.progress(&id).await.unwrap().is_complete(), "a duplicate is not another one");
+    store.record(&id, vec![ok(1)]).await.unwrap();
+    assert!(store.progress(&id).await.unwrap().is_complete());
+});
+
+promise!(/// Nothing to do is done.
+an_empty_batch_is_complete_when_it_is_sealed, store, {
+    let id = opened(&*store).await;
+    store.seal(&id, 0).await.unwrap();
+    assert!(store.progress(&id).await.unwrap().is_complete());
+    assert!(store.read(&id, Order::Input, 0, 10).await.unwrap().is_last);
+});
+
+promise!(/// The total is said once.
+sealing_twice_is_once_and_another_total_is_a_conflict, store, {
+    let id = opened(&*store).await;
+    store.seal(&id, 5).await.unwrap();
+    store.seal(&id, 5).await.unwrap();
+    assert_eq!(store.seal(&id, 6).await.unwrap_err().kind, StoreErrorKind::Conflict);
+    assert_eq!(store.progress(&id).await.unwrap().total, Some(5));
+});
+
+promise!(/// A producer that starts again finds its batch.
+opening_twice_loses_nothing, store, {
+    let batch = batch();
+    store.open(&batch).await.unwrap();
+    store.record(&batch.id, vec![ok(0)]).await.unwrap();
+    store.open(&batch).await.unwrap();
+    assert_eq!(store.progress(&batch.id).await.unwrap().recorded(), 1);
+});
+
+promise!(/// The books balance.
+progress_counts_each_status, store, {
+    let id = opened(&*store).await;
+    let failure = || Failure::permanent("bad", "bad");
+    let endings =
+        [Ending::Ok(raw(&1)), Ending::Failed(failure()), Ending::Dead(failure()), Ending::Cancelled, Ending::Expired];
+    let outcomes = endings.into_iter().zip(0..).map(|(ending, index)| outcome(index, ending)).collect();
+    store.record(&id, outcomes).await.unwrap();
+    let progress = store.progress(&id).await.unwrap();
+    for status in Status::ALL {
+        assert_eq!(progress.count(status), 1, "{status}");
+    }
+});
+
+promise!(/// Letting go of an outcome does not open its place again.
+what_was_forgotten_cannot_be_read_and_is_not_recorded_again, store, {
+    for order in [Order::Input, Order::Completion] {
+        let id = opened(&*store).await;
+        store.record(&id, (0..4).map(ok).collect()).await.unwrap();
+        store.forget(&id, order, 2).await.unwrap();
+
+        assert_eq!(store.read(&id, order, 1, 10).await.unwrap_err().kind, StoreErrorKind::Forgotten);
+        assert_eq!(indices(&*store, &id, order, 2, 10).await, [2, 3]);
+        store.record(&id, vec![ok(0)]).await.unwrap();
+        let progress = store.progress(&id).await.unwrap();
+        assert_eq!((progress.recorded(), progress.duplicates), (4, 1));
+    }
+});
+
+promise!(/// Nobody has to ask again and again.
+a_change_wakes_whoever_waits, store, {
+    let id = opened(&*store).await;
+    let seen = match tokio::time::timeout(Duration::from_millis(50), store.changed(&id, Version::default())).await {
+        Ok(version) => version.unwrap(),
+        Err(_) => Version::default(),
+    };
+    let waiting = tokio::spawn({
+        let (store, id) = (Arc::clone(&store), id.clone());
+        async move { store.changed(&id, seen).await }
+    });
+    store.record(&id, vec![ok(0)]).await.unwrap();
+    let version = tokio::time::timeout(PATIENCE, waiting).await.expect("it wakes").unwrap().unwrap();
+    assert!(version > seen);
+});
+
+promise!(/// A batch that was never opened is not made by writing to it.
+an_unknown_batch_is_an_error, store, {
+    let id = BatchId::new();
+    assert_eq!(store.record(&id, vec![ok(0)]).await.unwrap_err().kind, StoreErrorKind::Unknown);
+    assert_eq!(store.progress(&id).await.unwrap_err().kind, StoreErrorKind::Unknown);
+    assert_eq!(store.read(&id, Order::Input, 0, 1).await.unwrap_err().kind, StoreErrorKind::Unknown);
+    assert_eq!(store.seal(&id, 0).await.unwrap_err().kind, StoreErrorKind::Unknown);
+    assert_eq!(store.cancel(&id).await.unwrap_err().kind, StoreErrorKind::Unknown);
+});
+
+promise!(/// Whoever asks later learns of it.
+cancelling_is_remembered, store, {
+    let id = opened(&*store).await;
+    assert!(!store.progress(&id).await.unwrap().cancelled);
+    store.cancel(&id).await.unwrap();
+    store.cancel(&id).await.unwrap();
+    assert!(store.progress(&id).await.unwrap().cancelled);
+});
+
+promise!(/// Nothing of an outcome is lost or changed.
+outcomes_come_back_as_they_were_written, store, {
+    let id = opened(&*store).await;
+    let written = Outcome { name: Some("a/b.jpg".into()), ..ok(0) };
+    store.record(&id, vec![written.clone()]).await.unwrap();
+    let page = store.read(&id, Order::Input, 0, 1).await.unwrap();
+    assert_eq!(serde_json::to_value(&*page.outcomes[0]).unwrap(), serde_json::to_value(&written).unwrap());
+});

@@ -1,0 +1,505 @@
+//! Tasks: named kinds of work with typed input, options and output.
+//!
+//! A task implements [`Task`] and, by the way it runs, [`Compute`] (it keeps a core busy) or [`Wait`]
+//! (it waits for sockets, timers, devices). [`Register`] holds every task of a program behind the untyped
+//! [`Kind`], and [`Kind::prepare`] turns a batch's options into a [`Job`], which runs its items.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use schemars::{JsonSchema, Schema};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::{RawValue, to_raw_value};
+use tokio_util::sync::CancellationToken;
+
+use crate::blobs::Blobs;
+use crate::compute;
+use crate::failure::Failure;
+
+/// A job queue for a kind of machine; a worker serves some lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lane {
+    /// Work for any machine.
+    Cpu,
+    /// Work that needs the network engine (libtorch).
+    Vision,
+}
+
+impl Lane {
+    /// The word for it in queue names, settings and texts.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Vision => "vision",
+        }
+    }
+}
+
+/// What people are told about a task, and what the producer needs to know of it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct About {
+    /// `group.name`.
+    pub name: &'static str,
+    /// One line: what it does, as an imperative.
+    pub summary: &'static str,
+    /// A paragraph or more: input, output, what to look for.
+    pub details: &'static str,
+    /// Commands to paste.
+    pub examples: &'static [&'static str],
+    /// How words on the command line become inputs.
+    pub arguments: Arguments,
+    /// Whether its outputs are files, for which the command line asks where to put them.
+    pub makes_files: bool,
+}
+
+/// How a word on the command line becomes an input of the task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Arguments {
+    /// A file, a folder, a glob or a URL; the input is its path, a string.
+    Files,
+    /// A value: JSON, else a string. [`Kind::input_from_word`] gives it its form.
+    Values,
+}
+
+/// What one item costs, as far as can be said before it has run; chunks are sized by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost(pub Duration);
+
+/// Options or an input that the task does not take. The message says which field and what is allowed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
+impl From<Invalid> for Failure {
+    fn from(invalid: Invalid) -> Self {
+        Self::invalid_input(invalid.0)
+    }
+}
+
+/// A named kind of work. `#[serde(deny_unknown_fields)]` on input and options makes unknown fields errors.
+pub trait Task: Send + Sync + Sized + 'static {
+    /// One input.
+    type Input: DeserializeOwned + JsonSchema + Send + 'static;
+    /// The options of a batch.
+    type Options: DeserializeOwned + JsonSchema + Send + 'static;
+    /// What one input gives.
+    type Output: Serialize + JsonSchema + Send + 'static;
+    /// The options, checked and made ready once per batch: parsed, compiled, looked up.
+    type Plan: Send + Sync + 'static;
+
+    /// What people are told about it.
+    fn about(&self) -> About;
+
+    /// Checks the options and makes them ready.
+    ///
+    /// # Errors
+    /// [`Invalid`], naming the field and what is allowed.
+    fn plan(&self, options: Self::Options) -> Result<Self::Plan, Invalid>;
+
+    /// Checks what the input's type alone cannot say. Called before anything is sent and again before it runs.
+    ///
+    /// # Errors
+    /// [`Invalid`], naming the field and what is allowed.
+    fn check(&self, _plan: &Self::Plan, _input: &Self::Input) -> Result<(), Invalid> {
+        Ok(())
+    }
+
+    /// What one item costs, roughly.
+    fn cost(&self, plan: &Self::Plan) -> Cost;
+
+    /// The kind of machine that it needs.
+    fn lane(&self, _plan: &Self::Plan) -> Lane {
+        Lane::Cpu
+    }
+
+    /// Turns a word of the command line into an input: JSON where it is JSON, else a string.
+    fn input_from_word(&self, word: &str) -> Box<RawValue> {
+        raw_word(word)
+    }
+}
+
+/// A word of the command line as JSON where it is JSON, else as a string.
+pub fn raw_word(word: &str) -> Box<RawValue> {
+    serde_json::from_str(word).unwrap_or_else(|_| raw(&word))
+}
+
+/// Any value that has a JSON form for sure (strings, numbers, our own structs) as raw JSON.
+pub fn raw<T: Serialize + ?Sized>(value: &T) -> Box<RawValue> {
+    to_raw_value(value).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}
+
+/// A task that keeps a core busy. Its items run on rayon, one chunk a thread.
+pub trait Compute: Task {
+    /// Runs one item.
+    ///
+    /// # Errors
+    /// What became of a bad input; never a panic (one is caught and becomes the item's failure).
+    fn run(&self, plan: &Self::Plan, input: Self::Input, stop: &Stop<'_>) -> Result<Self::Output, Failure>;
+
+    /// The device that outcomes name.
+    fn device(&self) -> String {
+        "cpu".into()
+    }
+}
+
+/// Says to a computing item that nobody waits for it any more.
+#[derive(Clone, Copy, Debug)]
+pub struct Stop<'a>(pub &'a CancellationToken);
+
+impl Stop<'_> {
+    /// Whether the item should end where it is; asked between the steps of long work.
+    pub fn is_asked(&self) -> bool {
+        self.0.is_cancelled()
+    }
+}
+
+/// A task that mostly waits. Its items run on tokio, many at once; what it computes it sends over
+/// [`Tools::compute`]. Dropping the future must be safe at every `await`: cancellation and timeouts do so.
+pub trait Wait: Task {
+    /// Runs one item.
+    fn run(
+        self: Arc<Self>,
+        plan: Arc<Self::Plan>,
+        input: Self::Input,
+        tools: Tools,
+    ) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
+
+    /// The device that outcomes name.
+    fn device(&self) -> String {
+        "cpu".into()
+    }
+
+    /// How many items at once keep it busy; more only wait inside the task and hold memory.
+    fn hands(&self, _plan: &Self::Plan) -> Hands {
+        Hands::Many
+    }
+}
+
+/// How many items of a waiting task should be held at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hands {
+    /// As many as the settings allow: an item is little more than a timer or a socket.
+    Many,
+    /// A few per core: an item holds real memory (a picture), and most of its time is computing.
+    PerCore(usize),
+}
+
+/// What a waiting task works with.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// The bridge to the cores.
+    pub compute: compute::Pool,
+    /// Where bytes are stored and fetched.
+    pub blobs: Blobs,
+}
+
+/// Which of the two engines runs a job's items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// Rayon, a chunk a thread.
+    Compute,
+    /// tokio, items at once.
+    Wait(Hands),
+}
+
+/// A task without its types, as the [`Register`] holds it.
+pub trait Kind: Send + Sync {
+    /// What people are told about it.
+    fn about(&self) -> About;
+    /// JSON Schema of input, options and output.
+    fn schemas(&self) -> Schemas;
+    /// See [`Task::input_from_word`].
+    fn input_from_word(&self, word: &str) -> Box<RawValue>;
+    /// Makes a batch's options ready.
+    ///
+    /// # Errors
+    /// [`Invalid`], naming the field and what is allowed.
+    fn prepare(&self, options: &RawValue) -> Result<Arc<dyn Job>, Invalid>;
+}
+
+/// JSON Schema of what a task takes and gives.
+#[derive(Clone, Debug, Serialize)]
+pub struct Schemas {
+    /// One input.
+    pub input: Schema,
+    /// The batch's options.
+    pub options: Schema,
+    /// One output.
+    pub output: Schema,
+}
+
+/// A task with one batch's options: runs the items of that batch.
+pub trait Job: Send + Sync {
+    /// Which engine runs it: this one asks for [`Job::compute`] or [`Job::wait`].
+    fn engine(&self) -> Engine;
+    /// The kind of machine it needs.
+    fn lane(&self) -> Lane;
+    /// What one item costs, roughly.
+    fn cost(&self) -> Cost;
+    /// The device that outcomes name.
+    fn device(&self) -> String;
+    /// Checks an input without running it.
+    ///
+    /// # Errors
+    /// [`Invalid`], naming the field and what is allowed.
+    fn check(&self, input: &RawValue) -> Result<(), Invalid>;
+    /// Runs one item on the thread that calls. A panic is caught and becomes the item's failure.
+    ///
+    /// # Errors
+    /// The item's failure.
+    fn compute(&self, input: &RawValue, stop: &Stop<'_>) -> Result<Box<RawValue>, Failure>;
+    /// Runs one item that waits. Dropping the future ends it.
+    fn wait(&self, input: &RawValue, tools: Tools) -> BoxFuture<'static, Result<Box<RawValue>, Failure>>;
+}
+
+/// Every task of a program.
+#[derive(Default)]
+pub struct Register {
+    kinds: Vec<Box<dyn Kind>>,
+}
+
+impl std::fmt::Debug for Register {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.kinds.iter().map(|kind| kind.about().name)).finish()
+    }
+}
+
+impl Register {
+    /// Adds a task that computes; one of the same name is replaced.
+    #[must_use]
+    pub fn compute<T: Compute>(self, task: T) -> Self {
+        self.insert(Box::new(Typed { task: Arc::new(task), by: ByComputing }))
+    }
+
+    /// Adds a task that waits; one of the same name is replaced (an engine linked in replaces the
+    /// description of a task that cannot run without it).
+    #[must_use]
+    pub fn wait<T: Wait>(self, task: T) -> Self {
+        self.insert(Box::new(Typed { task: Arc::new(task), by: ByWaiting }))
+    }
+
+    fn insert(mut self, kind: Box<dyn Kind>) -> Self {
+        let name = kind.about().name;
+        match self.kinds.iter_mut().find(|known| known.about().name == name) {
+            Some(known) => *known = kind,
+            None => self.kinds.push(kind),
+        }
+        self
+    }
+
+    /// The task of that name.
+    ///
+    /// # Errors
+    /// [`UnknownTask`], with the nearest names.
+    pub fn find(&self, name: &str) -> Result<&dyn Kind, UnknownTask> {
+        self.iter().find(|kind| kind.about().name == name).ok_or_else(|| UnknownTask {
+            name: name.to_owned(),
+            nearest: crate::nearest::nearest(name, self.iter().map(|kind| kind.about().name)),
+        })
+    }
+
+    /// Every task, in the order in which they were registered.
+    pub fn iter(&self) -> impl Iterator<Item = &dyn Kind> {
+        self.kinds.iter().map(AsRef::as_ref)
+    }
+}
+
+/// No task has that name.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("no task is called {name:?}")]
+pub struct UnknownTask {
+    /// What was asked for.
+    pub name: String,
+    /// The names that are most like it, best first.
+    pub nearest: Vec<String>,
+}
+
+struct Typed<T, By> {
+    task: Arc<T>,
+    by: By,
+}
+
+/// How a typed task is run: the one difference between [`Compute`] and [`Wait`].
+trait Runs<T: Task>: Copy + Send + Sync + 'static {
+    fn engine(self, task: &T, plan: &T::Plan) -> Engine;
+    fn device(self, task: &T) -> String;
+    fn compute(self, task: &T, plan: &T::Plan, input: T::Input, stop: &Stop<'_>) -> Result<T::Output, Failure>;
+    fn wait(
+        self,
+        task: Arc<T>,
+        plan: Arc<T::Plan>,
+        input: T::Input,
+        tools: Tools,
+    ) -> BoxFuture<'static, Result<T::Output, Failure>>;
+}
+
+#[derive(Clone, Copy)]
+struct ByComputing;
+
+impl<T: Compute> Runs<T> for ByComputing {
+    fn engine(self, _task: &T, _plan: &T::Plan) -> Engine {
+        Engine::Compute
+    }
+
+    fn device(self, task: &T) -> String {
+        task.device()
+    }
+
+    fn compute(self, task: &T, plan: &T::Plan, input: T::Input, stop: &Stop<'_>) -> Result<T::Output, Failure> {
+        task.run(plan, input, stop)
+    }
+
+    fn wait(
+        self,
+        task: Arc<T>,
+        plan: Arc<T::Plan>,
+        input: T::Input,
+        tools: Tools,
+    ) -> BoxFuture<'static, Result<T::Output, Failure>> {
+        Box::pin(async move {
+            let running = tools.compute.run(move |stop| task.run(&plan, input, &Stop(stop)));
+            running.await.unwrap_or_else(|panicked| Err(Failure::panicked(&panicked.0)))
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct ByWaiting;
+
+impl<T: Wait> Runs<T> for ByWaiting {
+    fn engine(self, task: &T, plan: &T::Plan) -> Engine {
+        Engine::Wait(task.hands(plan))
+    }
+
+    fn device(self, task: &T) -> String {
+        task.device()
+    }
+
+    fn compute(self, task: &T, _plan: &T::Plan, _input: T::Input, _stop: &Stop<'_>) -> Result<T::Output, Failure> {
+        Err(Failure::permanent("engine", format!("{} waits; it does not compute", task.about().name)))
+    }
+
+    fn wait(
+        self,
+        task: Arc<T>,
+        plan: Arc<T::Plan>,
+        input: T::Input,
+        tools: Tools,
+    ) -> BoxFuture<'static, Result<T::Output, Failure>> {
+        Box::pin(task.run(plan, input, tools))
+    }
+}
+
+impl<T: Task, By: Runs<T>> Kind for Typed<T, By> {
+    fn about(&self) -> About {
+        self.task.about()
+    }
+
+    fn schemas(&self) -> Schemas {
+        Schemas {
+            input: schemars::schema_for!(T::Input),
+            options: schemars::schema_for!(T::Options),
+            output: schemars::schema_for!(T::Output),
+        }
+    }
+
+    fn input_from_word(&self, word: &str) -> Box<RawValue> {
+        self.task.input_from_word(word)
+    }
+
+    fn prepare(&self, options: &RawValue) -> Result<Arc<dyn Job>, Invalid> {
+        let options = parse::<T::Options>(options)?;
+        let plan = Arc::new(self.task.plan(options)?);
+        Ok(Arc::new(Planned { task: Arc::clone(&self.task), plan, by: self.by }))
+    }
+}
+
+struct Planned<T: Task, By> {
+    task: Arc<T>,
+    plan: Arc<T::Plan>,
+    by: By,
+}
+
+impl<T: Task, By: Runs<T>> Planned<T, By> {
+    fn input(&self, input: &RawValue) -> Result<T::Input, Invalid> {
+        let input = parse::<T::Input>(input)?;
+        self.task.check(&self.plan, &input)?;
+        Ok(input)
+    }
+}
+
+impl<T: Task, By: Runs<T>> Job for Planned<T, By> {
+    fn engine(&self) -> Engine {
+        self.by.engine(&self.task, &self.plan)
+    }
+
+    fn lane(&self) -> Lane {
+        self.task.lane(&self.plan)
+    }
+
+    fn cost(&self) -> Cost {
+        self.task.cost(&self.plan)
+    }
+
+    fn device(&self) -> String {
+        self.by.device(&self.task)
+    }
+
+    fn check(&self, input: &RawValue) -> Result<(), Invalid> {
+        self.input(input).map(drop)
+    }
+
+    fn compute(&self, input: &RawValue, stop: &Stop<'_>) -> Result<Box<RawValue>, Failure> {
+        let input = self.input(input)?;
+        // A panicking item leaves nothing behind: the input was its own, plan and task are read only.
+        std::panic::catch_unwind(AssertUnwindSafe(|| self.by.compute(&self.task, &self.plan, input, stop)))
+            .unwrap_or_else(|panic| Err(Failure::panicked(&compute::message_of(panic.as_ref()))))
+            .and_then(encode)
+    }
+
+    fn wait(&self, input: &RawValue, tools: Tools) -> BoxFuture<'static, Result<Box<RawValue>, Failure>> {
+        let input = match self.input(input) {
+            Ok(input) => input,
+            Err(invalid) => return Box::pin(std::future::ready(Err(invalid.into()))),
+        };
+        let running = self.by.wait(Arc::clone(&self.task), Arc::clone(&self.plan), input, tools);
+        Box::pin(async move { running.await.and_then(encode) })
+    }
+}
+
+/// Gives raw JSON its type; an error names the field's path.
+fn parse<V: DeserializeOwned>(json: &RawValue) -> Result<V, Invalid> {
+    // The plain parser first: it is several times as fast, and nearly every input is good.
+    serde_json::from_str(json.get()).or_else(|_| {
+        let mut deserializer = serde_json::Deserializer::from_str(json.get());
+        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+            let path = error.path().to_string();
+            let reason = error.into_inner().to_string();
+            // serde_json's "at line 1 column 7" counts within one item: noise to whoever wrote the file.
+            let reason = reason.split(" at line ").next().unwrap_or(&reason).to_owned();
+            Invalid(if path == "." { reason } else { format!("{path}: {reason}") })
+        })
+    })
+}
+
+fn encode<O: Serialize>(output: O) -> Result<Box<RawValue>, Failure> {
+    to_raw_value(&output).map_err(|error| Failure::permanent("output", format!("the output has no JSON form: {error}")))
+}
+
+/// How long until the same work is worth a chunk of its own: a helper for [`Task::cost`].
+impl Cost {
+    /// Cost of an item in microseconds.
+    pub const fn micros(micros: u64) -> Self {
+        Self(Duration::from_micros(micros))
+    }
+
+    /// Cost of an item in milliseconds.
+    pub const fn millis(millis: u64) -> Self {
+        Self(Duration::from_millis(millis))
+    }
+}
