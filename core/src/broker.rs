@@ -52,7 +52,7 @@ pub enum Body {
         /// The batch that all of them belong to.
         batch: BatchId,
         /// One or more outcomes, in ascending order of index.
-        outcomes: Vec<Outcome>,
+        outcomes: Vec<Arc<Outcome>>,
     },
 }
 
@@ -61,7 +61,7 @@ impl Body {
     pub fn weight_bytes(&self) -> u64 {
         match self {
             Self::Chunk(chunk) => chunk.weight_bytes(),
-            Self::Outcomes { outcomes, .. } => outcomes.iter().map(Outcome::weight_bytes).sum(),
+            Self::Outcomes { outcomes, .. } => outcomes.iter().map(|outcome| outcome.weight_bytes()).sum(),
         }
     }
 }

@@ -21,5 +21,7 @@ mod millis;
 pub mod nearest;
 pub mod outcome;
 pub mod retry;
+pub mod settings;
 pub mod store;
 pub mod task;
+pub mod telemetry;

@@ -91,7 +91,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`StoreErrorKind::Unknown`] for a batch that was never opened.
-    async fn record(&self, batch: &BatchId, outcomes: Vec<Outcome>) -> Result<(), StoreError>;
+    async fn record(&self, batch: &BatchId, outcomes: &[Arc<Outcome>]) -> Result<(), StoreError>;
 
     /// Marks the batch as cancelled. Idempotent.
     ///

@@ -64,6 +64,8 @@ pub enum Arguments {
     Files,
     /// A value: JSON, else a string. [`Kind::input_from_word`] gives it its form.
     Values,
+    /// A file, folder or glob where there is one, given as `{"path": …}`; else a value.
+    FilesOrValues,
 }
 
 /// What one item costs, as far as can be said before it has run; chunks are sized by it.

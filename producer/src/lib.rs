@@ -1,1 +1,16 @@
-//! placeholder
+//! The producer: inputs become a batch, cut into chunks, published and confirmed.
+//!
+//! ```text
+//!  words, files, folders, NDJSON ─▶ inputs ─▶ check ─▶ cut ─▶ publish ─▶ Broker
+//!                                              │
+//!                                              └─ refused ─▶ Broker (its outcome, at once)
+//! ```
+
+mod cut;
+pub mod inputs;
+mod produce;
+mod window;
+
+pub use cut::Cut;
+pub use produce::{ProduceError, Producer};
+pub use window::Window;

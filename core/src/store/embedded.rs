@@ -65,7 +65,7 @@ impl Window {
 }
 
 impl Ledger {
-    fn record(&mut self, outcome: Outcome) {
+    fn record(&mut self, outcome: &Arc<Outcome>) {
         let index = outcome.index.0;
         let (word, bit) = (usize::try_from(index / 64).unwrap_or(usize::MAX), 1 << (index % 64));
         if word >= self.recorded.len() {
@@ -77,9 +77,8 @@ impl Ledger {
         }
         self.recorded[word] |= bit;
         self.progress.counts[outcome.status() as usize] += 1;
-        let outcome = Arc::new(outcome);
-        self.by_landing.put(self.by_landing.end(), Arc::clone(&outcome));
-        self.by_index.put(index, outcome);
+        self.by_landing.put(self.by_landing.end(), Arc::clone(outcome));
+        self.by_index.put(index, Arc::clone(outcome));
     }
 
     fn changed(&self) {
@@ -129,7 +128,7 @@ impl Store for Embedded {
         })
     }
 
-    async fn record(&self, batch: &BatchId, outcomes: Vec<Outcome>) -> Result<(), StoreError> {
+    async fn record(&self, batch: &BatchId, outcomes: &[Arc<Outcome>]) -> Result<(), StoreError> {
         self.with("record outcomes", batch, |ledger| {
             for outcome in outcomes {
                 ledger.record(outcome);

@@ -1,0 +1,64 @@
+# The words of the house. `make` alone lists them; CI says the same ones (.ci/run).
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# In CI the versions are those of Cargo.lock, or it fails.
+locked := $(if $(CI),--locked)
+
+# nextest where it is installed: it runs every test in its own process, and ends one that hangs.
+nextest := $(shell sh -c 'command -v cargo-nextest' 2>/dev/null)
+
+.PHONY: help
+help: ## list these words
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: ## install what the build needs from the system (Debian, Ubuntu; as root)
+	@bin/setup
+
+.PHONY: libtorch
+libtorch: setup ## lay out libtorch in .libtorch/ (once, 0.5 GB; nothing where LIBTORCH is set)
+	@bin/libtorch
+
+.PHONY: models
+models: setup ## fetch the weights of the models in models/ (once, 17 MB)
+	@bin/models
+
+.PHONY: build
+build: libtorch ## build tidemill and tidemill-vision into target/release
+	cargo build $(locked) --release --workspace --bins
+
+.PHONY: demo
+demo: build models ## classify and transform the photographs in examples/photos
+	@bin/demo
+
+.PHONY: test
+test: libtorch models ## run every test
+	cargo test $(locked) --workspace --all-features --doc --quiet
+ifdef nextest
+	cargo nextest run $(locked) --workspace --all-features --all-targets
+else
+	cargo test $(locked) --workspace --all-features --all-targets
+endif
+
+.PHONY: check
+check: libtorch ## check format, lints, documentation and the licences of dependencies
+	cargo fmt --all --check
+	cargo clippy $(locked) --workspace --all-features --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc $(locked) --workspace --all-features --no-deps --document-private-items
+	bin/cargo-deny $(locked) check --hide-inclusion-graph licenses bans sources
+
+.PHONY: fix
+fix: ## format the code and apply what clippy can mend by itself
+	cargo clippy --workspace --all-features --all-targets --fix --allow-dirty --allow-staged
+	cargo fmt --all
+
+.PHONY: bench
+bench: build models ## measure, beside the peers, and print the ratios
+	@bench/run
+
+.PHONY: doc
+doc: libtorch ## write the documentation of the code to target/doc
+	cargo doc $(locked) --workspace --all-features --no-deps

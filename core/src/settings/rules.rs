@@ -1,0 +1,99 @@
+//! Rules: what holds between values, and how far each may go.
+
+use std::time::Duration;
+
+use super::Settings;
+use super::values::{InvalidValue, ServiceUrl};
+
+/// Finds the first key whose value breaks a rule.
+pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidValue)> {
+    let Settings { broker, store, blobs, worker, run, chunk, retry, task, image, vision, fetch, log: _ } = settings;
+    scheme("broker.url", &broker.url, &["memory", "amqp", "amqps"])?;
+    scheme("store.url", &store.url, &["memory", "redis", "rediss"])?;
+    if let Some(url) = &blobs.url {
+        scheme("blobs.url", url, &["file", "memory", "redis", "rediss", "s3", "gcs", "azblob", "http", "https"])?;
+    }
+    worker.name.as_deref().map_or(Ok(()), |name| label("worker.name", name))?;
+    label("vision.default_model", &vision.default_model)?;
+
+    for (key, value, least, most) in [
+        ("broker.queue_bytes", broker.queue_bytes, 64 << 10, u64::MAX),
+        ("worker.threads", worker.threads as u64, 0, 4096),
+        ("worker.waiting", worker.waiting as u64, 1, 1_000_000),
+        ("run.window", run.window_bytes, 64 << 10, u64::MAX),
+        ("chunk.max_items", chunk.max_items as u64, 1, 1_000_000),
+        ("chunk.max_bytes", chunk.max_bytes, 1 << 10, 128 << 20),
+        ("retry.attempts", retry.attempts.into(), 1, 1000),
+        ("image.max_pixels", image.max_pixels, 1, u64::MAX),
+        ("image.max_bytes", image.max_bytes, 1 << 20, u64::MAX),
+        ("vision.instances", vision.instances as u64, 0, 1024),
+        ("vision.threads", vision.threads as u64, 0, 4096),
+        ("vision.max_batch", vision.max_batch as u64, 1, 65_536),
+        ("fetch.max_bytes", fetch.max_bytes, 1, u64::MAX),
+    ] {
+        between(key, value, least, most)?;
+    }
+    for (key, value, least, most) in [
+        ("chunk.target", chunk.target, MILLISECOND, HOUR),
+        ("retry.base", retry.base, MILLISECOND, DAY),
+        ("retry.max", retry.max, MILLISECOND, DAY),
+        ("task.timeout", task.timeout, MILLISECOND, 30 * DAY),
+        ("vision.max_delay", vision.max_delay, Duration::ZERO, MINUTE),
+        ("worker.grace", worker.grace, Duration::ZERO, DAY),
+        ("fetch.timeout", fetch.timeout, MILLISECOND, DAY),
+    ] {
+        let text = |duration| humantime::format_duration(duration).to_string();
+        if value < least {
+            return Err((key, InvalidValue::new("too short", format!("it is at least {}", text(least)))));
+        }
+        if value > most {
+            return Err((key, InvalidValue::new("too long", format!("it is at most {}", text(most)))));
+        }
+    }
+    if retry.max < retry.base {
+        let base = humantime::format_duration(retry.base);
+        let hint = format!("it is at least as long as retry.base, which is {base}");
+        return Err(("retry.max", InvalidValue::new("too short", hint)));
+    }
+    Ok(())
+}
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn between(key: &'static str, value: u64, least: u64, most: u64) -> Result<(), (&'static str, InvalidValue)> {
+    let in_bytes = key.ends_with("bytes") || key == "run.window";
+    let text = |value: u64| if in_bytes { super::format_size(value) } else { value.to_string() };
+    if value < least {
+        return Err((key, InvalidValue::new("too small", format!("it is at least {}", text(least)))));
+    }
+    if value > most {
+        return Err((key, InvalidValue::new("too large", format!("it is at most {}", text(most)))));
+    }
+    Ok(())
+}
+
+fn scheme(key: &'static str, url: &ServiceUrl, known: &[&str]) -> Result<(), (&'static str, InvalidValue)> {
+    if !known.contains(&url.scheme()) {
+        let known: Vec<_> = known.iter().map(|scheme| format!("{scheme}://")).collect();
+        let hint = format!("it begins with one of {}", known.join(", "));
+        return Err((key, InvalidValue::new("unknown scheme", hint)));
+    }
+    if !url.is_memory() && url.rest().trim_start_matches('/').is_empty() {
+        let hint = format!("write what follows the scheme: {}://…", url.scheme());
+        return Err((key, InvalidValue::new("it names no place", hint)));
+    }
+    Ok(())
+}
+
+/// Names go into outcomes, logs and metrics, and a model's name is looked up as a folder.
+fn label(key: &'static str, name: &str) -> Result<(), (&'static str, InvalidValue)> {
+    let good = |c: char| c.is_alphanumeric() || "-_.:@+".contains(c);
+    if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.chars().all(good) {
+        let hint = "a name has 1 to 128 letters, digits and - _ . : @ +, and does not begin with a full stop";
+        return Err((key, InvalidValue::new("not a name", hint)));
+    }
+    Ok(())
+}

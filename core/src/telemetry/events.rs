@@ -1,0 +1,99 @@
+//! Domain events: what happens to the work, as types that write the log line *and* move the metric.
+//!
+//! An event that comes once per item of a large batch would cost more than the item; so the plain course of things is
+//! told per chunk, and only what is out of the ordinary per item. To add one: a struct with the facts, an `emit`.
+
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+use tracing::{debug, error, info};
+
+/// The metrics that events move, in the words of the logs. Names are for life: dashboards are built on them.
+pub mod names {
+    /// Counter: items that came to their end, by `task` and `status`.
+    pub const ITEMS: &str = "tidemill_items_total";
+    /// Histogram: seconds that a chunk ran, by `task`.
+    pub const CHUNK_SECONDS: &str = "tidemill_chunk_run_seconds";
+    /// Counter: further attempts that were ordered, by `task`.
+    pub const RETRIES: &str = "tidemill_retries_total";
+    /// Counter: panics, of items and of ourselves.
+    pub const PANICS: &str = "tidemill_panics_total";
+}
+
+/// A chunk has run: every item in it has its outcome or waits for another attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct ChunkFinished<'a> {
+    /// The batch it belongs to.
+    pub batch: &'a str,
+    /// The task that ran.
+    pub task: &'a str,
+    /// The index of its first item.
+    pub first: u64,
+    /// How many items ended in each status; those with none may be left out.
+    pub statuses: &'a [(&'static str, u64)],
+    /// From its first item's start to its last item's end.
+    pub run: Duration,
+}
+
+impl ChunkFinished<'_> {
+    /// Tells it.
+    pub fn emit(self) {
+        let Self { batch, task, first, statuses, run } = self;
+        let items: u64 = statuses.iter().map(|(_, count)| count).sum();
+        debug!(batch, task, first, items, run_ms = millis(run), "chunk finished");
+        for (status, count) in statuses {
+            counter!(names::ITEMS, "task" => task.to_owned(), "status" => *status).increment(*count);
+        }
+        histogram!(names::CHUNK_SECONDS, "task" => task.to_owned()).record(run);
+    }
+}
+
+/// An attempt failed in a way that may pass; the item is tried again later.
+#[derive(Clone, Copy, Debug)]
+pub struct ItemRetried<'a> {
+    /// The batch it belongs to.
+    pub batch: &'a str,
+    /// The task that failed.
+    pub task: &'a str,
+    /// The item.
+    pub index: u64,
+    /// The attempt that failed, from 1.
+    pub attempt: u32,
+    /// How long the next one waits.
+    pub delay: Duration,
+    /// Why it failed.
+    pub error: &'a str,
+}
+
+impl ItemRetried<'_> {
+    /// Tells it.
+    pub fn emit(self) {
+        let Self { batch, task, index, attempt, delay, error } = self;
+        info!(batch, task, index, attempt, delay_ms = millis(delay), error, "item will be retried");
+        counter!(names::RETRIES, "task" => task.to_owned()).increment(1);
+    }
+}
+
+/// Something panicked: an item, which becomes its outcome, or we ourselves.
+#[derive(Clone, Copy, Debug)]
+pub struct Panicked<'a> {
+    /// The thread's name.
+    pub thread: &'a str,
+    /// File, line and column.
+    pub location: &'a str,
+    /// What it said.
+    pub message: &'a str,
+}
+
+impl Panicked<'_> {
+    /// Tells it.
+    pub fn emit(self) {
+        let Self { thread, location, message } = self;
+        error!(thread, location, error = message, "panicked");
+        counter!(names::PANICS).increment(1);
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

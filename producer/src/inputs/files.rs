@@ -1,0 +1,260 @@
+//! Files, folders, globs and URLs.
+
+use std::ops::ControlFlow;
+use std::path::{Component, Path, PathBuf};
+
+use tidemill_core::blobs::scheme;
+use tidemill_core::failure::Failure;
+use tidemill_core::task::raw;
+use walkdir::WalkDir;
+
+use super::{Input, Sink};
+
+/// A word of the command line that names files, found to be there.
+#[derive(Debug)]
+pub struct Place {
+    kind: Kind,
+    /// Whether inputs are written `{"path": …}` instead of as the bare path.
+    in_object: bool,
+    /// The folder that produced files' names begin with, where several inputs would mix otherwise.
+    prefix: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    File(PathBuf),
+    Folder(PathBuf),
+    Glob(String),
+    Url(String),
+}
+
+/// A word that names no files.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// Nothing is there.
+    #[error("{0}: no such file or folder")]
+    Missing(String),
+    /// It is there and cannot be looked at.
+    #[error("{0}: {1}")]
+    Unreadable(String, std::io::Error),
+    /// It is no glob.
+    #[error("{0}: not a glob: {1}")]
+    NoGlob(String, glob::PatternError),
+}
+
+impl Place {
+    /// Finds what a word names.
+    ///
+    /// # Errors
+    /// [`PlaceError`], naming the word.
+    pub fn find(word: &str, in_object: bool) -> Result<Self, PlaceError> {
+        let kind = if scheme(word).is_some() { Kind::Url(word.to_owned()) } else { Self::find_path(word)? };
+        Ok(Self { kind, in_object, prefix: None })
+    }
+
+    fn find_path(word: &str) -> Result<Kind, PlaceError> {
+        let path = PathBuf::from(word);
+        match path.metadata() {
+            Ok(metadata) if metadata.is_dir() => Ok(Kind::Folder(path)),
+            Ok(_) => Ok(Kind::File(path)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                // A link that leads nowhere is there: it becomes an item, and its outcome says what is wrong.
+                if path.symlink_metadata().is_ok() {
+                    return Ok(Kind::File(path));
+                }
+                if word.contains(['*', '?', '[']) {
+                    glob::Pattern::new(word).map_err(|error| PlaceError::NoGlob(word.to_owned(), error))?;
+                    return Ok(Kind::Glob(word.to_owned()));
+                }
+                Err(PlaceError::Missing(word.to_owned()))
+            }
+            Err(error) => Err(PlaceError::Unreadable(word.to_owned(), error)),
+        }
+    }
+
+    /// Begins the names of files produced from a folder with that folder's own name: for batches of several places.
+    #[must_use]
+    pub fn with_own_folder(mut self) -> Self {
+        if let Kind::Folder(folder) = &self.kind {
+            self.prefix = folder.file_name().map(PathBuf::from);
+        }
+        self
+    }
+
+    /// Hands over each file, folders in order of name. Hidden files are passed over.
+    pub(super) fn each(self, sink: &mut dyn Sink) -> ControlFlow<()> {
+        match &self.kind {
+            Kind::File(path) => sink.push(self.input(path, path.file_name().map(Path::new))),
+            Kind::Url(url) => sink.push(self.url(url)),
+            Kind::Folder(folder) => self.walk(folder, folder, sink),
+            Kind::Glob(pattern) => self.glob(pattern, sink),
+        }
+    }
+
+    fn walk(&self, folder: &Path, root: &Path, sink: &mut dyn Sink) -> ControlFlow<()> {
+        let is_shown = |entry: &walkdir::DirEntry| entry.depth() == 0 || !is_hidden(entry.path());
+        let entries = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter().filter_entry(is_shown);
+        for entry in entries {
+            match entry {
+                Ok(entry) if entry.file_type().is_dir() => {}
+                Ok(entry) => sink.push(self.input(entry.path(), entry.path().strip_prefix(root).ok()))?,
+                // A link that leads nowhere is an item like any other; its outcome says what is wrong.
+                Err(error) => {
+                    let path = error.path().unwrap_or(folder).to_owned();
+                    let reason =
+                        error.into_io_error().map_or_else(|| "a loop of links".into(), |error| error.to_string());
+                    let failure = Failure::permanent("unreadable", format!("cannot read {}: {reason}", path.display()));
+                    sink.push(Input::refused(&path.to_string_lossy(), failure))?;
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn glob(&self, pattern: &str, sink: &mut dyn Sink) -> ControlFlow<()> {
+        let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
+        // Names begin after the part that has no wildcard in it.
+        let root: PathBuf = Path::new(pattern)
+            .components()
+            .take_while(|part| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']))
+            .collect();
+        // Checked in `find`.
+        let Ok(paths) = glob::glob_with(pattern, options) else { return ControlFlow::Continue(()) };
+        for path in paths {
+            match path {
+                Ok(path) if path.is_dir() => self.walk(&path, &root, sink)?,
+                Ok(path) => sink.push(self.input(&path, path.strip_prefix(&root).ok()))?,
+                Err(error) => {
+                    let shown = error.path().to_string_lossy().into_owned();
+                    let failure = Failure::permanent("unreadable", format!("cannot read {shown}: {}", error.error()));
+                    sink.push(Input::refused(&shown, failure))?;
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn input(&self, path: &Path, name: Option<&Path>) -> Input {
+        let Some(text) = path.to_str() else {
+            let shown = path.to_string_lossy();
+            let failure = Failure::invalid_input(format!("the name of {shown} is not UTF-8; rename the file"));
+            return Input::refused(&shown, failure);
+        };
+        let name = name.map(|name| self.prefix.as_ref().map_or_else(|| name.to_owned(), |prefix| prefix.join(name)));
+        Input { name: name.and_then(|name| relative_name(&name)), ..self.named(text) }
+    }
+
+    fn url(&self, url: &str) -> Input {
+        let last = url.split(['?', '#']).next().unwrap_or(url).rsplit('/').next().unwrap_or(url);
+        Input { name: relative_name(Path::new(last)), ..self.named(url) }
+    }
+
+    fn named(&self, text: &str) -> Input {
+        Input::value(if self.in_object { raw(&serde_json::json!({ "path": text })) } else { raw(text) })
+    }
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+/// The name under which a file made of this path is stored: the path itself where it is relative and stays inside its
+/// folder, else its last part.
+pub(super) fn relative_name(path: &Path) -> Option<Box<str>> {
+    let is_plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+    let kept: PathBuf = if path.components().all(is_plain) {
+        path.components().filter(|part| matches!(part, Component::Normal(_))).collect()
+    } else {
+        path.file_name()?.into()
+    };
+    kept.to_str().filter(|name| !name.is_empty()).map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(place: Place) -> Vec<(String, Option<Box<str>>, bool)> {
+        let mut seen: Vec<Input> = Vec::new();
+        assert!(place.each(&mut seen).is_continue());
+        let parts =
+            |input: Input| (serde_json::from_str(input.json.get()).unwrap(), input.name, input.refused.is_some());
+        seen.into_iter().map(parts).collect()
+    }
+
+    fn folder_with(files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = folder.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, b"x").unwrap();
+        }
+        folder
+    }
+
+    fn names(place: Place) -> Vec<String> {
+        all(place).into_iter().map(|(_, name, _)| name.unwrap().into()).collect()
+    }
+
+    #[test]
+    fn a_folder_is_walked_in_order_of_name_without_hidden_files() {
+        let folder = folder_with(&["b.jpg", "a/z.jpg", "a/ü 🌊.jpg", ".git/config", ".hidden", "c/d/e.png"]);
+        let place = Place::find(folder.path().to_str().unwrap(), false).unwrap();
+        assert_eq!(names(place), ["a/z.jpg", "a/ü 🌊.jpg", "b.jpg", "c/d/e.png"]);
+    }
+
+    #[test]
+    fn of_several_folders_each_keeps_its_own_name() {
+        let folder = folder_with(&["one/x.jpg"]);
+        let one = folder.path().join("one");
+        let place = Place::find(one.to_str().unwrap(), false).unwrap().with_own_folder();
+        assert_eq!(names(place), ["one/x.jpg"]);
+    }
+
+    #[test]
+    fn a_glob_finds_what_it_matches_and_names_begin_after_its_fixed_part() {
+        let folder = folder_with(&["2024/a.jpg", "2024/b.png", "2025/c.jpg"]);
+        let pattern = format!("{}/*/*.jpg", folder.path().display());
+        assert_eq!(names(Place::find(&pattern, false).unwrap()), ["2024/a.jpg", "2025/c.jpg"]);
+    }
+
+    #[test]
+    fn a_file_that_has_a_globs_letters_in_its_name_is_that_file() {
+        let folder = folder_with(&["what?.jpg", "whatx.jpg"]);
+        let word = folder.path().join("what?.jpg");
+        assert_eq!(names(Place::find(word.to_str().unwrap(), false).unwrap()), ["what?.jpg"]);
+    }
+
+    #[test]
+    fn nothing_there_is_an_error_that_names_it() {
+        assert_eq!(
+            Place::find("/no/such/photos", false).unwrap_err().to_string(),
+            "/no/such/photos: no such file or folder"
+        );
+    }
+
+    #[test]
+    fn a_url_is_named_by_its_last_part() {
+        let place = Place::find("https://example.org/a/b.jpg?size=large", false).unwrap();
+        assert_eq!(all(place), [("https://example.org/a/b.jpg?size=large".into(), Some("b.jpg".into()), false)]);
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_an_item_whose_outcome_says_so() {
+        let folder = folder_with(&["a.jpg"]);
+        std::os::unix::fs::symlink("gone.jpg", folder.path().join("b.jpg")).unwrap();
+        let seen = all(Place::find(folder.path().to_str().unwrap(), false).unwrap());
+        assert_eq!(seen.len(), 2);
+        assert!(!seen[0].2 && seen[1].2);
+    }
+
+    #[test]
+    fn names_never_lead_out_of_a_folder() {
+        for (path, name) in
+            [("/etc/passwd", "passwd"), ("../../x.jpg", "x.jpg"), ("./a/b.jpg", "a/b.jpg"), ("a/../../b", "b")]
+        {
+            assert_eq!(relative_name(Path::new(path)).as_deref(), Some(name));
+        }
+        assert_eq!(relative_name(Path::new("..")), None);
+    }
+}

@@ -1,0 +1,130 @@
+//! NDJSON: a value a line.
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use serde_json::value::RawValue;
+use tidemill_core::failure::Failure;
+
+use super::files::relative_name;
+use super::{Input, Sink};
+
+/// Longer lines are refused: they would not fit into a message either.
+const MAX_LINE_BYTES: usize = 16 << 20;
+/// What of a bad line is shown.
+const SHOWN_CHARS: usize = 100;
+
+/// Hands over each line. A bad one is an input that was refused; its neighbours are not harmed.
+pub(super) fn each(name: &str, from: Box<dyn Read + Send>, are_paths: bool, sink: &mut dyn Sink) -> ControlFlow<()> {
+    let mut reader = BufReader::with_capacity(1 << 16, from);
+    let mut line = Vec::new();
+    for number in 1u64.. {
+        line.clear();
+        if reader.buffer().is_empty() {
+            sink.flush()?;
+        }
+        let read = (&mut reader).take(MAX_LINE_BYTES as u64 + 1).read_until(b'\n', &mut line);
+        let input = match read {
+            Ok(0) => break,
+            Ok(_) if line.len() > MAX_LINE_BYTES => {
+                let failure = format!("line {number} of {name} is longer than {MAX_LINE_BYTES} bytes");
+                let input = refused(&line, failure);
+                if let Err(error) = skip_line(&mut reader) {
+                    tracing::warn!(%error, name, "the rest could not be read");
+                }
+                input
+            }
+            Ok(_) => match parse(name, number, &line, are_paths) {
+                Some(input) => input,
+                None => continue,
+            },
+            Err(error) => {
+                // One refused item says where the inputs broke off; nothing after it can be known.
+                let failure = Failure::permanent("unreadable", format!("cannot read line {number} of {name}: {error}"));
+                return sink.push(Input::refused(name, failure));
+            }
+        };
+        sink.push(input)?;
+    }
+    ControlFlow::Continue(())
+}
+
+/// Makes an input of a line; nothing of a blank one.
+fn parse(name: &str, number: u64, line: &[u8], are_paths: bool) -> Option<Input> {
+    // Some editors begin a file with a byte-order mark.
+    let line = if number == 1 { line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line) } else { line };
+    let line = line.trim_ascii();
+    if line.is_empty() {
+        return None;
+    }
+    Some(match serde_json::from_slice::<Box<RawValue>>(line) {
+        Ok(json) => {
+            let path = are_paths.then(|| serde_json::from_str::<String>(json.get()).ok()).flatten();
+            Input { name: path.and_then(|path| relative_name(Path::new(&path))), ..Input::value(json) }
+        }
+        Err(error) => {
+            let reason = error.to_string();
+            let reason = reason.split(" at line ").next().unwrap_or(&reason).to_owned();
+            refused(line, format!("line {number} of {name} is not JSON: {reason} at column {}", error.column()))
+        }
+    })
+}
+
+fn refused(line: &[u8], message: String) -> Input {
+    let shown: String = String::from_utf8_lossy(line).chars().take(SHOWN_CHARS).collect();
+    Input::refused(&shown, Failure::invalid_input(message))
+}
+
+fn skip_line(reader: &mut impl std::io::BufRead) -> std::io::Result<()> {
+    loop {
+        let buffered = reader.fill_buf()?;
+        let (used, is_end) = match buffered.iter().position(|byte| *byte == b'\n') {
+            Some(end) => (end + 1, true),
+            None => (buffered.len(), buffered.is_empty()),
+        };
+        reader.consume(used);
+        if is_end {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &'static [u8]) -> Vec<(String, Option<String>)> {
+        let mut seen: Vec<Input> = Vec::new();
+        assert!(each("items.ndjson", Box::new(text), false, &mut seen).is_continue());
+        seen.into_iter()
+            .map(|input| (input.json.get().to_owned(), input.refused.map(|failure| failure.message)))
+            .collect()
+    }
+
+    #[test]
+    fn each_line_is_a_value_and_blank_ones_are_none() {
+        let seen = read("\u{feff}1\r\n\n {\"a\": [1,2]} \n\"x\"".as_bytes());
+        let values: Vec<&str> = seen.iter().map(|(json, _)| json.as_str()).collect();
+        assert_eq!(values, ["1", "{\"a\": [1,2]}", "\"x\""]);
+        assert!(seen.iter().all(|(_, refused)| refused.is_none()));
+    }
+
+    #[test]
+    fn a_bad_line_is_refused_by_its_number_and_harms_nobody() {
+        let seen = read(b"1\n{oops\n3\n\xff\xfe\n5");
+        assert_eq!(seen[1].1.as_deref(), Some("line 2 of items.ndjson is not JSON: key must be a string at column 2"));
+        assert!(seen[3].1.is_some());
+        assert_eq!((seen[0].0.as_str(), seen[2].0.as_str(), seen[4].0.as_str()), ("1", "3", "5"));
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_refused_and_the_next_is_read() {
+        let mut text = vec![b'1'; MAX_LINE_BYTES + 10];
+        text.extend_from_slice(b"\n2\n");
+        let seen = read(text.leak());
+        assert_eq!(seen.len(), 2);
+        assert!(seen[0].1.as_deref().is_some_and(|message| message.contains("longer than")));
+        assert_eq!(seen[1], ("2".to_owned(), None));
+    }
+}

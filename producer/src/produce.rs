@@ -1,0 +1,154 @@
+//! Produce: opens a batch, publishes its chunks, seals it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemill_core::batch::{Attempt, Batch, ItemIndex, Priority};
+use tidemill_core::broker::{Body, Broker, BrokerError, Message, Queue};
+use tidemill_core::chunk::{Chunk, Item};
+use tidemill_core::failure::Failure;
+use tidemill_core::outcome::{Ending, Maker, Outcome};
+use tidemill_core::store::{Store, StoreError};
+use tidemill_core::task::Job;
+use tokio_util::sync::CancellationToken;
+
+use crate::cut::{Cut, Cutter};
+use crate::inputs::{Input, Inputs};
+use crate::window::Window;
+
+/// How long an unfinished chunk waits for more inputs.
+const LINGER: Duration = Duration::from_millis(20);
+
+/// Publishes one batch.
+#[derive(Debug)]
+pub struct Producer<'a> {
+    /// Where chunks go.
+    pub broker: &'a dyn Broker,
+    /// Where the batch is opened and sealed.
+    pub store: &'a dyn Store,
+    /// How chunks are cut.
+    pub cut: Cut,
+    /// How much may be on its way.
+    pub window: &'a Window,
+}
+
+/// Why a batch was not published whole.
+#[derive(Debug, thiserror::Error)]
+pub enum ProduceError {
+    /// The broker would not.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The store would not.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Producer<'_> {
+    /// Publishes every input and seals the batch; gives the number of its items. When `stop` is cancelled it takes no
+    /// more inputs and seals what there is.
+    ///
+    /// An input that the task does not take is not sent: its outcome is published at once.
+    ///
+    /// # Errors
+    /// [`ProduceError`]; the batch is not sealed then.
+    pub async fn produce(
+        &self,
+        batch: Arc<Batch>,
+        job: &dyn Job,
+        mut inputs: Inputs,
+        stop: &CancellationToken,
+    ) -> Result<u64, ProduceError> {
+        self.store.open(&batch).await?;
+        let queue = Queue::Jobs(job.lane());
+        let nobody = Arc::new(Maker { worker: String::new(), device: String::new() });
+        let mut cutter = Cutter::new(self.cut);
+        let mut refused = Vec::new();
+        let mut total = 0;
+        while let Some(bundle) = stop.run_until_cancelled(self.next(&mut inputs, &batch, queue, &mut cutter)).await {
+            let Some(bundle) = bundle? else { break };
+            for input in bundle {
+                let index = ItemIndex(total);
+                total += 1;
+                match check(job, input) {
+                    Ok((json, name)) => {
+                        if let Some(items) = cutter.push(Item { index, input: json, name }) {
+                            self.refuse(&batch, &mut refused).await?;
+                            self.publish(&batch, queue, items).await?;
+                        }
+                    }
+                    Err((input, failure)) => refused.push(Arc::new(Outcome {
+                        index,
+                        input: input.json,
+                        name: None,
+                        ending: Ending::Failed(failure),
+                        attempts: Attempt(0),
+                        maker: Arc::clone(&nobody),
+                        queued: Duration::ZERO,
+                        run: Duration::ZERO,
+                    })),
+                }
+            }
+            self.refuse(&batch, &mut refused).await?;
+        }
+        if let Some(items) = cutter.take() {
+            self.publish(&batch, queue, items).await?;
+        }
+        self.store.seal(&batch.id, total).await?;
+        Ok(total)
+    }
+
+    /// The next inputs. While the window is full or the inputs are slow, what was cut so far goes out: whoever reads
+    /// in order may be waiting for just that.
+    async fn next(
+        &self,
+        inputs: &mut Inputs,
+        batch: &Arc<Batch>,
+        queue: Queue,
+        cutter: &mut Cutter,
+    ) -> Result<Option<Vec<Input>>, ProduceError> {
+        if !self.window.is_full()
+            && let Ok(bundle) = tokio::time::timeout(LINGER, inputs.next()).await
+        {
+            return Ok(bundle);
+        }
+        if let Some(items) = cutter.take() {
+            self.publish(batch, queue, items).await?;
+        }
+        self.window.take(0).await;
+        Ok(inputs.next().await)
+    }
+
+    async fn publish(&self, batch: &Arc<Batch>, queue: Queue, items: Vec<Item>) -> Result<(), ProduceError> {
+        let chunk = Chunk { batch: Arc::clone(batch), attempt: Attempt::FIRST, items };
+        self.window.take(chunk.weight_bytes()).await;
+        Ok(self.broker.publish(queue, Message::new(Body::Chunk(chunk), batch.priority)).await?)
+    }
+
+    /// Publishes the outcomes of what was refused. It never waits for the window: an earlier item may still be uncut,
+    /// and whoever reads in order would wait for that one.
+    async fn refuse(&self, batch: &Batch, outcomes: &mut Vec<Arc<Outcome>>) -> Result<(), ProduceError> {
+        if outcomes.is_empty() {
+            return Ok(());
+        }
+        let outcomes = std::mem::take(outcomes);
+        self.window.take_now(outcomes.iter().map(|outcome| outcome.weight_bytes()).sum());
+        let body = Body::Outcomes { batch: batch.id.clone(), outcomes };
+        Ok(self.broker.publish(Queue::Results, Message::new(body, Priority::default())).await?)
+    }
+}
+
+type Checked = (Box<serde_json::value::RawValue>, Option<Box<str>>);
+
+/// Asks the task whether it takes the input.
+fn check(job: &dyn Job, input: Input) -> Result<Checked, (Input, Failure)> {
+    match &input.refused {
+        Some(failure) => {
+            let failure = failure.clone();
+            Err((input, failure))
+        }
+        None => match job.check(&input.json) {
+            Ok(()) => Ok((input.json, input.name)),
+            Err(invalid) => Err((input, invalid.into())),
+        },
+    }
+}

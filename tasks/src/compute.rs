@@ -1,0 +1,4 @@
+//! Tasks that compute.
+
+pub mod factorize;
+pub mod map;

@@ -1,0 +1,213 @@
+//! `compute.map`: an expression of x, over many numbers.
+
+use exmex::{Express as _, FlatEx};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer};
+use tidemill_core::failure::Failure;
+use tidemill_core::task::{About, Arguments, Compute, Cost, Invalid, Lane, Stop, Task};
+
+/// Longer expressions are refused: nobody types them, and parsing them would take its time.
+const MAX_EXPRESSION_BYTES: usize = 4096;
+/// Whole numbers are exact in a 64-bit float up to here.
+const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// Evaluates an expression for each number.
+#[derive(Clone, Copy, Debug)]
+pub struct Map;
+
+/// Options of a batch.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// The expression, of `x` alone: `x*x - 2*x`. It knows + - * / ^ %, parentheses, PI, E and the usual functions
+    /// (sin, cos, exp, ln, sqrt, abs, floor, round …).
+    pub expr: String,
+    /// Where it is computed: `cpu` (every core), `cuda` or `cuda:0` (as one tensor; needs tidemill-vision and a GPU).
+    #[serde(default = "cpu")]
+    pub device: String,
+}
+
+fn cpu() -> String {
+    "cpu".into()
+}
+
+/// The parsed expression.
+#[derive(Debug)]
+pub struct Plan {
+    /// As it was written.
+    pub text: String,
+    /// As it is evaluated.
+    pub expression: FlatEx<f64>,
+    /// `cpu`, `cuda` or `cuda:N`.
+    pub device: String,
+}
+
+impl Plan {
+    /// Whether it runs on the CPU.
+    pub fn is_on_cpu(&self) -> bool {
+        self.device == "cpu"
+    }
+}
+
+/// A value; written without a fraction where it has none.
+#[derive(Clone, Copy, Debug, PartialEq, JsonSchema)]
+#[schemars(transparent)]
+pub struct Value(pub f64);
+
+impl Value {
+    /// Takes what the expression gave.
+    ///
+    /// # Errors
+    /// Where it is not a finite number, which JSON cannot say.
+    pub fn finite(value: f64, text: &str, x: f64) -> Result<Self, Failure> {
+        if value.is_finite() {
+            return Ok(Self(value));
+        }
+        let what = if value.is_nan() { "not a number" } else { "infinite" };
+        Err(Failure::permanent("not_finite", format!("{text} is {what} for x = {x}")))
+    }
+}
+
+impl Serialize for Value {
+    #[expect(clippy::cast_possible_truncation, reason = "the condition keeps it within ±2^53")]
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(value) = *self;
+        if value.fract() == 0.0 && value.abs() < MAX_EXACT {
+            serializer.serialize_i64(value as i64)
+        } else {
+            serializer.serialize_f64(value)
+        }
+    }
+}
+
+impl Task for Map {
+    type Input = f64;
+    type Options = Options;
+    type Output = Value;
+    type Plan = Plan;
+
+    fn about(&self) -> About {
+        About {
+            name: "compute.map",
+            summary: "Evaluate an expression of x for each number",
+            details: "An input is a number, the output is the value of the expression for it. The expression is parsed \
+                      once per batch and knows arithmetic only. Numbers are 64-bit floats: whole numbers are exact up \
+                      to 2^53. A value that is not finite (a division by zero) is that item's failure.",
+            examples: &[
+                "tidemill run compute.map 1 2 3 8 10 -o expr='x*x - 2*x'",
+                "tidemill run compute.map --range 0..1000000 -o expr='sqrt(x)' --format ndjson",
+            ],
+            arguments: Arguments::Values,
+            makes_files: false,
+        }
+    }
+
+    fn plan(&self, options: Options) -> Result<Plan, Invalid> {
+        let Options { expr: text, device } = options;
+        if text.len() > MAX_EXPRESSION_BYTES {
+            return Err(Invalid(format!("expr: has {} bytes; at most {MAX_EXPRESSION_BYTES} are allowed", text.len())));
+        }
+        if !(device == "cpu" || device == "cuda" || device.strip_prefix("cuda:").is_some_and(is_number)) {
+            return Err(Invalid(format!("device: {device:?} is not among cpu, cuda and cuda:N")));
+        }
+        // The parser may panic on what it does not expect; that must not be the end of the process.
+        let parsed = std::panic::catch_unwind(|| exmex::parse::<f64>(&text));
+        let expression = match parsed {
+            Ok(Ok(expression)) => expression,
+            Ok(Err(error)) => return Err(Invalid(format!("expr: cannot read {text:?}: {error}"))),
+            Err(_) => return Err(Invalid(format!("expr: cannot read {text:?}"))),
+        };
+        match expression.var_names() {
+            [] => {}
+            [x] if x == "x" => {}
+            names => {
+                let unknown: Vec<&str> = names.iter().map(String::as_str).filter(|name| *name != "x").collect();
+                return Err(Invalid(format!(
+                    "expr: {text:?} has {} in it; the only variable is x",
+                    unknown.join(", ")
+                )));
+            }
+        }
+        Ok(Plan { text, expression, device })
+    }
+
+    fn cost(&self, _plan: &Plan) -> Cost {
+        Cost::micros(1)
+    }
+
+    fn lane(&self, plan: &Plan) -> Lane {
+        if plan.is_on_cpu() { Lane::Cpu } else { Lane::Vision }
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    text.parse::<u8>().is_ok()
+}
+
+impl Compute for Map {
+    fn run(&self, plan: &Plan, x: f64, _stop: &Stop<'_>) -> Result<Value, Failure> {
+        let variables: &[f64] = if plan.expression.var_names().is_empty() { &[] } else { &[x] };
+        let value = plan
+            .expression
+            .eval(variables)
+            .map_err(|error| Failure::permanent("expression", format!("{} for x = {x}: {error}", plan.text)))?;
+        Value::finite(value, &plan.text, x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    fn plan(expr: &str) -> Result<Plan, Invalid> {
+        Map.plan(Options { expr: expr.into(), device: cpu() })
+    }
+
+    fn map(expr: &str, x: f64) -> Result<String, Failure> {
+        let stop = CancellationToken::new();
+        Map.run(&plan(expr).unwrap(), x, &Stop(&stop)).map(|value| serde_json::to_string(&value).unwrap())
+    }
+
+    #[test]
+    fn the_values_of_the_catalogue_come_out() {
+        let values: Vec<String> = [1.0, 2.0, 3.0, 8.0, 10.0].iter().map(|x| map("x*x - 2*x", *x).unwrap()).collect();
+        assert_eq!(values, ["-1", "0", "3", "48", "80"]);
+    }
+
+    #[test]
+    fn precedence_functions_and_constants_are_the_usual_ones() {
+        assert_eq!(map("2+3*x^2", 2.0).unwrap(), "14");
+        assert_eq!(map("-(x)", 2.5).unwrap(), "-2.5");
+        assert_eq!(map("sqrt(x)", 16.0).unwrap(), "4");
+        assert_eq!(map("7", 1.0).unwrap(), "7");
+    }
+
+    #[test]
+    fn a_value_that_json_cannot_say_is_the_items_failure() {
+        let failure = map("1/x", 0.0).unwrap_err();
+        assert_eq!((failure.kind.as_ref(), failure.message.as_str()), ("not_finite", "1/x is infinite for x = 0"));
+        assert_eq!(map("x/x", 0.0).unwrap_err().message, "x/x is not a number for x = 0");
+    }
+
+    #[test]
+    fn another_variable_or_no_expression_is_refused() {
+        assert_eq!(plan("x+y*z").unwrap_err().0, "expr: \"x+y*z\" has y, z in it; the only variable is x");
+        for bad in ["", "x +", "((x)", "system('ls')", &"(".repeat(5000)] {
+            assert!(plan(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_within_the_limit_harms_nobody() {
+        let deep = format!("{}x{}", "(".repeat(2000), ")".repeat(2000));
+        drop(plan(&deep));
+    }
+
+    #[test]
+    fn an_unknown_device_is_refused() {
+        let refused = Map.plan(Options { expr: "x".into(), device: "tpu".into() }).unwrap_err();
+        assert_eq!(refused.0, "device: \"tpu\" is not among cpu, cuda and cuda:N");
+    }
+}

@@ -1,0 +1,263 @@
+//! What a file says of itself before a pixel is decoded: format, size, which way is up, colour profile.
+//!
+//! The format is known by content, never by name. A picture too large is refused here, so a "bomb" of a few bytes
+//! that unfolds to gigabytes costs nothing.
+
+use std::io::Cursor;
+
+use ::image::{ImageDecoder, ImageReader};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::error::{ErrorKind, ImageError};
+use super::jpeg;
+use super::turn::Turn;
+
+/// The formats that are read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// JPEG; no alpha.
+    #[serde(alias = "jpg")]
+    Jpeg,
+    /// PNG.
+    Png,
+    /// WebP; written without loss, so `quality` does not apply.
+    Webp,
+    /// GIF; the first frame is read, one frame of at most 256 colours is written.
+    Gif,
+    /// TIFF; the first page is read.
+    #[serde(alias = "tif")]
+    Tiff,
+    /// BMP; written without alpha.
+    Bmp,
+}
+
+impl Format {
+    /// The formats as a message lists them.
+    pub const ALL: &'static str = "JPEG, PNG, WebP, GIF, TIFF, BMP";
+
+    /// The format's name as people write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Jpeg => "JPEG",
+            Self::Png => "PNG",
+            Self::Webp => "WebP",
+            Self::Gif => "GIF",
+            Self::Tiff => "TIFF",
+            Self::Bmp => "BMP",
+        }
+    }
+
+    /// The media type, `image/…`.
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Self::Jpeg => "image/jpeg",
+            Self::Png => "image/png",
+            Self::Webp => "image/webp",
+            Self::Gif => "image/gif",
+            Self::Tiff => "image/tiff",
+            Self::Bmp => "image/bmp",
+        }
+    }
+
+    /// The usual end of a file name, without the dot.
+    pub const fn extension(self) -> &'static str {
+        match self {
+            Self::Jpeg => "jpg",
+            Self::Png => "png",
+            Self::Webp => "webp",
+            Self::Gif => "gif",
+            Self::Tiff => "tiff",
+            Self::Bmp => "bmp",
+        }
+    }
+
+    pub(super) const fn of_crate_image(self) -> ::image::ImageFormat {
+        match self {
+            Self::Jpeg => ::image::ImageFormat::Jpeg,
+            Self::Png => ::image::ImageFormat::Png,
+            Self::Webp => ::image::ImageFormat::WebP,
+            Self::Gif => ::image::ImageFormat::Gif,
+            Self::Tiff => ::image::ImageFormat::Tiff,
+            Self::Bmp => ::image::ImageFormat::Bmp,
+        }
+    }
+}
+
+/// How large a picture may be, before and after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Pixels of the source, of the result, and of everything between.
+    pub max_pixels: u64,
+    /// Bytes of the file.
+    pub max_bytes: u64,
+}
+
+impl Default for Limits {
+    /// 100 megapixels, 256 MiB.
+    fn default() -> Self {
+        Self { max_pixels: 100_000_000, max_bytes: 256 << 20 }
+    }
+}
+
+impl Limits {
+    /// Refuses a size.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooLarge`], naming `what` has that size.
+    pub fn check(&self, what: &str, (width, height): (u32, u32)) -> Result<(), ImageError> {
+        let pixels = u64::from(width) * u64::from(height);
+        if pixels <= self.max_pixels {
+            return Ok(());
+        }
+        let (is, may) = (pixels as f64 / 1e6, self.max_pixels as f64 / 1e6);
+        let message = format!("{what} has {width}×{height} = {is:.1} megapixels; at most {may:.1} are allowed");
+        Err(ImageError::new(ErrorKind::TooLarge, message))
+    }
+
+    /// What a decoder of the crate `image` may allocate: 16 bits × 4 samples for a picture at the limit, and room
+    /// for its tables.
+    pub(super) fn for_decoder(&self) -> ::image::Limits {
+        let mut limits = ::image::Limits::default();
+        limits.max_alloc = Some(self.max_pixels.saturating_mul(8).saturating_add(64 << 20));
+        limits
+    }
+}
+
+/// What a file says of itself.
+#[derive(Debug, Clone)]
+pub struct Header {
+    /// The format, by content.
+    pub format: Format,
+    /// Pixels to a row, as stored.
+    pub width: u32,
+    /// Rows, as stored.
+    pub height: u32,
+    /// What makes the stored picture upright (EXIF).
+    pub upright: Turn,
+    /// The ICC colour profile, if one is embedded.
+    pub profile: Option<Vec<u8>>,
+}
+
+impl Header {
+    /// Reads the header and holds it against the limits.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Empty`], [`ErrorKind::NotAnImage`], [`ErrorKind::Unsupported`], [`ErrorKind::Corrupt`],
+    /// [`ErrorKind::TooLarge`].
+    pub fn read(bytes: &[u8], limits: &Limits) -> Result<Self, ImageError> {
+        if bytes.len() as u64 > limits.max_bytes {
+            let message = format!("the file has {} bytes; at most {} are allowed", bytes.len(), limits.max_bytes);
+            return Err(ImageError::new(ErrorKind::TooLarge, message));
+        }
+        let header = match sniff(bytes)? {
+            Format::Jpeg => jpeg::header(bytes)?,
+            other => Self::by_crate_image(bytes, other, limits)?,
+        };
+        if header.width == 0 || header.height == 0 {
+            return Err(ImageError::corrupt(header.format, "it has no pixels"));
+        }
+        limits.check("the picture", (header.width, header.height))?;
+        Ok(header)
+    }
+
+    fn by_crate_image(bytes: &[u8], format: Format, limits: &Limits) -> Result<Self, ImageError> {
+        let mut decoder = decoder(bytes, format, limits)?;
+        let (width, height) = decoder.dimensions();
+        limits.check("the picture", (width, height))?; // before tags are read, which may be large too
+        // A damaged tag is no reason to refuse the picture: it is shown as it is stored.
+        let upright = decoder.orientation().map_or(Turn::NONE, Turn::upright);
+        let profile = decoder.icc_profile().unwrap_or_default();
+        Ok(Self { format, width, height, upright, profile })
+    }
+
+    /// The size of the upright picture.
+    pub const fn size(&self) -> (u32, u32) {
+        self.upright.size((self.width, self.height))
+    }
+}
+
+/// Opens the decoder of the crate `image`; it has read the header and no more.
+pub(super) fn decoder<'a>(
+    bytes: &'a [u8],
+    format: Format,
+    limits: &Limits,
+) -> Result<impl ImageDecoder + 'a, ImageError> {
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format.of_crate_image());
+    reader.limits(limits.for_decoder());
+    reader.into_decoder().map_err(|e| ImageError::from_decoder(format, e))
+}
+
+/// Knows the format by the first bytes.
+///
+/// # Errors
+/// [`ErrorKind::Empty`]; [`ErrorKind::Unsupported`] for picture formats that are not read;
+/// [`ErrorKind::NotAnImage`] for all else.
+pub fn sniff(bytes: &[u8]) -> Result<Format, ImageError> {
+    match bytes {
+        [] => Err(ImageError::new(ErrorKind::Empty, "the file is empty")),
+        [0xFF, 0xD8, 0xFF, ..] => Ok(Format::Jpeg),
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => Ok(Format::Png),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Ok(Format::Webp),
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Ok(Format::Gif),
+        [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => Ok(Format::Tiff),
+        [b'B', b'M', rest @ ..] if matches!(rest.get(12..16), Some([12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0])) => {
+            Ok(Format::Bmp)
+        }
+        _ => Err(stranger(bytes)),
+    }
+}
+
+/// Says what bytes are that are not read.
+fn stranger(bytes: &[u8]) -> ImageError {
+    let known = match bytes {
+        [_, _, _, _, b'f', b't', b'y', b'p', b'a', b'v', b'i', b'f' | b's', ..] => "AVIF picture",
+        [_, _, _, _, b'f', b't', b'y', b'p', b'h' | b'm', b'e' | b'i', ..] => "HEIC picture",
+        [_, _, _, _, b'f', b't', b'y', b'p', ..] => "film",
+        [b'8', b'B', b'P', b'S', ..] => "Photoshop document",
+        [b'%', b'P', b'D', b'F', ..] => "PDF document",
+        [0xFF, 0x0A, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => "JPEG XL picture",
+        [0, 0, 0, 12, b'j', b'P', b' ', b' ', ..] => "JPEG 2000 picture",
+        [0, 0, 1, 0, ..] => "Windows icon",
+        [b'<', b's', b'v', b'g', ..] => "SVG drawing",
+        [b'I', b'I', 43, 0, ..] | [b'M', b'M', 0, 43, ..] => "BigTIFF picture",
+        _ => {
+            let start = bytes[..bytes.len().min(12)].escape_ascii();
+            let message = format!("not an image: it begins with \"{start}\"; formats read are {}", Format::ALL);
+            return ImageError::new(ErrorKind::NotAnImage, message);
+        }
+    };
+    ImageError::unsupported(format!("a {known} is not read; formats read are {}", Format::ALL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_is_known_by_content() {
+        assert_eq!(sniff(b"\xFF\xD8\xFF\xE0rest").unwrap(), Format::Jpeg);
+        assert_eq!(sniff(b"RIFF\0\0\0\0WEBPVP8 ").unwrap(), Format::Webp);
+        assert_eq!(sniff(b"").unwrap_err().kind(), ErrorKind::Empty);
+        assert_eq!(sniff(b"BM is how this note begins, at length").unwrap_err().kind(), ErrorKind::NotAnImage);
+        assert_eq!(sniff(b"\0\0\0\x20ftypheic").unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn what_is_no_picture_is_named_by_its_beginning() {
+        let error = sniff(b"hello, I am a note").unwrap_err();
+
+        assert_eq!(
+            error.to_string(),
+            "not an image: it begins with \"hello, I am \"; formats read are JPEG, PNG, WebP, GIF, TIFF, BMP"
+        );
+    }
+
+    #[test]
+    fn a_file_over_the_limit_is_not_looked_at() {
+        let limits = Limits { max_bytes: 3, ..Limits::default() };
+
+        assert_eq!(Header::read(b"hello", &limits).unwrap_err().kind(), ErrorKind::TooLarge);
+    }
+}

@@ -1,0 +1,113 @@
+//! Resizing, by convolution with a filter that widens when it shrinks (as Pillow's does), on one thread.
+
+use fast_image_resize as fir;
+
+use super::error::{ErrorKind, ImageError};
+use super::jpeg::Eighths;
+use super::picture::{Channels, Picture};
+use super::steps::Filter;
+
+/// A rectangle in pixels, not bound to whole ones: x, y, width, height.
+pub type Window = [f64; 4];
+
+/// Resizes the part of a picture under a window to a size. Pixels beside the window count where the filter reaches
+/// over its edge. Alpha is respected: a transparent pixel lends no colour to its neighbours.
+///
+/// # Errors
+/// [`ErrorKind::BadOption`] if the window does not lie inside the picture.
+pub fn resize(picture: &Picture, window: Window, size: (u32, u32), filter: Filter) -> Result<Picture, ImageError> {
+    let filter = match filter {
+        Filter::Bilinear => fir::FilterType::Bilinear,
+        Filter::Bicubic => fir::FilterType::CatmullRom,
+        Filter::Lanczos3 => fir::FilterType::Lanczos3,
+    };
+    convolve(picture, window, size, filter)
+}
+
+/// Reduces a picture to a fraction by the mean of the pixels under each new one; lengths are rounded up.
+///
+/// # Errors
+/// None in practice: the window is the picture.
+pub fn reduce(picture: &Picture, scale: Eighths) -> Result<Picture, ImageError> {
+    mean(picture, (scale.scale(picture.width), scale.scale(picture.height)))
+}
+
+/// Resizes to a smaller size by the mean of the pixels under each new one.
+///
+/// # Errors
+/// None in practice: the window is the picture.
+pub fn mean(picture: &Picture, size: (u32, u32)) -> Result<Picture, ImageError> {
+    convolve(picture, whole(picture), size, fir::FilterType::Box)
+}
+
+/// The window that is the picture.
+pub fn whole(picture: &Picture) -> Window {
+    [0.0, 0.0, f64::from(picture.width), f64::from(picture.height)]
+}
+
+pub(super) const fn pixel_type(channels: Channels) -> fir::PixelType {
+    match channels {
+        Channels::Gray => fir::PixelType::U8,
+        Channels::Rgb => fir::PixelType::U8x3,
+        Channels::Rgba => fir::PixelType::U8x4,
+    }
+}
+
+fn convolve(
+    picture: &Picture,
+    [x, y, width, height]: Window,
+    size: (u32, u32),
+    filter: fir::FilterType,
+) -> Result<Picture, ImageError> {
+    let failed = |e: &dyn std::fmt::Display| ImageError::new(ErrorKind::BadOption, format!("cannot resize: {e}"));
+    let kind = pixel_type(picture.channels);
+    let source = fir::images::ImageRef::new(picture.width, picture.height, &picture.data, kind).map_err(|e| failed(&e))?;
+    let mut target = fir::images::Image::new(size.0, size.1, kind);
+    let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(filter)).crop(x, y, width, height);
+    fir::Resizer::new().resize(&source, &mut target, &options).map_err(|e| failed(&e))?;
+    Ok(Picture { width: size.0, height: size.1, channels: picture.channels, data: target.into_vec() })
+}
+
+/// The size of a picture of `size` shrunk to fit within `bound`, as Pillow's `thumbnail` has it: the side that is not
+/// bound is rounded to what keeps the aspect best. Never larger than the picture.
+pub fn fit((width, height): (u32, u32), (bound_width, bound_height): (u32, u32)) -> (u32, u32) {
+    if bound_width >= width && bound_height >= height {
+        return (width, height);
+    }
+    let aspect = f64::from(width) / f64::from(height);
+    let best = |length: f64, error: &dyn Fn(f64) -> f64| {
+        let (low, high) = (length.floor(), length.ceil());
+        (if error(high) < error(low) { high } else { low }).max(1.0) as u32
+    };
+    let (x, y) = (f64::from(bound_width), f64::from(bound_height));
+    if x / y >= aspect {
+        (best(y * aspect, &|n| (aspect - n / y).abs()), bound_height)
+    } else {
+        (bound_width, best(x / aspect, &|n| if n == 0.0 { 0.0 } else { (aspect - x / n).abs() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_fits_within_its_bound_and_is_never_enlarged() {
+        assert_eq!(fit((6000, 4000), (1200, 1200)), (1200, 800));
+        assert_eq!(fit((4000, 6000), (1200, 1200)), (800, 1200));
+        assert_eq!(fit((451, 300), (320, 320)), (320, 213));
+        assert_eq!(fit((300, 200), (320, 320)), (300, 200));
+        assert_eq!(fit((10_000, 3), (100, 100)), (100, 1));
+    }
+
+    #[test]
+    fn a_transparent_pixel_lends_no_colour() {
+        let data = vec![200, 10, 10, 255, 0, 255, 0, 0];
+        let picture = Picture { width: 2, height: 1, channels: Channels::Rgba, data };
+
+        let one = resize(&picture, whole(&picture), (1, 1), Filter::Bilinear).unwrap();
+
+        assert!(one.data[0].abs_diff(200) <= 2 && one.data[1].abs_diff(10) <= 2, "{:?}", one.data);
+        assert!(one.data[3].abs_diff(128) <= 1);
+    }
+}

@@ -1,0 +1,3 @@
+//! Tasks on text.
+
+pub mod count;

@@ -1,0 +1,275 @@
+//! `text.count`: how often a word occurs.
+
+use std::borrow::Cow;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use regex::bytes::{Regex, RegexBuilder};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tidemill_core::failure::Failure;
+use tidemill_core::task::{About, Arguments, Cost, Hands, Invalid, Task, Tools, Wait, raw, raw_word};
+use tokio::io::AsyncReadExt as _;
+
+/// A file is read in pieces of this size; a "word" that is longer is cut.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Counts a word, case-insensitively and as a whole word.
+#[derive(Clone, Copy, Debug)]
+pub struct Count;
+
+/// What to search.
+#[derive(Debug)]
+pub enum Input {
+    /// The text itself.
+    Text(String),
+    /// A file, read as a stream.
+    Path(String),
+}
+
+/// Options of a batch.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// The word to count, without white space.
+    pub word: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { word: "lorem".into() }
+    }
+}
+
+/// What was counted, and when.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Output {
+    /// How often the word occurs.
+    pub count: u64,
+    /// When counting began, in UTC (RFC 3339).
+    pub started: String,
+    /// When it ended, in UTC (RFC 3339).
+    pub finished: String,
+    /// Between the two, on a clock that never jumps.
+    pub duration_ms: f64,
+}
+
+impl Task for Count {
+    type Input = Input;
+    type Options = Options;
+    type Output = Output;
+    type Plan = Regex;
+
+    fn about(&self) -> About {
+        About {
+            name: "text.count",
+            summary: "Count a word in texts or files",
+            details: "An input is a text, {\"text\": …}, or {\"path\": …} of a file, which is read as a stream and may be \
+                      larger than memory. Counted are whole words, whatever their case. On the command line, a word that \
+                      names a file or folder is that file or the files in it; anything else with a space in it is a text.",
+            examples: &[
+                "tidemill run text.count 'Lorem ipsum dolor sit amet'",
+                "tidemill run text.count books/ -o word=whale --format table",
+            ],
+            arguments: Arguments::FilesOrValues,
+            makes_files: false,
+        }
+    }
+
+    fn plan(&self, options: Options) -> Result<Regex, Invalid> {
+        let word = options.word;
+        if word.is_empty() || word.len() > 1000 || word.contains(char::is_whitespace) {
+            return Err(Invalid(format!("word: {word:?} is not one word of at most 1000 bytes")));
+        }
+        // \b asks for a border between a word's letter and something else; a word such as "C++" ends in no letter.
+        let edge = |letter: Option<char>| if letter.is_some_and(|letter| letter.is_alphanumeric() || letter == '_') { r"\b" } else { "" };
+        let pattern = format!("{}{}{}", edge(word.chars().next()), regex::escape(&word), edge(word.chars().last()));
+        RegexBuilder::new(&pattern)
+            .case_insensitive(true)
+            .build()
+            .map_err(|error| Invalid(format!("word: cannot search for {word:?}: {error}")))
+    }
+
+    fn cost(&self, _word: &Regex) -> Cost {
+        Cost::millis(1)
+    }
+
+    fn input_from_word(&self, word: &str) -> Box<RawValue> {
+        match serde_json::from_str::<Input>(word) {
+            Ok(_) => raw_word(word),
+            Err(_) => raw(&serde_json::json!({ "text": word })),
+        }
+    }
+}
+
+impl Wait for Count {
+    fn hands(&self, _word: &Regex) -> Hands {
+        Hands::PerCore(4)
+    }
+
+    async fn run(self: Arc<Self>, word: Arc<Regex>, input: Input, tools: Tools) -> Result<Output, Failure> {
+        let (started, clock) = (SystemTime::now(), Instant::now());
+        let count = match input {
+            Input::Text(text) => count_in(&tools, &word, text.into_bytes()).await?,
+            Input::Path(path) => count_file(&tools, &word, Path::new(&path)).await?,
+        };
+        Ok(Output {
+            count,
+            started: humantime::format_rfc3339_millis(started).to_string(),
+            finished: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            duration_ms: clock.elapsed().as_secs_f64() * 1000.0,
+        })
+    }
+}
+
+async fn count_in(tools: &Tools, word: &Arc<Regex>, bytes: Vec<u8>) -> Result<u64, Failure> {
+    let word = Arc::clone(word);
+    let counting = tools.compute.run(move |_| word.find_iter(&bytes).count() as u64);
+    counting.await.map_err(|panicked| Failure::panicked(&panicked.0))
+}
+
+async fn count_file(tools: &Tools, word: &Arc<Regex>, path: &Path) -> Result<u64, Failure> {
+    let failed = |error: std::io::Error| {
+        let kind = match error.kind() {
+            std::io::ErrorKind::NotFound => "not_found",
+            std::io::ErrorKind::PermissionDenied => "denied",
+            _ => "unreadable",
+        };
+        Failure::permanent(kind, format!("cannot read {}: {error}", path.display()))
+    };
+    let mut file = tokio::fs::File::open(path).await.map_err(failed)?;
+    let (mut count, mut carried) = (0, Vec::new());
+    loop {
+        let mut piece = Vec::with_capacity(carried.len() + PIECE_BYTES);
+        piece.append(&mut carried);
+        let read = (&mut file).take(PIECE_BYTES as u64).read_to_end(&mut piece).await.map_err(failed)?;
+        if read > 0 && piece.len() < 2 * PIECE_BYTES {
+            // The last word may go on in the next piece. What follows the last white space waits for it.
+            let end = piece.iter().rposition(u8::is_ascii_whitespace).map_or(0, |last| last + 1);
+            carried = piece.split_off(end);
+        }
+        count += count_in(tools, word, piece).await?;
+        if read == 0 {
+            return Ok(count);
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Input {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = Input;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a text, {\"text\": …} or {\"path\": …}")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Input, E> {
+                Ok(Input::Text(text.to_owned()))
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Input, M::Error> {
+                let input = match map.next_key::<Cow<'de, str>>()?.as_deref() {
+                    Some("text") => Input::Text(map.next_value()?),
+                    Some("path") => Input::Path(map.next_value()?),
+                    Some(other) => return Err(de::Error::unknown_field(other, &["text", "path"])),
+                    None => return Err(de::Error::invalid_length(0, &self)),
+                };
+                match map.next_key::<Cow<'de, str>>()? {
+                    None => Ok(input),
+                    Some(other) => Err(de::Error::custom(format_args!("{other:?} is one field too many; expected {}", "a text, {\"text\": …} or {\"path\": …}"))),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl JsonSchema for Input {
+    fn schema_name() -> Cow<'static, str> {
+        "TextInput".into()
+    }
+
+    fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
+        let object = |field: &str| {
+            json_schema!({
+                "type": "object", "properties": { field: { "type": "string" } },
+                "required": [field], "additionalProperties": false,
+            })
+        };
+        json_schema!({ "oneOf": [{ "type": "string" }, object("text"), object("path")] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tidemill_core::blobs::{Blobs, FetchLimits};
+    use tidemill_core::compute;
+
+    use super::*;
+
+    async fn count(word: &str, input: Input) -> Result<u64, Failure> {
+        let limits = FetchLimits { max_bytes: 1 << 20, timeout: Duration::from_secs(1) };
+        let tools = Tools { compute: compute::Pool::new(1).unwrap(), blobs: Blobs::without_store(limits) };
+        let plan = Arc::new(Count.plan(Options { word: word.into() }).unwrap());
+        Arc::new(Count).run(plan, input, tools).await.map(|output| output.count)
+    }
+
+    async fn in_text(word: &str, text: &str) -> u64 {
+        count(word, Input::Text(text.into())).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_texts_of_the_catalogue_come_out() {
+        assert_eq!(in_text("lorem", "Lorem ipsum dolor sit amet").await, 1);
+        assert_eq!(in_text("lorem", "consectetur Lorem adipiscing Lorem elit").await, 2);
+    }
+
+    #[tokio::test]
+    async fn only_whole_words_count_in_any_script() {
+        assert_eq!(in_text("lorem", "lorems LOREM, (lorem) floremx lorem").await, 3);
+        assert_eq!(in_text("straße", "Straße STRAßE Straßenbahn").await, 2);
+        assert_eq!(in_text("c++", "C++ is not C+").await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_word_across_the_border_of_two_pieces_is_counted_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("long.txt");
+        let text = "lorem ".repeat(PIECE_BYTES / 2);
+        std::fs::write(&path, &text).unwrap();
+        let input = Input::Path(path.to_str().unwrap().into());
+        assert_eq!(count("lorem", input).await.unwrap(), (PIECE_BYTES / 2) as u64);
+    }
+
+    #[tokio::test]
+    async fn a_missing_file_says_so() {
+        let failure = count("lorem", Input::Path("/no/such.txt".into())).await.unwrap_err();
+        assert_eq!(failure.kind, "not_found");
+        assert!(failure.message.contains("/no/such.txt"));
+    }
+
+    #[test]
+    fn an_input_is_a_text_or_one_of_two_fields() {
+        let read = serde_json::from_str::<Input>;
+        assert!(matches!(read("\"a b\""), Ok(Input::Text(text)) if text == "a b"));
+        assert!(matches!(read("{\"path\":\"a\"}"), Ok(Input::Path(path)) if path == "a"));
+        for bad in ["{}", "{\"txt\":\"a\"}", "{\"text\":\"a\",\"path\":\"b\"}", "7"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn two_words_are_not_a_word() {
+        assert!(Count.plan(Options { word: "two words".into() }).is_err());
+        assert!(Count.plan(Options { word: String::new() }).is_err());
+    }
+}

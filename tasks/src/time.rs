@@ -1,0 +1,3 @@
+//! Tasks of time and order.
+
+pub mod sleep;

@@ -1,0 +1,5 @@
+//! Tasks that run a network over images: what they and the engine behind them have in common.
+//!
+//! Nothing here needs libtorch. The networks themselves run in the crate `tidemill-vision`.
+
+pub mod card;

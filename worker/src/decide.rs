@@ -1,0 +1,163 @@
+//! Decide: what a delivery came to. Pure: no clock, no broker, no chance but the number it is given.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tidemill_core::batch::BatchId;
+use tidemill_core::chunk::{Chunk, Item};
+use tidemill_core::failure::Failure;
+use tidemill_core::outcome::{Ending, Maker, Outcome};
+use tidemill_core::task::Lane;
+
+/// What a delivery came to. [`crate::settle`] is the only code that turns this into broker verbs.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Publish the outcomes, confirmed, and what is to run again; then ack.
+    Done {
+        /// The batch of all of them.
+        batch: BatchId,
+        /// The items that have ended.
+        outcomes: Vec<Arc<Outcome>>,
+        /// The items that failed for a passing reason and have attempts left.
+        again: Option<Again>,
+    },
+    /// Malformed: to the dead letters, never again.
+    Reject(Refusal),
+    /// We are leaving; costs no attempt.
+    HandBack,
+}
+
+/// Items that are to run again, later.
+#[derive(Debug)]
+pub struct Again {
+    /// Only those items, with the next attempt's number.
+    pub chunk: Chunk,
+    /// Where it is published.
+    pub lane: Lane,
+    /// How long the broker keeps it.
+    pub delay: Duration,
+}
+
+/// Why a message is not work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal(pub String);
+
+/// What one attempt of one item came to.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) result: Result<Box<RawValue>, Stopped>,
+    pub(crate) queued: Duration,
+    pub(crate) run: Duration,
+}
+
+/// Why an attempt gave no output.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Stopped {
+    Failed(Failure),
+    Cancelled,
+}
+
+/// Sorts a chunk's items into those that have ended and those that run again. `ran` has one entry an item, in order.
+pub(crate) fn decide(chunk: &Chunk, lane: Lane, ran: Vec<Ran>, maker: &Arc<Maker>, random: f64) -> Verdict {
+    debug_assert_eq!(chunk.items.len(), ran.len(), "one result an item");
+    let delay = chunk.batch.retry.delay_after(chunk.attempt, random);
+    let mut outcomes = Vec::with_capacity(ran.len());
+    let mut again = Vec::new();
+    for (item, ran) in chunk.items.iter().zip(ran) {
+        let ending = match ran.result {
+            Ok(output) => Ending::Ok(output),
+            Err(Stopped::Cancelled) => Ending::Cancelled,
+            Err(Stopped::Failed(failure)) if failure.retryable && delay.is_some() => {
+                tracing::debug!(index = item.index.0, attempt = chunk.attempt.0, error = %failure, "will run again");
+                again.push(item.clone());
+                continue;
+            }
+            Err(Stopped::Failed(failure)) => Ending::Failed(failure),
+        };
+        outcomes.push(Arc::new(outcome(chunk, item, ending, maker, ran.queued, ran.run)));
+    }
+    let again = delay.filter(|_| !again.is_empty()).map(|delay| Again {
+        chunk: Chunk { batch: Arc::clone(&chunk.batch), attempt: chunk.attempt.next(), items: again },
+        lane,
+        delay,
+    });
+    Verdict::Done { batch: chunk.batch.id.clone(), outcomes, again }
+}
+
+fn outcome(chunk: &Chunk, item: &Item, ending: Ending, maker: &Arc<Maker>, queued: Duration, run: Duration) -> Outcome {
+    Outcome {
+        index: item.index,
+        input: item.input.clone(),
+        name: item.name.clone(),
+        ending,
+        attempts: chunk.attempt,
+        maker: Arc::clone(maker),
+        queued,
+        run,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tidemill_core::batch::{Attempt, Batch, ItemIndex, Priority};
+    use tidemill_core::retry::RetryPolicy;
+    use tidemill_core::task::raw;
+
+    use super::*;
+
+    fn chunk(items: usize, attempt: u32) -> Chunk {
+        let batch = Batch {
+            id: BatchId::new(),
+            task: "compute.map".into(),
+            options: raw(&serde_json::json!({})),
+            retry: RetryPolicy { attempts: 3, base: Duration::from_secs(1), max: Duration::from_secs(9) },
+            timeout: Duration::from_secs(60),
+            priority: Priority(0),
+        };
+        let items = (0..items as u64).map(|n| Item { index: ItemIndex(n * 2), input: raw(&n), name: None }).collect();
+        Chunk { batch: Arc::new(batch), attempt: Attempt(attempt), items }
+    }
+
+    fn results() -> impl Strategy<Value = Vec<Result<(), Stopped>>> {
+        let one = prop_oneof![
+            Just(Ok(())),
+            Just(Err(Stopped::Cancelled)),
+            Just(Err(Stopped::Failed(Failure::permanent("bad", "bad")))),
+            Just(Err(Stopped::Failed(Failure::transient("busy", "busy")))),
+        ];
+        proptest::collection::vec(one, 1..40)
+    }
+
+    proptest! {
+        #[test]
+        fn every_item_ends_or_runs_again_never_both_never_neither(
+            results in results(), attempt in 1u32..5, random in 0.0f64..1.0,
+        ) {
+            let chunk = chunk(results.len(), attempt);
+            let maker = Arc::new(Maker { worker: "w".into(), device: "cpu".into() });
+            let ran = results.iter().cloned().map(|result| Ran {
+                result: result.map(|()| raw(&1)), queued: Duration::ZERO, run: Duration::ZERO,
+            });
+            let Verdict::Done { outcomes, again, .. } = decide(&chunk, Lane::Cpu, ran.collect(), &maker, random) else {
+                panic!("running gives Done");
+            };
+
+            let retried = again.as_ref().map_or(&[][..], |again| &again.chunk.items);
+            let mut indices: Vec<u64> = outcomes.iter().map(|outcome| outcome.index.0).collect();
+            indices.extend(retried.iter().map(|item| item.index.0));
+            indices.sort_unstable();
+            let all: Vec<u64> = chunk.items.iter().map(|item| item.index.0).collect();
+            prop_assert_eq!(indices, all);
+
+            let transient = |result: &&Result<(), Stopped>| matches!(result, Err(Stopped::Failed(f)) if f.retryable);
+            let expected = if attempt < 3 { results.iter().filter(transient).count() } else { 0 };
+            prop_assert_eq!(retried.len(), expected);
+            if let Some(again) = again {
+                prop_assert_eq!(again.chunk.attempt.0, attempt + 1);
+                prop_assert!(again.delay <= Duration::from_secs(9));
+            }
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Intake: takes deliveries from the broker, as many at a time as there are hands for.
+
+use tidemill_core::broker::{BrokerError, Delivery, Notice, Permits, Queue};
+use tidemill_core::task::Lane;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+use crate::{Verdict, Worker, decode, run, settle};
+
+/// Starts to take from a lane. The task ends once `stop` is cancelled or the broker is gone.
+pub(crate) async fn start(
+    worker: Worker,
+    lane: Lane,
+    stop: CancellationToken,
+    stop_working: CancellationToken,
+    held: TaskTracker,
+) -> Result<JoinHandle<()>, BrokerError> {
+    let permits = Permits(worker.setup.permits);
+    let mut deliveries = worker.broker.consume(Queue::Jobs(lane), permits, stop).await?;
+    Ok(tokio::spawn(async move {
+        while let Some(delivery) = deliveries.next().await {
+            held.spawn(handle(worker.clone(), delivery, stop_working.clone()));
+        }
+    }))
+}
+
+/// Listens to what is announced to all workers, until `stop_working`.
+pub(crate) async fn listen(worker: &Worker, stop_working: CancellationToken) -> Result<JoinHandle<()>, BrokerError> {
+    let mut notices = worker.broker.notices().await?;
+    let cancelled = worker.cancelled.clone();
+    Ok(tokio::spawn(async move {
+        let listening = async {
+            while let Some(notice) = notices.next().await {
+                match notice {
+                    Notice::Cancel(batch) => cancelled.cancel(&batch),
+                }
+            }
+        };
+        stop_working.run_until_cancelled(listening).await;
+    }))
+}
+
+/// The way of one delivery.
+async fn handle(worker: Worker, delivery: Delivery, stop_working: CancellationToken) {
+    let span = tracing::debug_span!("delivery", redelivered = delivery.redelivered);
+    async {
+        let verdict = match decode::decode(&worker, &delivery.message) {
+            Ok(work) => stop_working.run_until_cancelled(run::run(&worker, work)).await.unwrap_or(Verdict::HandBack),
+            Err(refusal) => Verdict::Reject(refusal),
+        };
+        settle::settle(&*worker.broker, delivery, verdict).await;
+    }
+    .instrument(span)
+    .await;
+}
