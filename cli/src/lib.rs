@@ -1,1 +1,108 @@
-//! placeholder
+//! The command line. `tidemill` and `tidemill-vision` are this, without and with libtorch.
+//!
+//! ```text
+//!  args ─▶ settings ─▶ ┬ run: words ─▶ producer ─▶ [broker ─▶ worker ─▶ collector ─▶ store] ─▶ printer
+//!                      ├ tasks, models, doctor, completions
+//!                      └ handover ─▶ tidemill-vision, where a network is to run
+//! ```
+
+mod args;
+mod doctor;
+mod error;
+mod handover;
+mod models;
+mod out;
+mod printer;
+mod run;
+mod tasks;
+mod words;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser as _;
+use tidemill_core::settings::{Loaded, Settings, Sources, VisionSettings};
+use tidemill_core::task::Register;
+use tidemill_core::telemetry;
+use tidemill_tasks::vision::{Engine, Models};
+use tidemill_tasks::{House, image};
+
+use crate::args::{Args, Command};
+pub use crate::error::{CliError, Exit};
+
+/// The network engine, where it is linked in.
+#[derive(Clone, Copy, Debug)]
+pub struct Vision {
+    /// Starts it; the error is a text for people.
+    pub start: fn(&VisionSettings) -> Result<Arc<dyn Engine>, String>,
+    /// What there is to run networks on, a line each.
+    pub describe: fn() -> Vec<String>,
+}
+
+/// The command: everything from its arguments to its exit code.
+pub fn main(vision: Option<Vision>) -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are errors to clap too, and go to standard output.
+            let is_help = !error.use_stderr();
+            return if error.print().is_ok() && is_help { Exit::Ok } else { Exit::Usage }.into();
+        }
+    };
+    match dispatch(args, vision) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            // Nothing can be done where even standard error is closed.
+            drop(write!(std::io::stderr().lock(), "{error}"));
+            error.exit.into()
+        }
+    }
+}
+
+fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
+    let loaded = Settings::load(Sources {
+        config_file: args.shared.config.clone(),
+        env: Sources::environment(),
+        overrides: args.overrides(),
+    })
+    .map_err(|error| CliError::new(Exit::Configuration, error.to_string()))?;
+    let settings = &loaded.settings;
+    telemetry::init(&settings.log, telemetry::TextStyle::for_stderr(), printer::stderr_beside_the_bar)
+        .map_err(|error| CliError::new(Exit::Fault, format!("cannot start the log: {error}")))?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    match args.command {
+        Command::Run(run) => run::run(run, &args.shared, settings, vision),
+        Command::Tasks(tasks) => tasks::tasks(&tasks, &register(settings, None)),
+        Command::Models(models) => models::models(&models, &models_of(settings)),
+        Command::Doctor(doctor) => doctor::doctor(&doctor, &loaded, vision),
+        Command::Completions { shell } => Ok(args::completions(shell)),
+        Command::Devices => Ok(doctor::devices(vision)),
+    }
+}
+
+fn register(settings: &Settings, engine: Option<Arc<dyn Engine>>) -> Register {
+    let image_limits =
+        image::Limits { max_pixels: settings.image.max_pixels, max_bytes: settings.image.max_bytes };
+    tidemill_tasks::register(&House { image_limits, models: models_of(settings), engine })
+}
+
+/// The folders of the settings, then those beside the executable, so that an installed or freshly built command finds
+/// its models wherever it is called.
+fn models_of(settings: &Settings) -> Models {
+    let mut folders = settings.vision.models.clone();
+    if let Ok(here) = std::env::current_exe() {
+        let beside = |path: &str| here.parent().map(|folder| folder.join(path));
+        let usual: Vec<PathBuf> = ["../share/tidemill/models", "../../models"].into_iter().filter_map(beside).collect();
+        folders.extend(usual.into_iter().filter(|folder| folder.is_dir()));
+    }
+    Models { folders, default: settings.vision.default_model.clone() }
+}
+
+/// Where every value of the settings comes from, as `doctor --config` shows it.
+fn describe(loaded: &Loaded) -> String {
+    loaded.to_string()
+}

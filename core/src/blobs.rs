@@ -193,6 +193,7 @@ impl Blobs {
         if let Some(client) = self.http.get() {
             return Ok(client);
         }
+        choose_cryptography();
         let client = reqwest::Client::builder()
             .connect_timeout(self.limits.timeout)
             .read_timeout(self.limits.timeout)
@@ -207,6 +208,7 @@ impl Blobs {
             rest.trim_start_matches('/').split_once('/').filter(|(_, key)| !key.is_empty()).ok_or_else(|| {
                 permanent("invalid_input", format!("{location} names no object; it should be {scheme}://bucket/key"))
             })?;
+        choose_cryptography();
         // Credentials and endpoints come from the environment, by each provider's own names.
         let operator = match scheme {
             "s3" => Operator::new(services::S3::default().bucket(bucket)),
@@ -240,6 +242,12 @@ impl Blobs {
         }
         Ok(())
     }
+}
+
+/// Both HTTP clients are built without a cryptography of their own, so that the process has one.
+fn choose_cryptography() {
+    // An error means that it was chosen before.
+    drop(rustls::crypto::ring::default_provider().install_default());
 }
 
 /// Splits `scheme:rest`, for schemes of two letters or more (`c:` is a drive, `a:b.jpg` may be a file).

@@ -1,6 +1,6 @@
 //! The collector: writes outcomes to the store, then acknowledges.
 
-use tidemill_core::broker::{Body, Broker, BrokerError, Delivery, Permits, Queue, Settlement};
+use tidemill_core::broker::{Body, Broker, BrokerError, Message, Permits, Queue, Settlement};
 use tidemill_core::store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,7 @@ const PERMITS: Permits = Permits(64);
 pub async fn collect(broker: &dyn Broker, store: &dyn Store, stop: CancellationToken) -> Result<(), BrokerError> {
     let mut deliveries = broker.consume(Queue::Results, PERMITS, stop).await?;
     while let Some(delivery) = deliveries.next().await {
-        let settlement = record(store, &delivery).await;
+        let settlement = record(store, &delivery.message).await;
         if let Err(error) = delivery.settle(settlement).await {
             tracing::warn!(%error, "outcomes were recorded but not acknowledged, they will come again");
         }
@@ -24,8 +24,8 @@ pub async fn collect(broker: &dyn Broker, store: &dyn Store, stop: CancellationT
     Ok(())
 }
 
-async fn record(store: &dyn Store, delivery: &Delivery) -> Settlement {
-    let Body::Outcomes { batch, outcomes } = &delivery.message.body else {
+async fn record(store: &dyn Store, message: &Message) -> Settlement {
+    let Body::Outcomes { batch, outcomes } = &message.body else {
         return Settlement::Reject("work lies in the queue for outcomes".into());
     };
     match store.record(batch, outcomes).await {

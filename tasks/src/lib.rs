@@ -9,13 +9,35 @@ pub mod text;
 pub mod time;
 pub mod vision;
 
+use std::sync::Arc;
+
 use tidemill_core::task::Register;
 
+/// What tasks need to know of where they run.
+#[derive(Clone, Default)]
+pub struct House {
+    /// What pictures are refused by their header.
+    pub image_limits: image::Limits,
+    /// Where models are found.
+    pub models: vision::Models,
+    /// What runs networks, where libtorch is linked in.
+    pub engine: Option<Arc<dyn vision::Engine>>,
+}
+
+impl std::fmt::Debug for House {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("House").field("models", &self.models).finish_non_exhaustive()
+    }
+}
+
 /// Every task.
-pub fn register() -> Register {
+pub fn register(house: &House) -> Register {
+    let House { image_limits: limits, models, engine } = house.clone();
     Register::default()
         .wait(time::sleep::Sleep)
         .compute(compute::map::Map)
         .compute(compute::factorize::Factorize)
         .wait(text::count::Count)
+        .wait(image::ImageTransform { limits })
+        .wait(vision::classify::Classify { models, limits, engine })
 }

@@ -1,10 +1,12 @@
 //! Run: a chunk's items on the engine that their task asks for.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use futures::stream::FuturesOrdered;
+use tidemill_core::compute::message_of;
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::Maker;
 use tidemill_core::task::{Engine, Stop};
@@ -35,9 +37,13 @@ async fn wait(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
         .iter()
         .map(|item| async move {
             let started = Instant::now();
-            let attempt = tokio::time::timeout(timeout, work.job.wait(&item.input, worker.tools.clone()));
+            let running = async { work.job.wait(&item.input, worker.tools.clone()).await };
+            // A panicking item leaves nothing behind: its input was its own, job and tools are read only.
+            let running = AssertUnwindSafe(running).catch_unwind();
+            let attempt = tokio::time::timeout(timeout, running);
             let result = match work.cancelled.run_until_cancelled(attempt).await {
-                Some(Ok(result)) => result.map_err(Stopped::Failed),
+                Some(Ok(Ok(result))) => result.map_err(Stopped::Failed),
+                Some(Ok(Err(panic))) => Err(Stopped::Failed(Failure::panicked(&message_of(panic.as_ref())))),
                 Some(Err(_)) => Err(Stopped::Failed(Failure::timed_out(timeout))),
                 None => Err(Stopped::Cancelled),
             };

@@ -65,7 +65,9 @@ fn by_crate_image(bytes: &[u8], format: Format, limits: &Limits) -> Result<Pictu
         ColorType::La8 | ColorType::La16 | ColorType::Rgba8 | ColorType::Rgba16 | ColorType::Rgba32F => {
             (Channels::Rgba, image.into_rgba8().into_raw())
         }
-        other => return Err(ImageError::new(ErrorKind::Unsupported, format!("pixels of the kind {other:?} are not read"))),
+        other => {
+            return Err(ImageError::new(ErrorKind::Unsupported, format!("pixels of the kind {other:?} are not read")));
+        }
     };
     Ok(Picture { width, height, channels, data })
 }

@@ -22,6 +22,7 @@ mod plan;
 mod prepare;
 pub mod resize;
 pub mod steps;
+mod task;
 mod transform;
 mod turn;
 
@@ -31,5 +32,6 @@ pub use jpeg::Eighths;
 pub use plan::{LEFT_TO_BLUR, LEFT_TO_SHRINK, Plan};
 pub use prepare::{Order, Preparation, Prepared, Target, prepare};
 pub use steps::{Options, Step};
+pub use task::ImageTransform;
 pub use transform::{Transformed, transform};
 pub use turn::Turn;

@@ -9,9 +9,13 @@ use super::decode;
 use super::error::{ErrorKind, ImageError};
 use super::header::{Header, Limits};
 use super::jpeg::Eighths;
+use super::picture::Picture;
 use super::plan::LEFT_TO_SHRINK;
 use super::resize;
 use super::steps::Filter;
+
+/// How far the widest filter reaches, in pixels of the larger of its two sides.
+const FARTHEST: f64 = 3.0;
 
 /// To which size a picture is brought before the crop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,12 +96,8 @@ pub fn prepare(
     let decoded = decode::decode(bytes, &header, limits, scale(&header, size), false)?;
     let (across, down) = (decoded.window[2] / f64::from(size.0), decoded.window[3] / f64::from(size.1));
     let [x, y, width, height] = part.map(f64::from);
-    let window = [x * across, y * down, width * across, height * down];
-    let picture = if window == resize::whole(&decoded.picture) && (decoded.picture.width, decoded.picture.height) == (part[2], part[3]) {
-        decoded.picture
-    } else {
-        resize::resize(&decoded.picture, clamped(window, decoded.window), (part[2], part[3]), preparation.filter)?
-    };
+    let window = clamped([x * across, y * down, width * across, height * down], decoded.window);
+    let picture = rows_first(decoded.picture, window, (part[2], part[3]), preparation.filter)?;
     let picture = header.upright.apply(picture.into_rgb());
     let start = out.len();
     out.extend_from_slice(&picture.data);
@@ -107,6 +107,21 @@ pub fn prepare(
         }
     }
     Ok(Prepared { width: source.0, height: source.1, size: (picture.width, picture.height) })
+}
+
+/// Resizes along rows and then along columns, as Pillow does: the other order rounds and clips other values between
+/// the two, which at sharp edges makes four levels.
+fn rows_first(
+    picture: Picture,
+    [x, y, width, height]: resize::Window,
+    size: (u32, u32),
+    filter: Filter,
+) -> Result<Picture, ImageError> {
+    let reach = FARTHEST * (height / f64::from(size.1)).max(1.0) + 1.0;
+    let top = (y - reach).floor().max(0.0);
+    let rows = (y + height + reach).ceil().min(f64::from(picture.height)) - top;
+    let wide = resize::resize(&picture, [x, top, width, rows], (size.0, rows as u32), filter)?;
+    resize::resize(&wide, [0.0, y - top, f64::from(size.0), height], size, filter)
 }
 
 /// Keeps rounding from pushing a window over the edge.

@@ -61,7 +61,8 @@ fn convolve(
 ) -> Result<Picture, ImageError> {
     let failed = |e: &dyn std::fmt::Display| ImageError::new(ErrorKind::BadOption, format!("cannot resize: {e}"));
     let kind = pixel_type(picture.channels);
-    let source = fir::images::ImageRef::new(picture.width, picture.height, &picture.data, kind).map_err(|e| failed(&e))?;
+    let source =
+        fir::images::ImageRef::new(picture.width, picture.height, &picture.data, kind).map_err(|e| failed(&e))?;
     let mut target = fir::images::Image::new(size.0, size.1, kind);
     let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(filter)).crop(x, y, width, height);
     fir::Resizer::new().resize(&source, &mut target, &options).map_err(|e| failed(&e))?;

@@ -351,7 +351,9 @@ mod tests {
         assert_eq!(message(r#"{"steps": [{"resize": [0, 5]}]}"#), "steps[0].resize: 0 is not in 1 to 65535 pixels");
         assert_eq!(message(r#"{"quality": 0}"#), "quality: 0 is not in 1 to 100");
         assert!(message(r#"{"steps": [{"blurr": 5}]}"#).contains("unknown variant `blurr`, expected one of `blur`"));
-        assert!(message(r#"{"steps": [{"thumbnail": "x"}]}"#).contains("expected a size in pixels, or [width, height]"));
+        assert!(
+            message(r#"{"steps": [{"thumbnail": "x"}]}"#).contains("expected a size in pixels, or [width, height]")
+        );
         assert!(message(r#"{"speed": 1}"#).contains("unknown field `speed`, expected one of `steps`"));
     }
 

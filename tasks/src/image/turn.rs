@@ -150,7 +150,9 @@ mod tests {
 
     #[test]
     fn a_rectangle_is_found_again_before_the_turn() {
-        for turn in [Turn::QUARTER, Turn::HALF, Turn::THREE_QUARTERS, Turn::MIRROR_X, Turn::QUARTER.then(Turn::MIRROR_X)] {
+        for turn in
+            [Turn::QUARTER, Turn::HALF, Turn::THREE_QUARTERS, Turn::MIRROR_X, Turn::QUARTER.then(Turn::MIRROR_X)]
+        {
             let turned = turn.apply(picture());
             let [x, y, w, h] = turn.source_of([1, 0, 1, 2], (turned.width, turned.height));
 

@@ -57,6 +57,16 @@ pub enum Question {
     Segment,
 }
 
+impl Question {
+    /// The word for it in cards and texts.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Classify => "classify",
+            Self::Segment => "segment",
+        }
+    }
+}
+
 /// How the network is stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -3,3 +3,9 @@
 //! Nothing here needs libtorch. The networks themselves run in the crate `tidemill-vision`.
 
 pub mod card;
+pub mod classify;
+mod engine;
+mod models;
+
+pub use engine::{Engine, Label};
+pub use models::Models;

@@ -1,0 +1,270 @@
+//! The arguments. The doc comments are the help.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use tidemill_core::settings::parse_duration;
+use tidemill_core::store::Order;
+
+use crate::error::Exit;
+
+/// Run a task over many inputs, on every core and GPU, and get every outcome once and in order
+#[derive(Debug, Parser)]
+#[command(name = "tidemill", version, propagate_version = true, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) shared: Shared,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tidemill run vision.classify photos/                       what is on these pictures?
+  tidemill run image.transform photos/ -o steps='[{\"thumbnail\":[320,320]}]' --out small
+  tidemill run compute.map --range 0..1000000 -o expr='x*x - 2*x' --format ndjson
+  tidemill tasks                                             what else can it do?
+
+Exit codes: 0 all ok, 1 a fault of ours, 2 usage, 3 configuration, 5 some items not ok, 130 interrupted";
+
+/// Flags of every command.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Shared {
+    /// Read settings from this file
+    #[arg(long, global = true, value_name = "FILE", env = "TIDEMILL_CONFIG", help_heading = "Everywhere")]
+    pub(crate) config: Option<PathBuf>,
+    /// Say less: no progress, errors only (twice: nothing)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "verbose", help_heading = "Everywhere")]
+    pub(crate) quiet: u8,
+    /// Say more (twice, three times: even more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Everywhere")]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a task over inputs on this machine
+    ///
+    /// Nothing else is needed: broker, worker and store live inside the command.
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(Run),
+    /// List the tasks, or show one: its options, its input, examples
+    Tasks(Tasks),
+    /// List the models, or show one
+    Models(ModelsArgs),
+    /// Say what is installed, what is missing, and how to mend it
+    Doctor(Doctor),
+    /// Print completions for a shell
+    ///
+    /// For bash, for example: tidemill completions bash > /etc/bash_completion.d/tidemill
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// What networks can run on, a line each: how `doctor` asks tidemill-vision
+    #[command(hide = true)]
+    Devices,
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  tidemill run time.sleep 5 4 3 2 1 --order completion
+  tidemill run compute.factorize --items numbers.ndjson --format csv
+  tidemill run image.transform photos/ -o steps='[{\"blur\":15},{\"thumbnail\":[1200,1200]}]' --out small
+  printf '\"a.jpg\"\\n\"b.jpg\"\\n' | tidemill run vision.classify -";
+
+/// `run`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Run {
+    /// The task, such as image.transform; `tidemill tasks` lists them
+    pub(crate) task: String,
+    /// Inputs: files, folders (with all that is in them), globs, URLs; values; or - for NDJSON on standard input
+    #[arg(value_name = "INPUT", allow_negative_numbers = true)]
+    pub(crate) inputs: Vec<String>,
+    /// Whole numbers from A up to, not including, B as inputs
+    #[arg(long, value_name = "A..B", value_parser = parse_range, allow_hyphen_values = true)]
+    pub(crate) range: Option<(i64, i64)>,
+    /// A file with an input a line, as JSON (NDJSON)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) items: Vec<PathBuf>,
+    /// An option of the task; the value is JSON, else a string
+    #[arg(short, long = "option", value_name = "KEY=VALUE", value_parser = parse_option)]
+    pub(crate) options: Vec<(String, serde_json::Value)>,
+    /// In which order outcomes are printed: as the inputs came, or as they were finished
+    #[arg(long, value_name = "ORDER", value_enum, default_value_t)]
+    pub(crate) order: OrderArg,
+    /// How outcomes are printed; by default a table on a terminal, ndjson elsewhere
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub(crate) format: Option<Format>,
+    /// The folder for produced files; names and folders of the inputs are kept
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Computing threads; by default one for each core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "How it is run")]
+    pub(crate) workers: Option<u16>,
+    /// Items that travel together; by default as many as make a good piece of work
+    #[arg(long, value_name = "ITEMS", value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "How it is run")]
+    pub(crate) chunk: Option<u32>,
+    /// How often an item is run again after a failure that may pass
+    #[arg(long, value_name = "N", help_heading = "How it is run")]
+    pub(crate) retries: Option<u32>,
+    /// How long one attempt of one item may take, such as 30s
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout, help_heading = "How it is run")]
+    pub(crate) timeout: Option<Duration>,
+    /// Where networks run: auto, cpu, cuda, cuda:N
+    #[arg(long, value_name = "DEVICE", help_heading = "How it is run")]
+    pub(crate) device: Option<String>,
+    /// What networks compute with: auto, fp32, bf16, fp16
+    #[arg(long, value_name = "PRECISION", help_heading = "How it is run")]
+    pub(crate) precision: Option<String>,
+}
+
+/// `tasks`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Tasks {
+    /// The task to show
+    pub(crate) task: Option<String>,
+    /// Print JSON, with the schemas of input, options and output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `models`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ModelsArgs {
+    /// The model to show
+    pub(crate) model: Option<String>,
+    /// Print JSON: the whole cards
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `doctor`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Doctor {
+    /// Print the settings in force instead, and where each comes from
+    #[arg(long = "settings", visible_alias = "show-config")]
+    pub(crate) settings: bool,
+}
+
+/// See [`Order`].
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum OrderArg {
+    #[default]
+    Input,
+    Completion,
+}
+
+impl From<OrderArg> for Order {
+    fn from(order: OrderArg) -> Self {
+        match order {
+            OrderArg::Input => Self::Input,
+            OrderArg::Completion => Self::Completion,
+        }
+    }
+}
+
+/// How outcomes are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// One JSON object a line
+    Ndjson,
+    /// Aligned columns, shortened to fit
+    Table,
+    /// One JSON array
+    Json,
+    /// Comma-separated values, with a header
+    Csv,
+}
+
+impl Args {
+    /// What the flags say about settings.
+    pub(crate) fn overrides(&self) -> Vec<(String, String)> {
+        let mut overrides = Vec::new();
+        let mut set = |key: &str, value: String| overrides.push((key.to_owned(), value));
+        match (self.shared.quiet, self.shared.verbose) {
+            (0, 0) => {}
+            (1, _) => set("log.level", "error".into()),
+            (2.., _) => set("log.level", "off".into()),
+            (_, 1) => set("log.level", "info".into()),
+            (_, 2) => set("log.level", "debug".into()),
+            (_, 3..) => set("log.level", "trace".into()),
+        }
+        if let Command::Run(run) = &self.command {
+            run.workers.map(|threads| set("worker.threads", threads.to_string()));
+            run.retries.map(|retries| set("retry.attempts", retries.saturating_add(1).to_string()));
+            run.device.as_ref().map(|device| set("vision.device", device.clone()));
+            run.precision.as_ref().map(|precision| set("vision.precision", precision.clone()));
+        }
+        overrides
+    }
+}
+
+/// Prints what the shell asks for.
+pub(crate) fn completions(shell: Shell) -> Exit {
+    clap_complete::generate(shell, &mut Args::command(), "tidemill", &mut std::io::stdout());
+    Exit::Ok
+}
+
+fn parse_range(text: &str) -> Result<(i64, i64), String> {
+    let (from, to) = text.split_once("..").ok_or("it should be A..B, such as 0..1000")?;
+    let number = |text: &str| {
+        text.replace('_', "").parse::<i64>().map_err(|_| format!("{text:?} is not a whole number; it should be A..B, such as 0..1000"))
+    };
+    let (from, to, is_closed) = match to.strip_prefix('=') {
+        Some(to) => (number(from)?, number(to)?, true),
+        None => (number(from)?, number(to)?, false),
+    };
+    let to = if is_closed { to.checked_add(1).ok_or("the end is too large")? } else { to };
+    if from > to { Err(format!("it begins at {from}, after its end")) } else { Ok((from, to)) }
+}
+
+fn parse_option(text: &str) -> Result<(String, serde_json::Value), String> {
+    let (key, value) = text.split_once('=').ok_or("it should be KEY=VALUE, such as top=3")?;
+    if key.is_empty() {
+        return Err("it has no key; it should be KEY=VALUE, such as top=3".into());
+    }
+    let json = serde_json::from_str(value);
+    // What begins like JSON was meant to be: a bracket that is missing must not make it a string.
+    match json {
+        Err(error) if value.trim_start().starts_with(['{', '[', '"']) => Err(format!("the value is not JSON: {error}")),
+        json => Ok((key.to_owned(), json.unwrap_or_else(|_| value.into()))),
+    }
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = parse_duration(text).map_err(|invalid| format!("{}; {}", invalid.problem, invalid.hint))?;
+    if timeout.is_zero() { Err("it must be longer than nothing".into()) } else { Ok(timeout) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn ranges_are_half_open_unless_they_say_otherwise() {
+        assert_eq!(parse_range("0..1_000"), Ok((0, 1000)));
+        assert_eq!(parse_range("-3..=3"), Ok((-3, 4)));
+        assert_eq!(parse_range("5..5"), Ok((5, 5)));
+        for bad in ["5", "a..b", "3..1", "..", "0..=9223372036854775807"] {
+            assert!(parse_range(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_json_or_else_a_string_but_broken_json_is_neither() {
+        let value = |text| parse_option(text).map(|(_, value)| value);
+        assert_eq!(value("top=3"), Ok(3.into()));
+        assert_eq!(value("expr=x*x - 2*x"), Ok("x*x - 2*x".into()));
+        assert_eq!(value("a=b=c"), Ok("b=c".into()));
+        assert!(value("steps=[{\"blur\":15}").is_err());
+        assert!(value("top").is_err());
+    }
+}

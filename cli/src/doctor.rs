@@ -1,0 +1,114 @@
+//! `doctor`: what is installed, what is missing, and how to mend it.
+
+use std::io::Write as _;
+
+use console::style;
+use tidemill_core::compute::available_cores;
+use tidemill_core::settings::{Loaded, Settings};
+use tidemill_tasks::vision::card::Card;
+
+use crate::args::Doctor;
+use crate::error::{CliError, Exit};
+use crate::tasks::print;
+use crate::{Vision, handover};
+
+/// One thing that was looked at.
+struct Finding {
+    is_well: bool,
+    what: String,
+    remedy: Option<String>,
+}
+
+impl Finding {
+    fn well(what: impl Into<String>) -> Self {
+        Self { is_well: true, what: what.into(), remedy: None }
+    }
+
+    fn ill(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { is_well: false, what: what.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+/// Looks at everything and says what it found; or prints the settings.
+pub(crate) fn doctor(args: &Doctor, loaded: &Loaded, vision: Option<Vision>) -> Result<Exit, CliError> {
+    if args.settings {
+        return print(&crate::describe(loaded));
+    }
+    let settings = &loaded.settings;
+    let mut findings = vec![
+        Finding::well(format!("tidemill {}, {} cores", env!("CARGO_PKG_VERSION"), available_cores())),
+        temporary_folder(),
+    ];
+    findings.extend(networks(settings, vision));
+    findings.extend(models(settings));
+    let mut text = String::new();
+    for finding in &findings {
+        let mark = if finding.is_well { style("✔").green() } else { style("✖").red() };
+        text += &format!("{mark} {}\n", finding.what);
+        if let Some(remedy) = &finding.remedy {
+            text += &format!("    {remedy}\n");
+        }
+    }
+    print(&text)?;
+    Ok(if findings.iter().all(|finding| finding.is_well) { Exit::Ok } else { Exit::Configuration })
+}
+
+fn temporary_folder() -> Finding {
+    let folder = std::env::temp_dir();
+    match tempfile::tempfile_in(&folder).and_then(|mut file| file.write_all(b"grist")) {
+        Ok(()) => Finding::well(format!("temporary files can be written to {}", folder.display())),
+        Err(error) => Finding::ill(
+            format!("temporary files cannot be written to {}: {error}", folder.display()),
+            "make room there, or name another folder in TMPDIR",
+        ),
+    }
+}
+
+/// What networks can run on. The small command asks the other one, which also shows whether that one starts.
+fn networks(settings: &Settings, vision: Option<Vision>) -> Vec<Finding> {
+    if let Some(vision) = vision {
+        return (vision.describe)().into_iter().map(Finding::well).collect();
+    }
+    let output = match handover::command(settings) {
+        Ok(mut command) => command.arg("devices").output(),
+        Err(error) => return vec![Finding::ill(error.message, error.hint.unwrap_or_default())],
+    };
+    match output {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).lines().map(Finding::well).collect()
+        }
+        Ok(output) => vec![Finding::ill(
+            format!("{} does not start: {}", handover::VISION, String::from_utf8_lossy(&output.stderr).trim()),
+            "libtorch 2.11 must be where it was built with, or in vision.libtorch; `make build` in a checkout mends it",
+        )],
+        Err(error) => vec![Finding::ill(
+            format!("{} cannot be started: {error}", handover::VISION),
+            "is it a program for this machine, and may you execute it?",
+        )],
+    }
+}
+
+fn models(settings: &Settings) -> Vec<Finding> {
+    let models = crate::models_of(settings);
+    let cards = Card::list(&models.folders);
+    if cards.is_empty() {
+        return vec![Finding::ill("no models are installed", "in a checkout, `make models`; or name their folder in vision.models")];
+    }
+    let finding = |(name, card): (&String, &Result<Card, _>)| match card {
+        Ok(card) => match card.verify() {
+            Ok(()) => Finding::well(format!("model {name} is complete")),
+            Err(error) => Finding::ill(format!("model {name}: {error}"), "`make models` fetches the weights of the built-in cards"),
+        },
+        Err(error) => Finding::ill(format!("model {name}: {error}"), "mend its card, or remove the folder"),
+    };
+    cards.iter().map(finding).collect()
+}
+
+/// Prints what networks can run on, for the small command's doctor.
+pub(crate) fn devices(vision: Option<Vision>) -> Exit {
+    let lines = vision.map(|vision| (vision.describe)()).unwrap_or_default();
+    match print(&lines.iter().map(|line| format!("{line}\n")).collect::<String>()) {
+        Ok(exit) => exit,
+        Err(error) => error.exit,
+    }
+}

@@ -1,0 +1,70 @@
+//! How the command ends.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// The exit codes, which are a contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// All items ended `ok`.
+    Ok = 0,
+    /// A fault of ours.
+    Fault = 1,
+    /// The command was not understood.
+    Usage = 2,
+    /// The settings, or what is installed, do not allow it.
+    Configuration = 3,
+    /// It finished, but some items did not end `ok`.
+    NotAllOk = 5,
+    /// It was interrupted.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why the command ended early: what was wrong, where, and what to do.
+#[derive(Debug)]
+pub struct CliError {
+    /// With which code it exits.
+    pub exit: Exit,
+    /// What was wrong, and where: a fragment without a full stop.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl CliError {
+    /// An error without a hint.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), hint: None }
+    }
+
+    /// The command was not understood.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "error: {}", self.message)?;
+        match &self.hint {
+            Some(hint) => writeln!(f, "  hint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for CliError {}

@@ -1,0 +1,131 @@
+//! Out: puts produced files where the user wants them.
+
+use std::collections::HashSet;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash as _, Hasher as _};
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::{Map, Value};
+use tidemill_core::blobs::{BlobRef, Blobs, FetchLimits};
+use tidemill_core::failure::Failure;
+use tidemill_core::outcome::{Ending, Outcome};
+use tidemill_core::task::raw;
+
+use crate::error::{CliError, Exit};
+
+/// The output folder of a run.
+#[derive(Debug)]
+pub(crate) struct Out {
+    folder: PathBuf,
+    /// Blobs lie here until they are placed: within the output folder, so that placing one copies nothing. It is gone
+    /// when the run ends.
+    staging: tempfile::TempDir,
+    /// Hashes of the names that were given: 8 bytes a file, however long the names.
+    given: HashSet<u64>,
+}
+
+impl Out {
+    /// Makes the folder ready.
+    pub(crate) fn open(folder: &Path, inputs: &[String]) -> Result<Self, CliError> {
+        let unusable = |error: &io::Error| {
+            CliError::usage(format!("--out: cannot write to {}: {error}", folder.display()))
+                .hint("name a folder that you may write to, on a disk with room")
+        };
+        std::fs::create_dir_all(folder).map_err(|error| unusable(&error))?;
+        let real = folder.canonicalize().map_err(|error| unusable(&error))?;
+        if let Some(input) = inputs.iter().find(|input| is_folder_around(input, &real)) {
+            return Err(CliError::usage(format!("--out: {} lies within the input {input}", folder.display()))
+                .hint("produced files would overwrite inputs or become inputs; name a folder outside"));
+        }
+        let staging = tempfile::Builder::new().prefix(".tidemill-").tempdir_in(folder).map_err(|error| unusable(&error))?;
+        Ok(Self { folder: folder.to_owned(), staging, given: HashSet::new() })
+    }
+
+    /// The store in which produced files wait to be placed.
+    pub(crate) fn blobs(&self, limits: FetchLimits) -> Result<Blobs, CliError> {
+        Blobs::in_folder(self.staging.path(), limits).map_err(|error| CliError::new(Exit::Configuration, error.message))
+    }
+
+    /// Places the files of an outcome, and adds to its output where they are. Where one cannot be placed, the outcome
+    /// is a failure.
+    pub(crate) fn place(&mut self, outcome: &Outcome, blobs: &Blobs) -> Option<Outcome> {
+        let Ending::Ok(output) = &outcome.ending else { return None };
+        let mut fields: Map<String, Value> = serde_json::from_str(output.get()).ok()?;
+        let mut is_changed = false;
+        for field in fields.values_mut() {
+            let Ok(blob) = serde_json::from_value::<BlobRef>(field.clone()) else { continue };
+            let placed = blobs.path_of(&blob).map_err(|error| error.message).and_then(|from| {
+                let to = self.name(outcome, &blob.extension);
+                put(&from, &to, outcome).map_err(|error| format!("cannot write {}: {error}", to.display())).map(|()| to)
+            });
+            match placed {
+                Ok(path) => drop(field.as_object_mut()?.insert("file".into(), path.to_string_lossy().into())),
+                Err(message) => {
+                    let ending = Ending::Failed(Failure::permanent("storage", message));
+                    return Some(Outcome { ending, ..outcome.clone() });
+                }
+            }
+            is_changed = true;
+        }
+        is_changed.then(|| Outcome { ending: Ending::Ok(raw(&fields)), ..outcome.clone() })
+    }
+
+    /// The input's name with the new ending; if that was given before, its whole name with the new ending, then with
+    /// a number.
+    fn name(&mut self, outcome: &Outcome, extension: &str) -> PathBuf {
+        // The worker is not trusted with paths: whatever is no plain name falls away.
+        let name: PathBuf = Path::new(outcome.name.as_deref().unwrap_or_default())
+            .components()
+            .filter(|part| matches!(part, Component::Normal(_)))
+            .collect();
+        let name = if name.as_os_str().is_empty() { PathBuf::from(outcome.index.to_string()) } else { name };
+        let whole = name.file_name().map(|last| last.to_string_lossy().into_owned()).unwrap_or_default();
+        let is_same = name.extension().is_some_and(|ending| same_kind(&ending.to_string_lossy(), extension));
+        let first = if is_same { name.clone() } else { name.with_extension(extension) };
+        let numbered = (2u64..).map(|n| name.with_file_name(format!("{whole}-{n}.{extension}")));
+        let mut candidates = [first, name.with_file_name(format!("{whole}.{extension}"))].into_iter().chain(numbered);
+        let chosen = candidates.find(|candidate| self.given.insert(hash(candidate)));
+        self.folder.join(chosen.unwrap_or(name))
+    }
+}
+
+/// Whether two endings mean the same kind of file.
+fn same_kind(one: &str, other: &str) -> bool {
+    let plain = |ending: &str| match ending.to_lowercase().as_str() {
+        "jpeg" | "jpe" | "jfif" => "jpg".to_owned(),
+        "tif" => "tiff".to_owned(),
+        other => other.to_owned(),
+    };
+    plain(one) == plain(other)
+}
+
+fn hash(path: &Path) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn is_folder_around(input: &str, out: &Path) -> bool {
+    Path::new(input).is_dir() && Path::new(input).canonicalize().is_ok_and(|input| out.starts_with(input))
+}
+
+/// Puts a staged file in its place, replacing what an earlier run left there.
+fn put(from: &Path, to: &Path, outcome: &Outcome) -> io::Result<()> {
+    if is_own_input(to, outcome) {
+        return Err(io::Error::other("it is the input itself; name another folder with --out"));
+    }
+    if let Some(folder) = to.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    // A link, not a move: two items may have made the same bytes. Then a rename, so that no reader sees half a file.
+    let beside = to.with_file_name(format!(".tidemill-{}-{}", std::process::id(), outcome.index));
+    std::fs::hard_link(from, &beside).or_else(|_| std::fs::copy(from, &beside).map(drop))?;
+    std::fs::rename(&beside, to).inspect_err(|_| drop(std::fs::remove_file(&beside)))
+}
+
+fn is_own_input(to: &Path, outcome: &Outcome) -> bool {
+    let input: Option<String> = serde_json::from_str(outcome.input.get()).ok();
+    let real = |path: &Path| path.canonicalize().ok();
+    input.and_then(|input| real(Path::new(&input))).is_some_and(|input| real(to) == Some(input))
+}

@@ -1,0 +1,128 @@
+//! The printer: owns standard output, the progress bar, and every form that an outcome is printed in.
+
+mod bar;
+mod table;
+
+use std::io::{self, IsTerminal as _, Write};
+
+use tidemill_core::outcome::Outcome;
+
+pub(crate) use self::bar::{Bar, stderr_beside_the_bar};
+use self::table::Table;
+use crate::args::Format;
+
+/// Prints outcomes.
+pub(crate) struct Printer {
+    form: Form,
+    /// What was rendered and is not yet written.
+    text: Vec<u8>,
+}
+
+enum Form {
+    Ndjson,
+    Json { is_first: bool },
+    Csv(Box<csv::Writer<Vec<u8>>>),
+    Table(Table),
+}
+
+/// Written in one go at least at this size.
+const FULL_BYTES: usize = 1 << 16;
+
+impl Printer {
+    /// Prints in that format; without one, a table on a terminal and NDJSON elsewhere.
+    pub(crate) fn new(format: Option<Format>) -> io::Result<Self> {
+        let is_terminal = io::stdout().is_terminal();
+        let format = format.unwrap_or(if is_terminal { Format::Table } else { Format::Ndjson });
+        let mut text = Vec::new();
+        let form = match format {
+            Format::Ndjson => Form::Ndjson,
+            Format::Json => {
+                text.push(b'[');
+                Form::Json { is_first: true }
+            }
+            Format::Csv => {
+                let mut writer = csv::WriterBuilder::new().from_writer(Vec::new());
+                writer.write_record(CSV_COLUMNS)?;
+                Form::Csv(Box::new(writer))
+            }
+            Format::Table => Form::Table(Table::fit(is_terminal, &mut text)),
+        };
+        Ok(Self { form, text })
+    }
+
+    /// Renders an outcome; it is written when enough has come together, or by [`Printer::flush`].
+    pub(crate) fn print(&mut self, outcome: &Outcome) -> io::Result<()> {
+        match &mut self.form {
+            Form::Ndjson => {
+                serde_json::to_writer(&mut self.text, &outcome.line())?;
+                self.text.push(b'\n');
+            }
+            Form::Json { is_first } => {
+                self.text.extend_from_slice(if *is_first { b"\n  " } else { b",\n  " });
+                *is_first = false;
+                serde_json::to_writer(&mut self.text, &outcome.line())?;
+            }
+            Form::Csv(writer) => writer.write_record(csv_record(outcome))?,
+            Form::Table(table) => table.row(outcome, &mut self.text),
+        }
+        if self.text.len() >= FULL_BYTES { self.write() } else { Ok(()) }
+    }
+
+    /// Writes all that was rendered, so that whoever reads sees it now.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        if let Form::Csv(writer) = &mut self.form {
+            writer.flush()?;
+            let full = std::mem::replace(writer, Box::new(csv::WriterBuilder::new().from_writer(Vec::new())));
+            self.text.append(&mut full.into_inner().map_err(|error| io::Error::other(error.to_string()))?);
+        }
+        self.write()
+    }
+
+    /// Ends what is printed.
+    pub(crate) fn end(&mut self) -> io::Result<()> {
+        if let Form::Json { is_first } = self.form {
+            self.text.extend_from_slice(if is_first { b"]\n" } else { b"\n]\n" });
+        }
+        self.flush()
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        if self.text.is_empty() {
+            return Ok(());
+        }
+        let written = bar::aside(|| {
+            let mut stdout = io::stdout().lock();
+            stdout.write_all(&self.text)?;
+            stdout.flush()
+        });
+        self.text.clear();
+        written
+    }
+}
+
+const CSV_COLUMNS: [&str; 11] = [
+    "index", "input", "status", "output", "error_kind", "error_message", "attempts", "worker", "device", "queued_ms",
+    "run_ms",
+];
+
+fn csv_record(outcome: &Outcome) -> [String; CSV_COLUMNS.len()] {
+    let line = serde_json::to_value(outcome.line()).unwrap_or_default();
+    let text = |value: &serde_json::Value| match value {
+        serde_json::Value::Null => String::new(),
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    [
+        text(&line["index"]),
+        text(&line["input"]),
+        text(&line["status"]),
+        text(&line["output"]),
+        text(&line["error"]["kind"]),
+        text(&line["error"]["message"]),
+        text(&line["attempts"]),
+        text(&line["worker"]),
+        text(&line["device"]),
+        text(&line["timing"]["queued_ms"]),
+        text(&line["timing"]["run_ms"]),
+    ]
+}

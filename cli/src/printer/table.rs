@@ -1,0 +1,135 @@
+//! The table: a row an outcome, printed as it comes, in columns that fit the terminal from the first row on.
+
+use console::{Alignment, Style, pad_str};
+use serde_json::Value;
+use tidemill_core::outcome::{Ending, Outcome, Status};
+
+/// Where the width cannot be asked for.
+const USUAL_WIDTH: usize = 120;
+const INDEX: usize = 6;
+const STATUS: usize = 9;
+const TIME: usize = 10;
+const GAPS: usize = 8;
+
+/// Widths of the two columns that vary, in characters.
+pub(super) struct Table {
+    input: usize,
+    output: usize,
+    is_terminal: bool,
+}
+
+impl Table {
+    /// Fits the columns to the terminal and writes their heads.
+    pub(super) fn fit(is_terminal: bool, text: &mut Vec<u8>) -> Self {
+        let width = if is_terminal { console::Term::stdout().size().1.into() } else { USUAL_WIDTH };
+        let rest = width.saturating_sub(INDEX + STATUS + TIME + GAPS).max(24);
+        let table = Self { input: rest / 3, output: rest - rest / 3, is_terminal };
+        let head = table.columns(["item", "input", "status", "output", "time"], &Style::new().bold());
+        text.extend_from_slice(head.as_bytes());
+        table
+    }
+
+    /// Writes a row.
+    pub(super) fn row(&self, outcome: &Outcome, text: &mut Vec<u8>) {
+        let style = match outcome.status() {
+            Status::Ok => Style::new().green(),
+            Status::Failed | Status::Dead => Style::new().red(),
+            Status::Cancelled | Status::Expired => Style::new().yellow(),
+        };
+        let input = parsed(outcome.input.get());
+        let output = match &outcome.ending {
+            Ending::Ok(output) => summary(&parsed(output.get())),
+            Ending::Failed(failure) | Ending::Dead(failure) => format!("{}: {}", failure.kind, failure.message),
+            Ending::Cancelled | Ending::Expired => String::new(),
+        };
+        let time = format!("{:.1} ms", outcome.run.as_secs_f64() * 1000.0);
+        let cells = [&outcome.index.to_string(), &summary(&input), outcome.status().as_str(), &output, &time];
+        text.extend_from_slice(self.columns(cells, &style).as_bytes());
+    }
+
+    fn columns(&self, [index, input, status, output, time]: [&str; 5], style: &Style) -> String {
+        let input_width = self.input;
+        // Of a long path the end says more than the beginning.
+        let input = if console::measure_text_width(input) > input_width { tail(input, input_width) } else { input.to_owned() };
+        let pad = |text: &str, width, side| pad_str(text, width, side, Some("…")).into_owned();
+        let status = pad(status, STATUS, Alignment::Left);
+        let status = if self.is_terminal { style.apply_to(status).to_string() } else { status };
+        let line = format!(
+            "{}  {}  {status}  {}  {}",
+            pad(index, INDEX, Alignment::Right),
+            pad(&input, input_width, Alignment::Left),
+            pad(&one_line(output), self.output, Alignment::Left),
+            pad(time, TIME, Alignment::Right),
+        );
+        format!("{}\n", line.trim_end())
+    }
+}
+
+/// The last characters that fit, after an ellipsis.
+fn tail(text: &str, width: usize) -> String {
+    let mut kept = 0;
+    let fits = |character: &char| {
+        kept += console::measure_text_width(character.encode_utf8(&mut [0; 4]));
+        kept < width
+    };
+    let end: Vec<char> = text.chars().rev().take_while(fits).collect();
+    std::iter::once('…').chain(end.into_iter().rev()).collect()
+}
+
+fn one_line(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+}
+
+fn parsed(json: &str) -> Value {
+    serde_json::from_str(json).unwrap_or_default()
+}
+
+/// A value in a few words: what people want to see of it first.
+fn summary(value: &Value) -> String {
+    match value {
+        Value::String(text) => one_line(text),
+        Value::Array(values) => values.iter().map(summary).collect::<Vec<_>>().join(" "),
+        Value::Object(fields) => {
+            if let (Some(label), Some(probability)) = (fields.get("label"), fields.get("probability").and_then(Value::as_f64)) {
+                return format!("{} {:.1} %,", summary(label), 100.0 * probability);
+            }
+            if let Some(labels) = fields.get("labels") {
+                return summary(labels).trim_end_matches(',').to_owned();
+            }
+            if let Some(file) = fields.get("image").and_then(|image| image.get("file")) {
+                let side = |key: &str| fields.get(key).map(summary).unwrap_or_default();
+                return format!("{}×{}  {}", side("width"), side("height"), summary(file));
+            }
+            let [key, ..] = fields.keys().map(String::as_str).collect::<Vec<_>>()[..] else { return String::new() };
+            match fields.len() {
+                1 => summary(&fields[key]),
+                _ => fields.iter().map(|(key, value)| format!("{key} {}", summary(value))).collect::<Vec<_>>().join(", "),
+            }
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn summaries_say_first_what_people_want_to_see() {
+        assert_eq!(summary(&json!("Done")), "Done");
+        assert_eq!(summary(&json!([2, 2, 5])), "2 2 5");
+        assert_eq!(summary(&json!({"seconds": 5})), "5");
+        let labels = json!({"model": "m", "labels": [{"label": "espresso", "probability": 0.951}, {"label": "cup", "probability": 0.02}]});
+        assert_eq!(summary(&labels), "espresso 95.1 %, cup 2.0 %");
+        let picture = json!({"image": {"blob": "sha256:0", "file": "out/a.jpg"}, "width": 3, "height": 2});
+        assert_eq!(summary(&picture), "3×2  out/a.jpg");
+    }
+
+    #[test]
+    fn a_long_path_keeps_its_end_and_no_control_character_reaches_the_terminal() {
+        assert_eq!(tail("photos/2024/holidays/cat.jpg", 10), "…s/cat.jpg");
+        assert_eq!(one_line("a\u{1b}[31mb\n"), "a [31mb ");
+    }
+}

@@ -1,0 +1,340 @@
+//! `run`: broker, worker, collector and store inside this process, and the way of every item through them.
+
+use std::io::{self, Write as _};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+use tidemill_core::batch::{Batch, BatchId, Priority};
+use tidemill_core::blobs::{Blobs, FetchLimits};
+use tidemill_core::broker::{self, Broker, Notice};
+use tidemill_core::compute::Pool;
+use tidemill_core::nearest::{did_you_mean, nearest};
+use tidemill_core::outcome::{Outcome, Status};
+use tidemill_core::retry::RetryPolicy;
+use tidemill_core::settings::Settings;
+use tidemill_core::store::{self, Progress, Store};
+use tidemill_core::task::{Engine, Hands, Job, Kind, Lane, Register, Tools, raw};
+use tidemill_producer::inputs::{Inputs, Source};
+use tidemill_producer::{Cut, Producer, Window};
+use tidemill_results_api::{Stream, collect};
+use tidemill_worker::{Setup, Worker};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{Run, Shared};
+use crate::error::{CliError, Exit};
+use crate::out::Out;
+use crate::printer::{Bar, Printer};
+use crate::{Vision, handover, words};
+
+/// How often the bar moves.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Runs a task over inputs.
+pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option<Vision>) -> Result<Exit, CliError> {
+    let plain = crate::register(settings, None);
+    let (kind, job) = prepare(&run, &plain)?;
+    let register = match (job.lane(), vision) {
+        (Lane::Vision, None) => return Err(handover::hand_over(settings)),
+        (Lane::Vision, Some(vision)) => {
+            let engine = (vision.start)(&settings.vision)
+                .map_err(|error| CliError::new(Exit::Configuration, format!("cannot run networks: {error}")))?;
+            crate::register(settings, Some(engine))
+        }
+        (Lane::Cpu, _) => crate::register(settings, None),
+    };
+    let sources = words::sources(&run, kind, &*job)?;
+    let about = kind.about();
+    let out = match (&run.out, about.makes_files) {
+        (Some(folder), true) => Some(Out::open(folder, &run.inputs)?),
+        (None, true) => {
+            return Err(CliError::usage(format!("{} makes files, and nothing says where to put them", about.name))
+                .hint("name a folder with --out DIR"));
+        }
+        (Some(_), false) => {
+            return Err(CliError::usage(format!("--out: {} makes no files", about.name))
+                .hint("its outcomes are printed; send them to a file with > FILE"));
+        }
+        (None, false) => None,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::new(Exit::Fault, format!("cannot start the runtime: {error}")))?;
+    let mill = Mill::new(&run, settings, register, &*job, out)?;
+    let exit = runtime.block_on(mill.grind(&run, shared, &*job, sources));
+    // Threads that block (a terminal that is read from, an item over its timeout) are not waited for.
+    runtime.shutdown_background();
+    exit
+}
+
+/// Finds the task and makes its options ready.
+fn prepare<'a>(run: &Run, register: &'a Register) -> Result<(&'a dyn Kind, Arc<dyn Job>), CliError> {
+    let kind = register.find(&run.task).map_err(|unknown| {
+        CliError::usage(format!("{unknown}{}", did_you_mean(&unknown.nearest))).hint("`tidemill tasks` lists them")
+    })?;
+    let options: Map<String, Value> = run.options.iter().cloned().collect();
+    let job = kind.prepare(&raw(&options)).map_err(|invalid| {
+        let known = kind.schemas().options;
+        let known = known.get("properties").and_then(Value::as_object);
+        let known: Vec<&str> = known.into_iter().flat_map(Map::keys).map(String::as_str).collect();
+        let unknown = options.keys().find(|key| !known.contains(&key.as_str()));
+        let near = unknown.map(|key| did_you_mean(&nearest(key, known.iter().copied()))).unwrap_or_default();
+        CliError::usage(format!("options of {}: {invalid}{near}", run.task))
+            .hint(format!("`tidemill tasks {}` shows its options", run.task))
+    })?;
+    Ok((kind, job))
+}
+
+/// All that works on the batch.
+struct Mill {
+    batch: Arc<Batch>,
+    broker: Arc<dyn Broker>,
+    store: Arc<dyn Store>,
+    worker: Worker,
+    blobs: Blobs,
+    out: Option<Out>,
+    cut: Cut,
+    window: Window,
+}
+
+impl Mill {
+    fn new(run: &Run, settings: &Settings, register: Register, job: &dyn Job, out: Option<Out>) -> Result<Self, CliError> {
+        let pool = Pool::new(settings.worker.threads).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?;
+        let limits = FetchLimits { max_bytes: settings.fetch.max_bytes, timeout: settings.fetch.timeout };
+        let blobs = out.as_ref().map_or_else(|| Ok(Blobs::without_store(limits)), |out| out.blobs(limits))?;
+        let broker: Arc<dyn Broker> = Arc::new(broker::embedded::Embedded::new(settings.broker.queue_bytes));
+        let chunk = &settings.chunk;
+        let cut = match run.chunk {
+            Some(items) => Cut::fixed(items as usize, chunk.max_bytes),
+            None => Cut::by_cost(job.cost(), chunk.target, chunk.max_items, chunk.max_bytes, pool.threads()),
+        };
+        let setup = Setup {
+            name: settings.worker.name.clone().unwrap_or_else(own_name),
+            lanes: vec![job.lane()],
+            permits: permits(job.engine(), pool.threads(), settings.worker.waiting),
+            grace: settings.worker.grace,
+        };
+        let tools = Tools { compute: pool, blobs: blobs.clone() };
+        let batch = Batch {
+            id: BatchId::new(),
+            task: run.task.clone(),
+            options: raw(&run.options.iter().cloned().collect::<Map<String, Value>>()),
+            retry: RetryPolicy {
+                attempts: settings.retry.attempts,
+                base: settings.retry.base,
+                max: settings.retry.max,
+            },
+            timeout: run.timeout.unwrap_or(settings.task.timeout),
+            priority: Priority::default(),
+        };
+        Ok(Self {
+            batch: Arc::new(batch),
+            worker: Worker::new(setup, Arc::clone(&broker), Arc::new(register), tools),
+            broker,
+            store: Arc::new(store::embedded::Embedded::default()),
+            blobs,
+            out,
+            cut,
+            window: Window::new(settings.run.window_bytes),
+        })
+    }
+
+    /// Runs the batch and prints its outcomes.
+    async fn grind(mut self, run: &Run, shared: &Shared, job: &dyn Job, sources: Vec<Source>) -> Result<Exit, CliError> {
+        let started = Instant::now();
+        let cancel = CancellationToken::new();
+        let stop = CancellationToken::new();
+        let worker = tokio::spawn(self.worker.clone().run(stop.clone()));
+        let collector = tokio::spawn({
+            let (broker, store, stop) = (Arc::clone(&self.broker), Arc::clone(&self.store), stop.clone());
+            async move { collect(&*broker, &*store, stop).await }
+        });
+        let interrupts = tokio::spawn(interrupts(
+            cancel.clone(),
+            Arc::clone(&self.broker),
+            Arc::clone(&self.store),
+            self.batch.id.clone(),
+        ));
+        // Opened before anybody reads of it; the producer opens it once more, which changes nothing.
+        self.store.open(&self.batch).await.map_err(fault)?;
+
+        let mut out = self.out.take();
+        let tally = {
+            let producer =
+                Producer { broker: &*self.broker, store: &*self.store, cut: self.cut, window: &self.window };
+            let producing = producer.produce(Arc::clone(&self.batch), job, Inputs::walk(sources), &cancel);
+            let reading = self.read(run, shared, out.as_mut(), &cancel);
+            let (produced, tally) = tokio::join!(
+                async {
+                    let produced = producing.await;
+                    if produced.is_err() {
+                        cancel.cancel();
+                    }
+                    produced
+                },
+                reading
+            );
+            produced.map_err(fault)?;
+            tally?
+        };
+
+        stop.cancel();
+        interrupts.abort();
+        for part in [worker, collector] {
+            if let Ok(Err(error)) = part.await {
+                tracing::warn!(%error, "a part of the mill ended badly");
+            }
+        }
+        drop(out);
+        tally.end(started.elapsed(), cancel.is_cancelled(), shared)
+    }
+
+    /// Reads the outcomes in the order that was asked for, and prints them.
+    async fn read(
+        &self,
+        run: &Run,
+        shared: &Shared,
+        mut out: Option<&mut Out>,
+        cancel: &CancellationToken,
+    ) -> Result<Tally, CliError> {
+        let mut tally = Tally::default();
+        let mut printer = Printer::new(run.format).map_err(fault)?;
+        let bar = Bar::new(&run.task, shared.quiet > 0);
+        let mut stream = Stream::new(Arc::clone(&self.store), self.batch.id.clone(), run.order.into(), 0);
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            let page = tokio::select! {
+                biased;
+                page = stream.next() => page.map_err(fault)?,
+                _ = tick.tick() => {
+                    bar.update(&self.store.progress(&self.batch.id).await.map_err(fault)?);
+                    continue;
+                }
+            };
+            let Some(page) = page else { break };
+            let mut weight = 0;
+            for outcome in &page {
+                weight += outcome.weight_bytes();
+                let placed = out.as_mut().and_then(|out| out.place(outcome, &self.blobs));
+                let outcome: &Outcome = placed.as_ref().unwrap_or(outcome);
+                tally.progress.counts[outcome.status() as usize] += 1;
+                if !tally.is_deaf {
+                    tally.hear(printer.print(outcome), cancel)?;
+                }
+            }
+            if !tally.is_deaf {
+                tally.hear(printer.flush(), cancel)?;
+            }
+            stream.forget().await.map_err(fault)?;
+            self.window.give(weight);
+        }
+        bar.end();
+        if !tally.is_deaf {
+            tally.hear(printer.end(), cancel)?;
+        }
+        Ok(tally)
+    }
+}
+
+/// What was read.
+#[derive(Default)]
+struct Tally {
+    progress: Progress,
+    /// Whoever read our output has closed it (`| head`): the rest is not printed, and not run.
+    is_deaf: bool,
+}
+
+impl Tally {
+    fn hear(&mut self, printed: io::Result<()>, cancel: &CancellationToken) -> Result<(), CliError> {
+        match printed {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.is_deaf = true;
+                cancel.cancel();
+                Ok(())
+            }
+            Err(error) => Err(CliError::new(Exit::Fault, format!("cannot print outcomes: {error}"))
+                .hint("is the disk full that they are written to?")),
+        }
+    }
+
+    fn end(&self, took: Duration, is_cancelled: bool, shared: &Shared) -> Result<Exit, CliError> {
+        if self.is_deaf {
+            return Ok(Exit::Ok);
+        }
+        let progress = &self.progress;
+        let is_all_ok = progress.recorded() == progress.count(Status::Ok);
+        let is_told = shared.quiet == 0 && (!is_all_ok || is_cancelled || io::IsTerminal::is_terminal(&io::stderr()));
+        if is_told {
+            let counts: Vec<String> = Status::ALL
+                .into_iter()
+                .filter(|status| progress.count(*status) > 0)
+                .map(|status| format!("{} {status}", progress.count(status)))
+                .collect();
+            let counts = if counts.is_empty() { "nothing to do".to_owned() } else { counts.join(", ") };
+            let interrupted = if is_cancelled { "interrupted; later inputs were not begun: " } else { "" };
+            // A closed standard error is no reason to fail.
+            drop(writeln!(io::stderr().lock(), "{interrupted}{counts} in {:.1} s", took.as_secs_f64()));
+        }
+        Ok(match (is_cancelled, is_all_ok) {
+            (true, _) => Exit::Interrupted,
+            (false, true) => Exit::Ok,
+            (false, false) => Exit::NotAllOk,
+        })
+    }
+}
+
+/// The first signal cancels the batch; the second ends the process at once.
+async fn interrupts(cancel: CancellationToken, broker: Arc<dyn Broker>, store: Arc<dyn Store>, batch: BatchId) {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        tracing::warn!("signals cannot be heard; an interrupt ends the command at once");
+        return;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        () = cancel.cancelled() => {}
+    }
+    cancel.cancel();
+    for told in [
+        store.cancel(&batch).await.map_err(|error| error.to_string()),
+        broker.announce(Notice::Cancel(batch)).await.map_err(|error| error.to_string()),
+    ] {
+        if let Err(error) = told {
+            tracing::warn!(error, "the batch could not be cancelled");
+        }
+    }
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    end_at_once();
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the impolite stop: a second signal means now")]
+fn end_at_once() {
+    std::process::exit(i32::from(Exit::Interrupted as u8));
+}
+
+/// How many deliveries one worker may hold.
+fn permits(engine: Engine, threads: usize, waiting: usize) -> usize {
+    match engine {
+        // One runs, one is ready when it ends.
+        Engine::Compute => 2 * threads,
+        Engine::Wait(Hands::Many) => waiting,
+        Engine::Wait(Hands::PerCore(hands)) => hands * threads,
+    }
+}
+
+/// Host and process: what tells workers apart.
+fn own_name() -> String {
+    format!("{}-{}", gethostname::gethostname().to_string_lossy(), std::process::id())
+}
+
+fn fault(error: impl std::fmt::Display) -> CliError {
+    CliError::new(Exit::Fault, error.to_string())
+}
+

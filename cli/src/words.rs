@@ -1,0 +1,87 @@
+//! Words: turns what was typed into sources of inputs.
+
+use std::fs::File;
+use std::path::Path;
+
+use tidemill_core::nearest::{did_you_mean, nearest};
+use tidemill_core::task::{About, Arguments, Job, Kind, raw};
+use tidemill_producer::inputs::{Place, PlaceError, Source};
+
+use crate::args::Run;
+use crate::error::CliError;
+
+/// Finds every source that the arguments name, so that a misspelt one is an error before anything runs.
+pub(crate) fn sources(run: &Run, kind: &dyn Kind, job: &dyn Job) -> Result<Vec<Source>, CliError> {
+    let about = kind.about();
+    let folders = run.inputs.iter().filter(|word| Path::new(word).is_dir()).count();
+    let mut sources = Vec::new();
+    for word in &run.inputs {
+        sources.push(match word.as_str() {
+            "-" => lines("standard input", Box::new(std::io::stdin()), &about),
+            word => source(word, kind, &about, folders > 1)?,
+        });
+    }
+    if let Some((from, to)) = run.range {
+        sources.push(Source::Range(from, to));
+    }
+    for path in &run.items {
+        let file: Box<dyn std::io::Read + Send> = if path == Path::new("-") {
+            Box::new(std::io::stdin())
+        } else {
+            let is_folder = path.is_dir().then(|| std::io::Error::other("it is a folder"));
+            let file = is_folder.map_or_else(|| File::open(path), Err);
+            Box::new(file.map_err(|error| CliError::usage(format!("--items: cannot read {}: {error}", path.display())))?)
+        };
+        sources.push(lines(&path.display().to_string(), file, &about));
+    }
+    if sources.is_empty() {
+        // No input is one empty item, for tasks that need none.
+        let empty = raw(&serde_json::json!({}));
+        job.check(&empty).map_err(|_| {
+            CliError::usage(format!("{} needs inputs", about.name)).hint(about.examples.first().copied().unwrap_or_default())
+        })?;
+        sources.push(Source::Values(vec![empty]));
+    }
+    Ok(sources)
+}
+
+fn lines(name: &str, from: Box<dyn std::io::Read + Send>, about: &About) -> Source {
+    Source::Lines { name: name.to_owned(), from, are_paths: about.arguments == Arguments::Files }
+}
+
+fn source(word: &str, kind: &dyn Kind, about: &About, are_many_folders: bool) -> Result<Source, CliError> {
+    let value = || Source::Values(vec![kind.input_from_word(word)]);
+    let in_object = about.arguments == Arguments::FilesOrValues;
+    if about.arguments == Arguments::Values {
+        return Ok(value());
+    }
+    match Place::find(word, in_object) {
+        Ok(place) => Ok(Source::Place(if are_many_folders { place.with_own_folder() } else { place })),
+        Err(PlaceError::Missing(_)) if in_object && !looks_like_a_path(word) => Ok(value()),
+        Err(error) => Err(not_found(word, &error, in_object)),
+    }
+}
+
+/// Whether a word was meant as a path: one word with a slash in it, or with an ending such as `.txt`.
+fn looks_like_a_path(word: &str) -> bool {
+    !word.contains(char::is_whitespace)
+        && (word.contains('/') || Path::new(word).extension().is_some_and(|ending| ending.len() <= 5))
+}
+
+fn not_found(word: &str, error: &PlaceError, is_text_welcome: bool) -> CliError {
+    let usage = CliError::usage(error.to_string());
+    let path = Path::new(word);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let names: Vec<String> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    match nearest(&name, names.iter().map(String::as_str)) {
+        near if !near.is_empty() => usage.hint(did_you_mean(&near).trim_start_matches("; ").to_owned()),
+        _ if is_text_welcome => usage.hint("a text that looks like a path goes in as '{\"text\": \"…\"}'"),
+        _ => usage,
+    }
+}

@@ -1,0 +1,34 @@
+//! The seam to what runs networks.
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::Serialize;
+use tidemill_core::failure::Failure;
+
+use super::card::Card;
+
+/// One answer of a classifier.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Label {
+    /// The class's name.
+    pub label: String,
+    /// 0 to 1.
+    pub probability: f32,
+}
+
+/// Runs networks. Pictures of many items that share a model go through it together.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// The `top` most probable classes of a picture, the most probable first. Loads the model when it is first asked
+    /// for. Dropping the future gives the picture up.
+    ///
+    /// # Shape
+    /// `pixels`: height × width × 3 bytes, as the card's input says.
+    ///
+    /// # Errors
+    /// Where the model cannot be loaded (permanent) or the device failed.
+    async fn classify(&self, card: &Card, pixels: Vec<u8>, top: usize) -> Result<Vec<Label>, Failure>;
+
+    /// Where networks run: `cpu`, `cuda:0`.
+    fn device(&self) -> String;
+}

@@ -1,0 +1,172 @@
+//! The devices that networks run on: which there are, and how a person names one.
+
+use std::fmt;
+use std::fs;
+use std::str::FromStr;
+use std::thread;
+
+use crate::sys;
+
+/// A device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The CPUs of this machine.
+    Cpu,
+    /// The CUDA device of this number.
+    Cuda(usize),
+}
+
+/// What a person asks for: `auto`, `cpu`, `cuda` or `cuda:N`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The first CUDA device if there is one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device of this number.
+    Cuda(usize),
+}
+
+/// What there is to run networks on, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inventory {
+    /// How many threads the CPUs offer to this process.
+    pub cpu_threads: usize,
+    /// Whether the CPU computes quickly in bf16.
+    pub cpu_bf16: bool,
+    /// The CUDA devices by number, each with its name where it can be told, or why CUDA is out of reach.
+    pub cuda: Result<Vec<String>, String>,
+}
+
+/// Says why a device cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// The name is not one of a device.
+    #[error("`{0}` is no device: auto, cpu, cuda and cuda:N are")]
+    Unknown(String),
+    /// CUDA cannot be reached at all.
+    #[error("cuda cannot be reached: {0}\nput a libtorch 2.11 with CUDA in LD_LIBRARY_PATH, or use the device cpu")]
+    NoCuda(String),
+    /// CUDA can be reached, but has fewer devices.
+    #[error("there is no cuda:{index}: this machine has {count} such devices, counted from 0")]
+    NoSuchCuda {
+        /// The number asked for.
+        index: usize,
+        /// How many there are.
+        count: usize,
+    },
+}
+
+impl DeviceChoice {
+    /// Returns the device that the choice means on this machine.
+    ///
+    /// Loads the CUDA half of libtorch unless the CPU was asked for, so it must come before any other use of libtorch; and
+    /// tunes the allocator for the CPU if that is what it comes to, so it is best called before any thread is started.
+    ///
+    /// # Errors
+    ///
+    /// Where a CUDA device was asked for and is not there. `auto` is content with the CPU.
+    pub fn resolve(self) -> Result<Device, DeviceError> {
+        let device = match self {
+            Self::Cpu => Device::Cpu,
+            Self::Auto => cuda_count().map_or(Device::Cpu, |_| Device::Cuda(0)),
+            Self::Cuda(index) => match cuda_count().map_err(DeviceError::NoCuda)? {
+                count if index < count => Device::Cuda(index),
+                count => return Err(DeviceError::NoSuchCuda { index, count }),
+            },
+        };
+        if device == Device::Cpu {
+            sys::keep_freed_memory();
+        }
+        Ok(device)
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let unknown = || DeviceError::Unknown(text.to_owned());
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => {
+                let index = text.strip_prefix("cuda:").ok_or_else(unknown)?;
+                index.parse().map(Self::Cuda).map_err(|_| unknown())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+/// Looks what there is to run networks on.
+pub fn inventory() -> Inventory {
+    Inventory {
+        cpu_threads: thread::available_parallelism().map_or(1, usize::from),
+        cpu_bf16: cpu_has_bf16(),
+        cuda: cuda_count().map(cuda_names),
+    }
+}
+
+/// Says whether this CPU multiplies bf16 numbers in hardware; one that does not is slower in bf16 than in fp32.
+pub(crate) fn cpu_has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512bf16"); // every CPU with amx_bf16 has it too
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("bf16");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return false;
+}
+
+/// Counts the CUDA devices; none is a reason, too.
+fn cuda_count() -> Result<usize, String> {
+    sys::load_cuda().clone()?;
+    match tch::Cuda::device_count() {
+        count if count > 0 => Ok(usize::try_from(count).unwrap_or(0)),
+        _ => Err("libtorch_cuda.so is there, but finds no device; see whether nvidia-smi does".to_owned()),
+    }
+}
+
+/// Names the devices as the driver does; libtorch's own names are out of reach from here.
+fn cuda_names(count: usize) -> Vec<String> {
+    let folders = fs::read_dir("/proc/driver/nvidia/gpus").into_iter().flatten().flatten();
+    let mut folders: Vec<_> = folders.map(|entry| entry.path()).collect();
+    folders.sort();
+    let model = |path: &std::path::PathBuf| {
+        let text = fs::read_to_string(path.join("information")).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("Model:").map(|name| name.trim().to_owned()))
+    };
+    let names: Vec<String> = folders.iter().filter_map(model).collect();
+    // With some devices hidden from this process the driver's list is not ours.
+    if names.len() == count { names } else { vec!["CUDA device".to_owned(); count] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_as_people_name_them() {
+        for (text, choice) in [
+            ("auto", DeviceChoice::Auto),
+            ("cpu", DeviceChoice::Cpu),
+            ("cuda", DeviceChoice::Cuda(0)),
+            ("cuda:3", DeviceChoice::Cuda(3)),
+        ] {
+            assert_eq!(text.parse(), Ok(choice));
+        }
+        for text in ["gpu", "cuda:", "cuda:x", "CPU", ""] {
+            assert_eq!(text.parse::<DeviceChoice>(), Err(DeviceError::Unknown(text.to_owned())));
+        }
+    }
+}

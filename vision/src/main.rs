@@ -1,0 +1,23 @@
+//! The command `tidemill-vision`: `tidemill` with libtorch linked in.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tidemill_cli::Vision;
+use tidemill_vision::{Torch, device};
+
+fn main() -> ExitCode {
+    tidemill_cli::main(Some(Vision { start: |settings| Ok(Arc::new(Torch::start(settings)?)), describe }))
+}
+
+/// What networks can run on, as `tidemill doctor` shows it.
+fn describe() -> Vec<String> {
+    let found = device::inventory();
+    let bf16 = if found.cpu_bf16 { "with bf16" } else { "without bf16, so fp32 is quicker" };
+    let mut lines = vec![format!("networks run on the cpu: {} cores, {bf16}", found.cpu_threads)];
+    match found.cuda {
+        Ok(names) => lines.extend(names.iter().zip(0..).map(|(name, index)| format!("networks run on cuda:{index}: {name}"))),
+        Err(_) => lines.push("no CUDA device is in reach; networks run on the cpu".to_owned()),
+    }
+    lines
+}

@@ -1,0 +1,208 @@
+//! Networks: pixels in, probabilities out.
+
+mod conv;
+mod efficientnet_lite0;
+mod normalise;
+mod torchscript;
+
+use tch::{Kind, TchError, Tensor};
+use tidemill_tasks::vision::card::{Activation, Architecture, Card, CardError, Precision, Question};
+
+use crate::device::{self, Device};
+use crate::{sys, torch};
+use efficientnet_lite0::EfficientNetLite0;
+use normalise::Normalise;
+use torchscript::TorchScript;
+
+/// A loaded network that fits its card.
+#[derive(Debug)]
+pub struct Network {
+    layers: Layers,
+    normalise: Normalise,
+    activation: Activation,
+    device: Device,
+    precision: Precision,
+    size: [i64; 2],
+    classes: i64,
+    question: Question,
+}
+
+#[derive(Debug)]
+enum Layers {
+    EfficientNetLite0(Box<EfficientNetLite0>),
+    TorchScript(TorchScript),
+}
+
+/// Says why a network cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The card itself is at fault.
+    #[error(transparent)]
+    Card(#[from] CardError),
+    /// Card and network are each well, but not for one another.
+    #[error("the card of `{model}` does not fit its network: {what}")]
+    Misfit {
+        /// The card's name.
+        model: String,
+        /// What differs.
+        what: String,
+    },
+    /// libtorch refused.
+    #[error("cannot load the network of `{model}`: {reason}")]
+    Torch {
+        /// The card's name.
+        model: String,
+        /// libtorch's reason, in one line.
+        reason: String,
+    },
+}
+
+impl Network {
+    /// Loads a card's network, in a precision or in the best of those that the card allows on the device.
+    ///
+    /// Runs it once on an empty picture and compares what comes out with the card, and once for each of the card's warm-up
+    /// sizes. Takes a tenth of a second for a small network on a CPU; blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError::Card`] where the network's file is missing or another one, [`NetworkError::Misfit`] where it gives
+    /// something else than the card says, [`NetworkError::Torch`] where libtorch cannot make sense of it.
+    pub fn load(card: &Card, device: Device, precision: Option<Precision>) -> Result<Self, NetworkError> {
+        card.verify()?;
+        if device == Device::Cpu {
+            sys::keep_freed_memory();
+        }
+        let _no_grad = tch::no_grad_guard();
+        let precision = precision.unwrap_or_else(|| best_precision(card, device));
+        let layers = match card.network.architecture {
+            Architecture::EfficientnetLite0 => {
+                Layers::EfficientNetLite0(Box::new(EfficientNetLite0::load(card, device, precision)?))
+            }
+            Architecture::Torchscript => Layers::TorchScript(TorchScript::load(card, device, precision)?),
+        };
+        // The built-in network takes the scale into the weights of its first layer.
+        let scaled = matches!(layers, Layers::TorchScript(_));
+        let refused = |error: TchError| NetworkError::Torch { model: card.name.clone(), reason: torch::reason(&error) };
+        let network = Self {
+            layers,
+            normalise: Normalise::new(&card.input, scaled, device, precision).map_err(refused)?,
+            activation: card.output.activation,
+            device,
+            precision,
+            size: [i64::from(card.input.height), i64::from(card.input.width)],
+            classes: i64::from(card.output.classes),
+            question: card.task,
+        };
+        network.fits(card)?;
+        for &batch in &card.warm_up {
+            // Three times: the executor of TorchScript looks at the first two runs and compiles for the third.
+            for _ in 0..3 {
+                drop(network.forward(&network.empty(i64::from(batch))).map_err(refused)?);
+            }
+        }
+        Ok(network)
+    }
+
+    /// Returns a second network over the same weights, for another instance.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            layers: match &self.layers {
+                Layers::EfficientNetLite0(network) => Layers::EfficientNetLite0(Box::new(network.share())),
+                Layers::TorchScript(network) => Layers::TorchScript(network.share()),
+            },
+            normalise: self.normalise.share(),
+            ..*self
+        }
+    }
+
+    /// Computes the probabilities for a batch of pictures.
+    ///
+    /// # Shape
+    ///
+    /// in: `[n, 3, height, width]`, `u8`, channels in the card's order, best with the strides of interleaved pixels (`[h·w·3, 1, w·3, 3]`) ·
+    /// out: `[n, classes]` to classify, `[n, classes, h, w]` to segment, `f32`, on the network's device.
+    ///
+    /// # Errors
+    ///
+    /// libtorch's, for example where a device has no memory left.
+    pub fn forward(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
+        let pixels = pixels.f_to_device(torch::device(self.device))?;
+        let output = self.layers.forward(self.normalise.apply(&pixels)?)?.f_to_kind(Kind::Float)?;
+        match self.activation {
+            Activation::None => Ok(output),
+            Activation::Softmax => output.f_softmax(1, Kind::Float),
+            Activation::Sigmoid => output.f_sigmoid(),
+        }
+    }
+
+    /// Returns the device that the network runs on.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Returns the precision that it computes in.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Returns height and width of its input in pixels.
+    pub fn size(&self) -> [i64; 2] {
+        self.size
+    }
+
+    /// Returns how many classes it tells apart.
+    pub fn classes(&self) -> i64 {
+        self.classes
+    }
+
+    fn empty(&self, batch: i64) -> Tensor {
+        let [height, width] = self.size;
+        Tensor::zeros([batch, height, width, 3], (Kind::Uint8, tch::Device::Cpu)).permute([0, 3, 1, 2])
+    }
+
+    /// Runs the network on two empty pictures, and says what differs from the card.
+    fn fits(&self, card: &Card) -> Result<(), NetworkError> {
+        let misfit = |what: String| NetworkError::Misfit { model: card.name.clone(), what };
+        let [height, width] = self.size;
+        let output = self.forward(&self.empty(2)).map_err(|error| {
+            misfit(format!("it does not take a picture of {width}x{height}: {}", torch::reason(&error)))
+        })?;
+        let (found, classes) = (output.size(), self.classes);
+        let expected = match self.question {
+            Question::Classify => found == [2, classes],
+            Question::Segment => found.len() == 4 && found[..2] == [2, classes],
+        };
+        if expected {
+            return Ok(());
+        }
+        let wanted = match self.question {
+            Question::Classify => format!("[2, {classes}]"),
+            Question::Segment => format!("[2, {classes}, height, width]"),
+        };
+        Err(misfit(format!(
+            "for 2 pictures it gives an output of shape {found:?}, but task and output.classes say {wanted}"
+        )))
+    }
+}
+
+impl Layers {
+    fn forward(&self, input: Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Self::EfficientNetLite0(network) => network.forward(input),
+            Self::TorchScript(network) => network.forward(&input),
+        }
+    }
+}
+
+/// Returns the first of the card's precisions that the device is good at, else fp32.
+fn best_precision(card: &Card, device: Device) -> Precision {
+    let (allowed, good): (_, fn(Precision) -> bool) = match device {
+        Device::Cpu => (&card.precision.cpu, |precision| match precision {
+            Precision::Fp32 => true,
+            Precision::Bf16 => device::cpu_has_bf16(),
+            Precision::Fp16 => false,
+        }),
+        Device::Cuda(_) => (&card.precision.cuda, |_| true),
+    };
+    allowed.iter().copied().find(|&precision| good(precision)).unwrap_or(Precision::Fp32)
+}

@@ -1,0 +1,154 @@
+//! EfficientNet-Lite0: a small classifier without squeeze-and-excite, limited by ReLU6 throughout.
+//!
+//! # Source
+//!
+//! Layers and their names as in the PyPI package `efficientnet-lite-pytorch` 0.1.0, padding as TensorFlow's "same".
+
+use tch::{TchError, Tensor};
+use tidemill_tasks::vision::card::{Card, Precision};
+
+use super::conv::{Conv, Form, Weights};
+use super::{NetworkError, normalise};
+use crate::device::Device;
+use crate::torch;
+
+/// The stages: how many blocks, the stride of the first one, and the factor by which blocks widen inside.
+const STAGES: [(usize, i64, i64); 7] = [(1, 1, 1), (2, 2, 6), (2, 2, 6), (3, 2, 6), (3, 1, 6), (4, 2, 6), (1, 1, 6)];
+
+/// The network halves the size of a picture five times.
+const REDUCTION: u32 = 32;
+
+/// The network.
+#[derive(Debug)]
+pub(super) struct EfficientNetLite0 {
+    stem: Conv,
+    blocks: Vec<Block>,
+    head: Conv,
+    classify: [Tensor; 2],
+}
+
+/// Widens, looks at the neighbourhood, narrows; and adds the input where it has the output's shape.
+#[derive(Debug)]
+struct Block {
+    expand: Option<Conv>,
+    depthwise: Conv,
+    project: Conv,
+    skip: bool,
+}
+
+impl EfficientNetLite0 {
+    /// Reads the weights of a card's file and folds what can be folded: normalisations into convolutions, the scale of the
+    /// card's input into the first of them.
+    pub(super) fn load(card: &Card, device: Device, precision: Precision) -> Result<Self, NetworkError> {
+        let model = || card.name.clone();
+        if !card.input.width.is_multiple_of(REDUCTION) || !card.input.height.is_multiple_of(REDUCTION) {
+            let what = format!("input.width and input.height must be multiples of {REDUCTION}");
+            return Err(NetworkError::Misfit { model: model(), what });
+        }
+        let refused = |error: TchError| NetworkError::Torch { model: model(), reason: torch::reason(&error) };
+        let tensors = Tensor::read_safetensors(card.network_path()).map_err(refused)?;
+        let mut weights = Weights(tensors.into_iter().collect());
+        let mut network = Self::fold(&mut weights).map_err(refused)?;
+        if let Some(name) = weights.0.keys().min() {
+            let what = format!("its file holds a tensor `{name}` that the architecture does not know");
+            return Err(NetworkError::Misfit { model: model(), what });
+        }
+        network.stem.scale_input(normalise::scale(&card.input)).map_err(refused)?;
+        network.place(device, precision).map_err(refused)?;
+        Ok(network)
+    }
+
+    fn fold(weights: &mut Weights) -> Result<Self, TchError> {
+        let stem = Form { stride: 2, depthwise: false, relu6: true };
+        let head = Form { stride: 1, ..stem };
+        let mut blocks = Vec::new();
+        for (count, stride, widen) in STAGES {
+            for repeat in 0..count {
+                let stride = if repeat == 0 { stride } else { 1 };
+                blocks.push(Block::fold(weights, blocks.len(), stride, widen, repeat > 0)?);
+            }
+        }
+        Ok(Self {
+            stem: Conv::fold(weights, "_conv_stem", "_bn0", stem)?,
+            blocks,
+            head: Conv::fold(weights, "_conv_head", "_bn1", head)?,
+            classify: [weights.take("_fc.weight")?, weights.take("_fc.bias")?],
+        })
+    }
+
+    fn place(&mut self, device: Device, precision: Precision) -> Result<(), TchError> {
+        let (device, kind) = (torch::device(device), torch::kind(precision));
+        let blocks = self.blocks.iter_mut().flat_map(Block::convs);
+        for conv in blocks.chain([&mut self.stem, &mut self.head]) {
+            conv.place(device, kind)?;
+        }
+        for tensor in &mut self.classify {
+            *tensor = tensor.f_to_device(device)?.f_to_kind(kind)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the same over the same weights.
+    pub(super) fn share(&self) -> Self {
+        Self {
+            stem: self.stem.share(),
+            blocks: self.blocks.iter().map(Block::share).collect(),
+            head: self.head.share(),
+            classify: self.classify.each_ref().map(Tensor::shallow_clone),
+        }
+    }
+
+    /// Computes the logits.
+    ///
+    /// # Shape
+    ///
+    /// in: `[n, 3, h, w]`, mean subtracted but not scaled, channels last · out: `[n, 1000]`
+    pub(super) fn forward(&self, input: Tensor) -> Result<Tensor, TchError> {
+        let mut x = self.stem.forward(&input)?;
+        for block in &self.blocks {
+            x = block.forward(x)?;
+        }
+        let pooled = self.head.forward(&x)?.f_mean_dim([2, 3].as_slice(), false, None)?;
+        let [weight, bias] = &self.classify;
+        pooled.f_linear(weight, Some(bias))
+    }
+}
+
+impl Block {
+    fn fold(weights: &mut Weights, index: usize, stride: i64, widen: i64, skip: bool) -> Result<Self, TchError> {
+        let name = |part: &str| format!("_blocks.{index}.{part}");
+        let dense = Form { stride: 1, depthwise: false, relu6: true };
+        let expand = match widen {
+            1 => None,
+            _ => Some(Conv::fold(weights, &name("_expand_conv"), &name("_bn0"), dense)?),
+        };
+        let depthwise = Form { stride, depthwise: true, relu6: true };
+        Ok(Self {
+            expand,
+            depthwise: Conv::fold(weights, &name("_depthwise_conv"), &name("_bn1"), depthwise)?,
+            project: Conv::fold(weights, &name("_project_conv"), &name("_bn2"), Form { relu6: false, ..dense })?,
+            skip,
+        })
+    }
+
+    fn convs(&mut self) -> impl Iterator<Item = &mut Conv> {
+        self.expand.iter_mut().chain([&mut self.depthwise, &mut self.project])
+    }
+
+    fn share(&self) -> Self {
+        Self {
+            expand: self.expand.as_ref().map(Conv::share),
+            depthwise: self.depthwise.share(),
+            project: self.project.share(),
+            skip: self.skip,
+        }
+    }
+
+    fn forward(&self, input: Tensor) -> Result<Tensor, TchError> {
+        let widened = self.expand.as_ref().map(|conv| conv.forward(&input)).transpose()?;
+        let seen = self.depthwise.forward(widened.as_ref().unwrap_or(&input))?;
+        drop(widened);
+        let mut output = self.project.forward(&seen)?;
+        if self.skip { output.f_add_(&input) } else { Ok(output) }
+    }
+}

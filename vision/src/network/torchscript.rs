@@ -1,0 +1,49 @@
+//! Any network saved as TorchScript.
+
+use std::sync::Arc;
+
+use tch::{CModule, TchError, Tensor};
+use tidemill_tasks::vision::card::{Card, Precision};
+
+use super::NetworkError;
+use crate::device::Device;
+use crate::torch;
+
+/// A TorchScript module. It may be called from several threads at once.
+#[derive(Debug, Clone)]
+pub(super) struct TorchScript(Arc<CModule>);
+
+impl TorchScript {
+    /// Loads a card's file.
+    ///
+    /// A *frozen* module has its weights built in as constants, out of reach of a change of precision: it runs only in the
+    /// precision that it was saved in. Another one is refused here in words that say so.
+    pub(super) fn load(card: &Card, device: Device, precision: Precision) -> Result<Self, NetworkError> {
+        let refused = |error: TchError| NetworkError::Torch { model: card.name.clone(), reason: torch::reason(&error) };
+        let (device, kind) = (torch::device(device), torch::kind(precision));
+        let mut module = CModule::load_on_device(card.network_path(), device).map_err(refused)?;
+        let frozen = module.named_parameters().map_err(refused)?.is_empty();
+        if frozen && precision != Precision::Fp32 {
+            let what = format!(
+                "its file is frozen, so it cannot be run in {precision:?}\n\
+                 name only \"fp32\" in `precision`, or save the module without freezing it"
+            );
+            return Err(NetworkError::Misfit { model: card.name.clone(), what });
+        }
+        if !frozen {
+            module.f_set_eval().map_err(refused)?;
+            module.to(device, kind, false);
+        }
+        Ok(Self(Arc::new(module)))
+    }
+
+    /// Returns the same module.
+    pub(super) fn share(&self) -> Self {
+        self.clone()
+    }
+
+    /// Runs it.
+    pub(super) fn forward(&self, input: &Tensor) -> Result<Tensor, TchError> {
+        self.0.forward_ts(&[input])
+    }
+}

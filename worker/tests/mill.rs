@@ -1,0 +1,450 @@
+//! The whole way of items through producer, worker, collector and store, with the embedded broker.
+//!
+//! ```text
+//!  inputs ─▶ Producer ─▶ Embedded broker ─▶ 1..n Workers ─▶ Embedded broker ─▶ collect ─▶ Embedded store ─▶ Stream
+//! ```
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tidemill_core::batch::{Batch, BatchId, Priority};
+use tidemill_core::blobs::{Blobs, FetchLimits};
+use tidemill_core::broker::{self, Broker, Notice, Queue};
+use tidemill_core::compute::Pool;
+use tidemill_core::failure::Failure;
+use tidemill_core::outcome::{Outcome, Status};
+use tidemill_core::retry::RetryPolicy;
+use tidemill_core::store::{self, Order, Store};
+use tidemill_core::task::{About, Arguments, Compute, Cost, Invalid, Job, Lane, Register, Stop, Task, Tools, Wait, raw};
+use tidemill_producer::inputs::{Inputs, Source};
+use tidemill_producer::{Cut, Producer, Window};
+use tidemill_results_api::{Stream, collect};
+use tidemill_worker::{Setup, Worker};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// How long a test waits before it says that something never came.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What an item asks of [`Mischief`].
+#[derive(Clone, Debug, Deserialize, JsonSchema, serde::Serialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum Deed {
+    /// Gives this back.
+    Echo(u64),
+    /// Fails for good.
+    Fail(u64),
+    /// Fails for a passing reason this often, then gives the number back.
+    FailTimes { id: u64, times: u32 },
+    /// Panics.
+    Panic,
+    /// Runs until it is asked to stop.
+    Hang,
+}
+
+/// What the items of a test share with it.
+#[derive(Clone, Debug, Default)]
+struct Shared {
+    failed: Arc<Mutex<HashMap<u64, u32>>>,
+    begun: Arc<Notify>,
+    runs: Arc<AtomicU32>,
+    was_asked_to_stop: Arc<AtomicBool>,
+}
+
+impl Shared {
+    fn fails_again(&self, id: u64, times: u32) -> bool {
+        let mut failed = self.failed.lock().unwrap();
+        let count = failed.entry(id).or_default();
+        *count += 1;
+        *count <= times
+    }
+
+    fn quick(&self, deed: &Deed) -> Option<Result<u64, Failure>> {
+        self.runs.fetch_add(1, Ordering::SeqCst);
+        match *deed {
+            Deed::Echo(number) => Some(Ok(number)),
+            Deed::Fail(number) => Some(Err(Failure::permanent("told_to", format!("told to fail on {number}")))),
+            Deed::FailTimes { id, times } if self.fails_again(id, times) => Some(Err(Failure::transient("busy", "busy"))),
+            Deed::FailTimes { id, .. } => Some(Ok(id)),
+            Deed::Panic => panic!("as told"),
+            Deed::Hang => None,
+        }
+    }
+}
+
+/// A task of which every item does as it is told; computing under one name, waiting under another.
+#[derive(Clone, Debug)]
+struct Mischief {
+    name: &'static str,
+    shared: Shared,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Options {}
+
+impl Task for Mischief {
+    type Input = Deed;
+    type Options = Options;
+    type Output = u64;
+    type Plan = ();
+
+    fn about(&self) -> About {
+        About {
+            name: self.name,
+            summary: "Do as told",
+            details: "",
+            examples: &[],
+            arguments: Arguments::Values,
+            makes_files: false,
+        }
+    }
+
+    fn plan(&self, _options: Options) -> Result<(), Invalid> {
+        Ok(())
+    }
+
+    fn cost(&self, (): &()) -> Cost {
+        Cost::micros(1)
+    }
+}
+
+impl Compute for Mischief {
+    fn run(&self, (): &(), deed: Deed, stop: &Stop<'_>) -> Result<u64, Failure> {
+        self.shared.quick(&deed).unwrap_or_else(|| {
+            self.shared.begun.notify_one();
+            while !stop.is_asked() {
+                std::thread::yield_now();
+            }
+            self.shared.was_asked_to_stop.store(true, Ordering::SeqCst);
+            Err(Failure::permanent("stopped", "stopped"))
+        })
+    }
+}
+
+impl Wait for Mischief {
+    async fn run(self: Arc<Self>, _plan: Arc<()>, deed: Deed, _tools: Tools) -> Result<u64, Failure> {
+        match self.shared.quick(&deed) {
+            Some(result) => result,
+            None => {
+                self.shared.begun.notify_one();
+                std::future::pending().await
+            }
+        }
+    }
+}
+
+const COMPUTE: &str = "test.compute";
+const WAIT: &str = "test.wait";
+
+/// A world of its own for each test.
+struct World {
+    broker: Arc<dyn Broker>,
+    store: Arc<dyn Store>,
+    register: Arc<Register>,
+    shared: Shared,
+    window: Window,
+    stop: CancellationToken,
+}
+
+fn sandbox() -> World {
+    let shared = Shared::default();
+    let register = Register::default()
+        .compute(Mischief { name: COMPUTE, shared: shared.clone() })
+        .wait(Mischief { name: WAIT, shared: shared.clone() });
+    let broker: Arc<dyn Broker> = Arc::new(broker::embedded::Embedded::new(1 << 20));
+    let store: Arc<dyn Store> = Arc::new(store::embedded::Embedded::default());
+    let stop = CancellationToken::new();
+    tokio::spawn({
+        let (broker, store, stop) = (Arc::clone(&broker), Arc::clone(&store), stop.clone());
+        async move { collect(&*broker, &*store, stop).await }
+    });
+    World { broker, store, register: Arc::new(register), shared, window: Window::new(1 << 20), stop }
+}
+
+impl World {
+    fn worker(&self, name: &str, threads: usize) -> Worker {
+        self.worker_with_grace(name, threads, PATIENCE)
+    }
+
+    fn worker_with_grace(&self, name: &str, threads: usize, grace: Duration) -> Worker {
+        let setup = Setup { name: name.into(), lanes: vec![Lane::Cpu], permits: 2 * threads, grace };
+        let limits = FetchLimits { max_bytes: 1, timeout: PATIENCE };
+        let tools = Tools { compute: Pool::new(threads).unwrap(), blobs: Blobs::without_store(limits) };
+        Worker::new(setup, Arc::clone(&self.broker), Arc::clone(&self.register), tools)
+    }
+
+    fn batch(&self, task: &str, timeout: Duration) -> Arc<Batch> {
+        Arc::new(Batch {
+            id: BatchId::new(),
+            task: task.into(),
+            options: raw(&serde_json::json!({})),
+            retry: RetryPolicy { attempts: 3, base: Duration::from_millis(2), max: Duration::from_millis(5) },
+            timeout,
+            priority: Priority(0),
+        })
+    }
+
+    async fn produce(&self, batch: &Arc<Batch>, deeds: &[Deed], cut: Cut) {
+        let job: Arc<dyn Job> = self.register.find(&batch.task).unwrap().prepare(&batch.options).unwrap();
+        let producer = Producer { broker: &*self.broker, store: &*self.store, cut, window: &self.window };
+        let inputs = Inputs::walk(vec![Source::Values(deeds.iter().map(raw).collect())]);
+        let total = producer.produce(Arc::clone(batch), &*job, inputs, &CancellationToken::new()).await.unwrap();
+        assert_eq!(total, deeds.len() as u64);
+    }
+
+    /// Every outcome of the batch, in input order; gives the window back as a reader does.
+    async fn read(&self, batch: &Batch) -> Vec<Arc<Outcome>> {
+        let reading = async {
+            let mut stream = Stream::new(Arc::clone(&self.store), batch.id.clone(), Order::Input, 0);
+            let mut all = Vec::new();
+            while let Some(page) = stream.next().await.unwrap() {
+                self.window.give(page.iter().map(|outcome| outcome.weight_bytes()).sum());
+                all.extend(page);
+            }
+            all
+        };
+        tokio::time::timeout(PATIENCE, reading).await.expect("the batch is completed")
+    }
+
+    /// Produces and reads at once.
+    async fn grind(&self, task: &str, deeds: &[Deed], cut: Cut) -> Vec<Arc<Outcome>> {
+        let batch = self.batch(task, PATIENCE);
+        self.store.open(&batch).await.unwrap();
+        tokio::join!(self.produce(&batch, deeds, cut), self.read(&batch)).1
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+const ONE_BY_ONE: Cut = Cut { max_items: 1, max_bytes: u64::MAX, ramp: 0 };
+const TOGETHER: Cut = Cut { max_items: 1000, max_bytes: u64::MAX, ramp: 0 };
+
+fn statuses(outcomes: &[Arc<Outcome>]) -> Vec<Status> {
+    outcomes.iter().map(|outcome| outcome.status()).collect()
+}
+
+/// What an outcome says, timings and worker names aside.
+fn told(outcome: &Outcome) -> (u64, String, serde_json::Value) {
+    let mut line = serde_json::to_value(outcome.line()).unwrap();
+    for varying in ["timing", "worker"] {
+        line.as_object_mut().unwrap().remove(varying);
+    }
+    (outcome.index.0, outcome.status().to_string(), line)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_item_harms_only_itself() {
+    for task in [COMPUTE, WAIT] {
+        let world = sandbox();
+        tokio::spawn(world.worker("w", 1).run(world.stop.clone()));
+        let deeds = [Deed::Echo(0), Deed::Fail(1), Deed::Echo(2), Deed::FailTimes { id: 3, times: 99 }, Deed::Echo(4)];
+
+        let outcomes = world.grind(task, &deeds, TOGETHER).await;
+
+        use Status::{Failed, Ok};
+        assert_eq!(statuses(&outcomes), [Ok, Failed, Ok, Failed, Ok], "{task}");
+        assert_eq!(outcomes[3].attempts.0, 3, "a passing failure was tried as often as allowed");
+        assert_eq!(outcomes[1].attempts.0, 1, "a lasting one was not");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_is_the_failure_of_its_item() {
+    for task in [COMPUTE, WAIT] {
+        let world = sandbox();
+        tokio::spawn(world.worker("w", 1).run(world.stop.clone()));
+
+        let outcomes = world.grind(task, &[Deed::Echo(0), Deed::Panic, Deed::Echo(2)], TOGETHER).await;
+
+        assert_eq!(statuses(&outcomes), [Status::Ok, Status::Failed, Status::Ok], "{task}");
+        let failure = outcomes[1].failure().unwrap();
+        assert_eq!(failure.kind, "panic");
+        assert_eq!(failure.message, "the task panicked on this item: as told");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_that_fails_for_a_passing_reason_runs_again_alone() {
+    let world = sandbox();
+    tokio::spawn(world.worker("w", 1).run(world.stop.clone()));
+
+    let deeds = [Deed::Echo(0), Deed::FailTimes { id: 1, times: 2 }, Deed::Echo(2)];
+    let outcomes = world.grind(COMPUTE, &deeds, TOGETHER).await;
+
+    assert_eq!(statuses(&outcomes), [Status::Ok; 3]);
+    assert_eq!(outcomes.iter().map(|outcome| outcome.attempts.0).collect::<Vec<_>>(), [1, 3, 1]);
+    assert_eq!(world.shared.runs.load(Ordering::SeqCst), 5, "its neighbours ran once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_over_its_timeout_fails_and_its_neighbours_do_not() {
+    for task in [COMPUTE, WAIT] {
+        let world = sandbox();
+        tokio::spawn(world.worker("w", 2).run(world.stop.clone()));
+        let batch = world.batch(task, Duration::from_millis(50));
+        world.store.open(&batch).await.unwrap();
+
+        world.produce(&batch, &[Deed::Echo(0), Deed::Hang, Deed::Echo(2)], TOGETHER).await;
+        let outcomes = world.read(&batch).await;
+
+        assert_eq!(statuses(&outcomes), [Status::Ok, Status::Failed, Status::Ok], "{task}");
+        assert_eq!(outcomes[1].failure().unwrap().kind, "timeout");
+        if task == COMPUTE {
+            assert!(world.shared.was_asked_to_stop.load(Ordering::SeqCst), "the thread was asked to stop");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelling_gives_every_item_its_outcome() {
+    let world = sandbox();
+    tokio::spawn(world.worker("w", 1).run(world.stop.clone()));
+    let batch = world.batch(WAIT, PATIENCE);
+    world.store.open(&batch).await.unwrap();
+    let deeds: Vec<Deed> = std::iter::once(Deed::Echo(0)).chain((0..50).map(|_| Deed::Hang)).collect();
+    world.produce(&batch, &deeds, ONE_BY_ONE).await;
+    world.shared.begun.notified().await;
+
+    world.broker.announce(Notice::Cancel(batch.id.clone())).await.unwrap();
+    let outcomes = world.read(&batch).await;
+
+    assert_eq!(outcomes[0].status(), Status::Ok);
+    assert!(outcomes[1..].iter().all(|outcome| outcome.status() == Status::Cancelled));
+    assert_eq!(outcomes.len(), 51);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_gone_without_a_word_loses_nothing() {
+    let world = sandbox();
+    let batch = world.batch(WAIT, PATIENCE);
+    world.store.open(&batch).await.unwrap();
+    let first = tokio::spawn(world.worker("first", 1).run(world.stop.clone()));
+    world.produce(&batch, &[Deed::Hang, Deed::Echo(1), Deed::Echo(2), Deed::Echo(3)], ONE_BY_ONE).await;
+    world.shared.begun.notified().await;
+
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    let second = tokio::spawn(world.worker("second", 1).run(world.stop.clone()));
+    world.shared.begun.notified().await;
+    world.broker.announce(Notice::Cancel(batch.id.clone())).await.unwrap();
+
+    let outcomes = world.read(&batch).await;
+    assert_eq!(outcomes.len(), 4);
+    assert_eq!(outcomes[0].status(), Status::Cancelled);
+    assert_eq!(world.store.progress(&batch.id).await.unwrap().recorded(), 4);
+    second.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_worker_gives_back_what_it_cannot_finish_and_it_costs_no_attempt() {
+    let world = sandbox();
+    let batch = world.batch(WAIT, PATIENCE);
+    world.store.open(&batch).await.unwrap();
+    let stop = CancellationToken::new();
+    let leaving = tokio::spawn(world.worker_with_grace("leaving", 1, Duration::from_millis(20)).run(stop.clone()));
+    world.produce(&batch, &[Deed::Hang], ONE_BY_ONE).await;
+    world.shared.begun.notified().await;
+
+    stop.cancel();
+    tokio::time::timeout(PATIENCE, leaving).await.expect("it ends within its grace").unwrap().unwrap();
+
+    assert_eq!(world.broker.depth(Queue::Jobs(Lane::Cpu)).await.unwrap(), 1, "the delivery is back in its queue");
+    tokio::spawn(world.worker("staying", 1).run(world.stop.clone()));
+    world.shared.begun.notified().await;
+    world.broker.announce(Notice::Cancel(batch.id.clone())).await.unwrap();
+    assert_eq!(world.read(&batch).await[0].attempts.0, 1, "the next worker's attempt is still the first");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_of_an_unknown_task_is_refused_with_its_reason() {
+    let world = sandbox();
+    let stop = CancellationToken::new();
+    tokio::spawn(world.worker("w", 1).run(world.stop.clone()));
+    world.broker.publish(Queue::Jobs(Lane::Cpu), broker_work()).await.unwrap();
+
+    let mut dead = world.broker.consume(Queue::Dead, broker::Permits(1), stop).await.unwrap();
+    let corpse = tokio::time::timeout(PATIENCE, dead.next()).await.expect("it is dead-lettered").unwrap();
+    assert_eq!(corpse.message.refusal.as_deref(), Some("no task is called \"no.such\""));
+}
+
+fn broker_work() -> broker::Message {
+    let batch = Batch {
+        id: BatchId::new(),
+        task: "no.such".into(),
+        options: raw(&serde_json::json!({})),
+        retry: RetryPolicy { attempts: 1, base: Duration::ZERO, max: Duration::ZERO },
+        timeout: PATIENCE,
+        priority: Priority(0),
+    };
+    let item = tidemill_core::chunk::Item { index: tidemill_core::batch::ItemIndex(0), input: raw(&1), name: None };
+    let chunk = tidemill_core::chunk::Chunk {
+        batch: Arc::new(batch),
+        attempt: tidemill_core::batch::Attempt::FIRST,
+        items: vec![item],
+    };
+    broker::Message::new(broker::Body::Chunk(chunk), Priority(0))
+}
+
+fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+    let deed = prop_oneof![
+        6 => any::<u32>().prop_map(|number| Deed::Echo(number.into())),
+        1 => any::<u32>().prop_map(|number| Deed::Fail(number.into())),
+        1 => (0u32..4).prop_map(|times| Deed::FailTimes { id: 0, times }),
+        1 => Just(Deed::Panic),
+    ];
+    proptest::collection::vec(deed, 0..120).prop_map(|mut deeds| {
+        for (deed, number) in deeds.iter_mut().zip(0..) {
+            if let Deed::FailTimes { id, .. } = deed {
+                *id = number;
+            }
+        }
+        deeds
+    })
+}
+
+/// What must come out, computed without any of the machinery.
+fn expected(deeds: &[Deed]) -> Vec<(u64, &'static str, u32)> {
+    let ended = |deed: &Deed| match deed {
+        Deed::Echo(_) => ("ok", 1),
+        Deed::FailTimes { times, .. } if *times < 3 => ("ok", times + 1),
+        Deed::FailTimes { .. } => ("failed", 3),
+        Deed::Fail(_) | Deed::Panic | Deed::Hang => ("failed", 1),
+    };
+    deeds.iter().zip(0..).map(|(deed, index)| (index, ended(deed).0, ended(deed).1)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn the_ordered_stream_is_the_same_whatever_the_chunks_the_workers_and_the_failures(
+        deeds in deeds(), max_items in 1usize..40, ramp in 0usize..3, workers in 1usize..4, computes in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let outcomes = runtime.block_on(async {
+            let world = sandbox();
+            for number in 0..workers {
+                tokio::spawn(world.worker(&format!("w{number}"), 1).run(world.stop.clone()));
+            }
+            let task = if computes { COMPUTE } else { WAIT };
+            world.grind(task, &deeds, Cut { max_items, max_bytes: 3000, ramp }).await
+        });
+        let seen: Vec<(u64, String, u32)> = outcomes
+            .iter()
+            .map(|outcome| { let (index, status, _) = told(outcome); (index, status, outcome.attempts.0) })
+            .collect();
+        let expected: Vec<(u64, String, u32)> =
+            expected(&deeds).into_iter().map(|(index, status, attempts)| (index, status.to_owned(), attempts)).collect();
+        prop_assert_eq!(seen, expected);
+    }
+}
