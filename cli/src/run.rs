@@ -16,7 +16,7 @@ use tidemill_core::settings::Settings;
 use tidemill_core::store::{self, Progress, Store};
 use tidemill_core::task::{Engine, Hands, Job, Kind, Lane, Register, Tools, raw};
 use tidemill_producer::inputs::{Inputs, Source};
-use tidemill_producer::{Cut, Producer, Window};
+use tidemill_producer::{Cut, Produced, Producer, Window};
 use tidemill_results_api::{Stream, collect};
 use tidemill_worker::{Setup, Worker};
 use tokio::signal::unix::{SignalKind, signal};
@@ -162,7 +162,7 @@ impl Mill {
         self.store.open(&self.batch).await.map_err(fault)?;
 
         let mut out = self.out.take();
-        let tally = {
+        let (produced, tally) = {
             let producer =
                 Producer { broker: &*self.broker, store: &*self.store, cut: self.cut, window: &self.window };
             let producing = producer.produce(Arc::clone(&self.batch), job, Inputs::walk(sources), &cancel);
@@ -177,8 +177,7 @@ impl Mill {
                 },
                 reading
             );
-            produced.map_err(fault)?;
-            tally?
+            (produced.map_err(fault)?, tally?)
         };
 
         stop.cancel();
@@ -189,7 +188,7 @@ impl Mill {
             }
         }
         drop(out);
-        tally.end(started.elapsed(), cancel.is_cancelled(), shared)
+        tally.end(started.elapsed(), produced, cancel.is_cancelled(), shared)
     }
 
     /// Reads the outcomes in the order that was asked for, and prints them.
@@ -261,7 +260,7 @@ impl Tally {
         }
     }
 
-    fn end(&self, took: Duration, is_cancelled: bool, shared: &Shared) -> Result<Exit, CliError> {
+    fn end(&self, took: Duration, produced: Produced, is_cancelled: bool, shared: &Shared) -> Result<Exit, CliError> {
         if self.is_deaf {
             return Ok(Exit::Ok);
         }
@@ -275,9 +274,10 @@ impl Tally {
                 .map(|status| format!("{} {status}", progress.count(status)))
                 .collect();
             let counts = if counts.is_empty() { "nothing to do".to_owned() } else { counts.join(", ") };
-            let interrupted = if is_cancelled { "interrupted; later inputs were not begun: " } else { "" };
+            let interrupted = if is_cancelled { "interrupted: " } else { "" };
+            let rest = if produced.is_whole { "" } else { "; the inputs after these were not read" };
             // A closed standard error is no reason to fail.
-            drop(writeln!(io::stderr().lock(), "{interrupted}{counts} in {:.1} s", took.as_secs_f64()));
+            drop(writeln!(io::stderr().lock(), "{interrupted}{counts} in {:.1} s{rest}", took.as_secs_f64()));
         }
         Ok(match (is_cancelled, is_all_ok) {
             (true, _) => Exit::Interrupted,

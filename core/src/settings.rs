@@ -183,7 +183,6 @@ pub struct FetchSettings {
     pub timeout: Duration,
     #[serde(deserialize_with = "values::size")]
     pub max_bytes: u64,
-    pub private_addresses: bool,
 }
 
 /// `[log]`: what is told, and how.

@@ -12,5 +12,5 @@ mod produce;
 mod window;
 
 pub use cut::Cut;
-pub use produce::{ProduceError, Producer};
+pub use produce::{ProduceError, Produced, Producer};
 pub use window::Window;

@@ -32,6 +32,15 @@ pub struct Producer<'a> {
     pub window: &'a Window,
 }
 
+/// A batch that was published and sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Produced {
+    /// How many items it has.
+    pub total: u64,
+    /// Whether these are all the inputs; not so where it was stopped.
+    pub is_whole: bool,
+}
+
 /// Why a batch was not published whole.
 #[derive(Debug, thiserror::Error)]
 pub enum ProduceError {
@@ -44,8 +53,8 @@ pub enum ProduceError {
 }
 
 impl Producer<'_> {
-    /// Publishes every input and seals the batch; gives the number of its items. When `stop` is cancelled it takes no
-    /// more inputs and seals what there is.
+    /// Publishes every input and seals the batch. When `stop` is cancelled it takes no more inputs and seals what there
+    /// is.
     ///
     /// An input that the task does not take is not sent: its outcome is published at once.
     ///
@@ -57,15 +66,18 @@ impl Producer<'_> {
         job: &dyn Job,
         mut inputs: Inputs,
         stop: &CancellationToken,
-    ) -> Result<u64, ProduceError> {
+    ) -> Result<Produced, ProduceError> {
         self.store.open(&batch).await?;
         let queue = Queue::Jobs(job.lane());
         let nobody = Arc::new(Maker { worker: String::new(), device: String::new() });
         let mut cutter = Cutter::new(self.cut);
         let mut refused = Vec::new();
-        let mut total = 0;
+        let (mut total, mut is_whole) = (0, false);
         while let Some(bundle) = stop.run_until_cancelled(self.next(&mut inputs, &batch, queue, &mut cutter)).await {
-            let Some(bundle) = bundle? else { break };
+            let Some(bundle) = bundle? else {
+                is_whole = true;
+                break;
+            };
             for input in bundle {
                 let index = ItemIndex(total);
                 total += 1;
@@ -94,7 +106,7 @@ impl Producer<'_> {
             self.publish(&batch, queue, items).await?;
         }
         self.store.seal(&batch.id, total).await?;
-        Ok(total)
+        Ok(Produced { total, is_whole })
     }
 
     /// The next inputs. While the window is full or the inputs are slow, what was cut so far goes out: whoever reads

@@ -1,6 +1,6 @@
 //! Measures the forward pass by itself: pictures a second by precision, batch and threads.
 //!
-//! `cargo run --release -p tidemill-vision --example forward [MODEL_FOLDER [SECONDS]]`
+//! `cargo run --release -p tidemill-vision --example forward [MODEL_FOLDER [SECONDS [PRECISION BATCH INSTANCES THREADS]]]`
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
 use std::time::{Duration, Instant};
@@ -17,6 +17,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let card = Card::load(folder)?;
     let cores = thread::available_parallelism()?.get();
     let device = DeviceChoice::Auto.resolve()?;
+    if let [precision, batch, instances, threads] = &arguments.collect::<Vec<_>>()[..] {
+        let precision = if precision == "bf16" { Precision::Bf16 } else { Precision::Fp32 };
+        let shared = (instances.parse()?, threads.parse()?);
+        println!("{:.1}", measure(&card, precision, batch.parse()?, shared, Duration::from_secs(seconds))?);
+        return Ok(());
+    }
     println!("{} on {device}, {cores} cores", card.name);
     println!("{:>9} {:>6} {:>10} {:>8} {:>10}", "precision", "batch", "instances", "threads", "pictures/s");
     for precision in [Precision::Fp32, Precision::Bf16] {

@@ -1,4 +1,5 @@
-//! Decide: what a delivery came to. Pure: no clock, no broker, no chance but the number it is given.
+//! Decide: what a delivery came to. Pure: no clock, no broker, no chance but the number it is given;
+//! all it does to the world is to tell what is retried.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use tidemill_core::chunk::{Chunk, Item};
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Ending, Maker, Outcome};
 use tidemill_core::task::Lane;
+use tidemill_core::telemetry::events::ItemRetried;
 
 /// What a delivery came to. [`crate::settle`] is the only code that turns this into broker verbs.
 #[derive(Debug)]
@@ -69,7 +71,9 @@ pub(crate) fn decide(chunk: &Chunk, lane: Lane, ran: Vec<Ran>, maker: &Arc<Maker
             Ok(output) => Ending::Ok(output),
             Err(Stopped::Cancelled) => Ending::Cancelled,
             Err(Stopped::Failed(failure)) if failure.retryable && delay.is_some() => {
-                tracing::debug!(index = item.index.0, attempt = chunk.attempt.0, error = %failure, "will run again");
+                let (batch, task) = (chunk.batch.id.as_str(), chunk.batch.task.as_str());
+                let (index, attempt, error) = (item.index.0, chunk.attempt.0, failure.message.as_str());
+                ItemRetried { batch, task, index, attempt, delay: delay.unwrap_or_default(), error }.emit();
                 again.push(item.clone());
                 continue;
             }

@@ -22,7 +22,7 @@ use tidemill_core::retry::RetryPolicy;
 use tidemill_core::store::{self, Order, Store};
 use tidemill_core::task::{About, Arguments, Compute, Cost, Invalid, Job, Lane, Register, Stop, Task, Tools, Wait, raw};
 use tidemill_producer::inputs::{Inputs, Source};
-use tidemill_producer::{Cut, Producer, Window};
+use tidemill_producer::{Cut, Produced, Producer, Window};
 use tidemill_results_api::{Stream, collect};
 use tidemill_worker::{Setup, Worker};
 use tokio::sync::Notify;
@@ -194,8 +194,8 @@ impl World {
         let job: Arc<dyn Job> = self.register.find(&batch.task).unwrap().prepare(&batch.options).unwrap();
         let producer = Producer { broker: &*self.broker, store: &*self.store, cut, window: &self.window };
         let inputs = Inputs::walk(vec![Source::Values(deeds.iter().map(raw).collect())]);
-        let total = producer.produce(Arc::clone(batch), &*job, inputs, &CancellationToken::new()).await.unwrap();
-        assert_eq!(total, deeds.len() as u64);
+        let produced = producer.produce(Arc::clone(batch), &*job, inputs, &CancellationToken::new()).await.unwrap();
+        assert_eq!(produced, Produced { total: deeds.len() as u64, is_whole: true });
     }
 
     /// Every outcome of the batch, in input order; gives the window back as a reader does.

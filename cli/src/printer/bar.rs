@@ -1,10 +1,11 @@
 //! The progress bar, on standard error and on a terminal only. It appears after two seconds.
 
+use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 use tidemill_core::outcome::Status;
 use tidemill_core::store::Progress;
 
@@ -59,12 +60,17 @@ impl Bar {
 
 fn style(is_total_known: bool) -> ProgressStyle {
     let template = if is_total_known {
-        "{prefix:>12} [{elapsed_precise}] {wide_bar} {human_pos}/{human_len} {per_sec}, {eta} left {msg}"
+        "{prefix:>12} [{elapsed_precise}] {wide_bar} {human_pos}/{human_len} {rate}, {eta} left {msg}"
     } else {
-        "{prefix:>12} [{elapsed_precise}] {spinner} {human_pos} {per_sec} {msg}"
+        "{prefix:>12} [{elapsed_precise}] {spinner} {human_pos} {rate} {msg}"
     };
     // A template that does not parse would be seen by everyone; the plain bar is no reason to end.
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.with_key("rate", |state: &ProgressState, text: &mut dyn fmt::Write| {
+        let rate = state.per_sec();
+        // Writing to the bar's own buffer cannot fail.
+        let _: fmt::Result = if rate < 10.0 { write!(text, "{rate:.1}/s") } else { write!(text, "{}/s", HumanCount(rate as u64)) };
+    })
 }
 
 /// Runs something that writes to the terminal while the bar is out of the way.

@@ -24,7 +24,7 @@ impl Table {
         let width = if is_terminal { console::Term::stdout().size().1.into() } else { USUAL_WIDTH };
         let rest = width.saturating_sub(INDEX + STATUS + TIME + GAPS).max(24);
         let table = Self { input: rest / 3, output: rest - rest / 3, is_terminal };
-        let head = table.columns(["item", "input", "status", "output", "time"], &Style::new().bold());
+        let head = table.columns(["item", "input", "status", "time", "output"], &Style::new().bold());
         text.extend_from_slice(head.as_bytes());
         table
     }
@@ -38,27 +38,30 @@ impl Table {
         };
         let input = parsed(outcome.input.get());
         let output = match &outcome.ending {
-            Ending::Ok(output) => summary(&parsed(output.get())),
-            Ending::Failed(failure) | Ending::Dead(failure) => format!("{}: {}", failure.kind, failure.message),
+            Ending::Ok(output) => {
+                let output = summary(&parsed(output.get()));
+                console::truncate_str(&output, self.output, "…").into_owned()
+            }
+            // Why it failed is said in full.
+            Ending::Failed(failure) | Ending::Dead(failure) => one_line(&format!("{}: {}", failure.kind, failure.message)),
             Ending::Cancelled | Ending::Expired => String::new(),
         };
         let time = format!("{:.1} ms", outcome.run.as_secs_f64() * 1000.0);
-        let cells = [&outcome.index.to_string(), &summary(&input), outcome.status().as_str(), &output, &time];
+        let cells = [&outcome.index.to_string(), &summary(&input), outcome.status().as_str(), &time, &output];
         text.extend_from_slice(self.columns(cells, &style).as_bytes());
     }
 
-    fn columns(&self, [index, input, status, output, time]: [&str; 5], style: &Style) -> String {
-        let input_width = self.input;
+    fn columns(&self, [index, input, status, time, output]: [&str; 5], style: &Style) -> String {
         // Of a long path the end says more than the beginning.
-        let input = if console::measure_text_width(input) > input_width { tail(input, input_width) } else { input.to_owned() };
+        let is_long = console::measure_text_width(input) > self.input;
+        let input = if is_long { tail(input, self.input) } else { input.to_owned() };
         let pad = |text: &str, width, side| pad_str(text, width, side, Some("…")).into_owned();
         let status = pad(status, STATUS, Alignment::Left);
         let status = if self.is_terminal { style.apply_to(status).to_string() } else { status };
         let line = format!(
-            "{}  {}  {status}  {}  {}",
+            "{}  {}  {status}  {}  {output}",
             pad(index, INDEX, Alignment::Right),
-            pad(&input, input_width, Alignment::Left),
-            pad(&one_line(output), self.output, Alignment::Left),
+            pad(&input, self.input, Alignment::Left),
             pad(time, TIME, Alignment::Right),
         );
         format!("{}\n", line.trim_end())

@@ -159,14 +159,12 @@ fn an_empty_variable_counts_as_not_set() {
 #[test]
 fn values_from_the_environment_take_the_kind_of_their_key() {
     let settings = World::new()
-        .env("TIDEMILL__FETCH__PRIVATE_ADDRESSES", "true")
         .env("TIDEMILL__IMAGE__MAX_PIXELS", "250_000_000")
         .env("TIDEMILL__VISION__MODELS", "models, /opt/models")
         .env("TIDEMILL__VISION__DEVICE", "cuda:1")
         .env("TIDEMILL__WORKER__NAME", "42")
         .settings();
 
-    assert!(settings.fetch.private_addresses);
     assert_eq!(settings.image.max_pixels, 250_000_000);
     assert_eq!(settings.vision.models, [PathBuf::from("models"), PathBuf::from("/opt/models")]);
     assert_eq!(settings.vision.device, Device::Cuda(1));
@@ -333,7 +331,6 @@ fn bad_values_are_told_with_key_origin_and_remedy() {
         World::new().file("[worker]\nthreads = true").error(),
         World::new().flag("worker.waiting", "0").error(),
         World::new().flag("retry.attempts", "5000000000").error(),
-        World::new().flag("fetch.private_addresses", "yes").error(),
         World::new().flag("vision.device", "gpu").error(),
         World::new().flag("vision.device", "cdua").error(),
         World::new().flag("vision.precision", "fp8").error(),

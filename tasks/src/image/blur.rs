@@ -19,7 +19,7 @@ use super::resize;
 use super::steps::Filter;
 
 /// The smallest standard deviation that reducing leaves, in pixels: for work as usual.
-pub const FINEST: f64 = 4.0;
+pub const FINEST: f64 = 3.0;
 /// The same where exactness was asked for.
 pub const FINEST_EXACT: f64 = 32.0;
 

@@ -1,0 +1,159 @@
+//! What is said when something is wrong: what, where, and what to do.
+
+mod support;
+
+use insta::assert_snapshot;
+use support::{root, run, tidemill};
+
+/// What standard error says; nothing is on standard output, and the exit code is as given.
+fn said(code: i32, args: &[&str]) -> String {
+    let ended = run(args);
+    assert_eq!(ended.code, Some(code), "{}", ended.stderr);
+    assert_eq!(ended.stdout, "");
+    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+    ended.stderr
+}
+
+#[test]
+fn a_misspelt_task() {
+    assert_snapshot!(said(2, &["run", "image.tranfsorm", "examples/photos"]), @r#"
+    error: no task is called "image.tranfsorm"; did you mean image.transform?
+      hint: `tidemill tasks` lists them
+    "#);
+}
+
+#[test]
+fn a_misspelt_option() {
+    assert_snapshot!(said(2, &["run", "image.transform", "examples/photos", "-o", "step=[]", "--out", "/tmp/x"]), @"
+    error: options of image.transform: step: unknown field `step`, expected one of `steps`, `format`, `quality`, `exact`; did you mean steps?
+      hint: `tidemill tasks image.transform` shows its options
+    ");
+}
+
+#[test]
+fn an_option_of_the_wrong_type() {
+    assert_snapshot!(said(2, &["run", "time.sleep", "1", "-o", "tick_ms=soon"]), @r#"
+    error: options of time.sleep: tick_ms: invalid type: string "soon", expected u64
+      hint: `tidemill tasks time.sleep` shows its options
+    "#);
+}
+
+#[test]
+fn an_option_out_of_range() {
+    assert_snapshot!(said(2, &["run", "time.sleep", "1", "-o", "tick_ms=99999999"]), @"
+    error: options of time.sleep: tick_ms: 99999999 is not within 0 and 60000
+      hint: `tidemill tasks time.sleep` shows its options
+    ");
+}
+
+#[test]
+fn a_missing_option() {
+    assert_snapshot!(said(2, &["run", "compute.map", "1"]), @"
+    error: options of compute.map: missing field `expr`
+      hint: `tidemill tasks compute.map` shows its options
+    ");
+}
+
+#[test]
+fn an_option_that_is_broken_json() {
+    let said = said(2, &["run", "image.transform", "examples/photos", "-o", r#"steps=[{"blur":15}"#]);
+    assert!(said.contains("the value is not JSON: EOF while parsing a list"), "{said}");
+}
+
+#[test]
+fn an_expression_that_cannot_be_read() {
+    assert_snapshot!(said(2, &["run", "compute.map", "1", "-o", "expr=x + y"]), @r#"
+    error: options of compute.map: expr: "x + y" has y in it; the only variable is x
+      hint: `tidemill tasks compute.map` shows its options
+    "#);
+}
+
+#[test]
+fn a_file_that_is_not_there() {
+    assert_snapshot!(said(2, &["run", "image.transform", "examples/fotos", "--out", "/tmp/x"]), @"
+    error: examples/fotos: no such file or folder
+      hint: did you mean photos?
+    ");
+}
+
+#[test]
+fn no_inputs() {
+    assert_snapshot!(said(2, &["run", "time.sleep"]), @"
+    error: time.sleep needs inputs
+      hint: tidemill run time.sleep 5 4 3 2 1
+    ");
+}
+
+#[test]
+fn no_place_for_files() {
+    assert_snapshot!(said(2, &["run", "image.transform", "examples/photos"]), @"
+    error: image.transform makes files, and nothing says where to put them
+      hint: name a folder with --out DIR
+    ");
+}
+
+#[test]
+fn an_output_folder_within_the_input() {
+    let out = root().join("examples/photos/small");
+    let said = said(2, &["run", "image.transform", "examples/photos", "--out", out.to_str().unwrap()]);
+    assert!(said.contains("lies within the input examples/photos"), "{said}");
+    std::fs::remove_dir(out).unwrap();
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_written() {
+    assert_snapshot!(said(2, &["run", "image.transform", "examples/photos", "--out", "/proc/nowhere"]), @"
+    error: --out: cannot write to /proc/nowhere: No such file or directory (os error 2)
+      hint: name a folder that you may write to, on a disk with room
+    ");
+}
+
+#[test]
+fn an_unknown_model() {
+    let said = said(2, &["run", "vision.classify", "examples/photos", "-o", "model=eficientnet-lite0"]);
+    assert!(said.contains("did you mean efficientnet-lite0?"), "{said}");
+}
+
+#[test]
+fn items_that_cannot_be_read() {
+    assert_snapshot!(said(2, &["run", "compute.map", "--items", "no-such.ndjson", "-o", "expr=x"]), @"
+    error: --items: cannot read no-such.ndjson: No such file or directory (os error 2)
+    ");
+}
+
+#[test]
+fn a_misspelt_setting_is_a_configuration_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mine.toml");
+    std::fs::write(&file, "[worker]\nthread = 3\n").unwrap();
+    let said = said(3, &["--config", file.to_str().unwrap(), "tasks"]);
+    assert!(said.contains("thread") && said.contains("threads") && said.contains("mine.toml"), "{said}");
+}
+
+#[test]
+fn a_full_disk_is_the_failure_of_the_item() {
+    let out = tidemill(&["run", "compute.map", "1", "-o", "expr=x"])
+        .stdout(std::fs::File::options().write(true).open("/dev/full").unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert!(said.starts_with("error: cannot print outcomes: No space left on device"), "{said}");
+}
+
+#[test]
+fn networks_without_the_other_command() {
+    // A copy elsewhere has no tidemill-vision beside it.
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("tidemill");
+    std::fs::copy(env!("CARGO_BIN_EXE_tidemill"), &copy).unwrap();
+    let ended = std::process::Command::new(&copy)
+        .args(["run", "vision.classify", "examples/photos"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert_eq!(ended.status.code(), Some(3));
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(said.contains("networks run in tidemill-vision, which is not installed at"), "{said}");
+    assert!(said.contains("hint: put tidemill-vision beside tidemill"), "{said}");
+}

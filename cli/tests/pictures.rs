@@ -1,0 +1,126 @@
+//! `image.transform` as a user calls it: real photographs, and a folder of odd files.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+use support::{root, run};
+
+const THUMBNAIL: &str = r#"steps=[{"thumbnail":[40,40]}]"#;
+
+/// A copy of the odd files, without the file that says what becomes of them.
+fn odd_files() -> (tempfile::TempDir, BTreeMap<String, Value>) {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(root().join("tests/odd-files")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let expected = std::fs::read(folder.path().join("expected.json")).unwrap();
+    std::fs::remove_file(folder.path().join("expected.json")).unwrap();
+    (folder, serde_json::from_slice(&expected).unwrap())
+}
+
+#[test]
+fn of_a_folder_of_odd_files_each_gets_exactly_one_outcome() {
+    let (folder, expected) = odd_files();
+    let out = tempfile::tempdir().unwrap();
+    let ended = run(&[
+        "run", "image.transform", folder.path().to_str().unwrap(), "-o", THUMBNAIL, "--out", out.path().to_str().unwrap(),
+    ]);
+
+    assert_eq!(ended.code, Some(5), "{}", ended.stderr);
+    let name = |line: &Value| {
+        let path = line["input"].as_str().unwrap().to_owned();
+        Path::new(&path).file_name().unwrap().to_str().unwrap().to_owned()
+    };
+    let lines = ended.lines();
+    let names: Vec<String> = lines.iter().map(name).collect();
+    assert!(names.is_sorted(), "in order of name");
+    assert_eq!(names.len(), expected.len());
+    for line in &lines {
+        let name = name(line);
+        let expected = &expected[&name];
+        match expected["error"].as_str() {
+            Some(kind) => {
+                assert_eq!(line["status"], "failed", "{name}");
+                assert_eq!(line["error"]["kind"], kind, "{name}");
+                assert!(line["error"]["message"].as_str().is_some_and(|message| message.len() > 10), "{name} says why");
+                assert_eq!(line["error"]["retryable"], false, "{name}");
+            }
+            None => {
+                assert_eq!(line["status"], "ok", "{name}: {}", line["error"]);
+                let side = |key: &str| line["output"][key].as_u64().unwrap();
+                assert!(side("width") <= 40 && side("height") <= 40, "{name}");
+                let file = line["output"]["image"]["file"].as_str().unwrap();
+                assert_eq!(std::fs::metadata(file).unwrap().len(), line["output"]["image"]["bytes"], "{name}");
+            }
+        }
+    }
+    let turned = lines.iter().find(|line| name(line) == "exif-turned.jpg").unwrap();
+    assert!(turned["output"]["width"].as_u64() < turned["output"]["height"].as_u64(), "EXIF orientation is applied");
+}
+
+#[test]
+fn produced_files_keep_their_names_and_folders_and_nothing_else_is_left() {
+    let out = tempfile::tempdir().unwrap();
+    let ended = run(&["run", "image.transform", "examples/photos", "-o", THUMBNAIL, "--out", out.path().to_str().unwrap()]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+
+    assert_eq!(files_in(out.path()), files_in(&root().join("examples/photos")));
+}
+
+#[test]
+fn a_new_format_gives_a_new_ending_and_no_two_files_one_name() {
+    let inputs = tempfile::tempdir().unwrap();
+    let (photo, out) = (root().join("examples/photos/coffee.png"), tempfile::tempdir().unwrap());
+    for name in ["a.png", "a.jpg", "a.b.png"] {
+        std::fs::copy(&photo, inputs.path().join(name)).unwrap();
+    }
+    let (inputs, folder) = (inputs.path().to_str().unwrap(), out.path().to_str().unwrap());
+    let ended = run(&["run", "image.transform", inputs, "-o", THUMBNAIL, "-o", "format=webp", "--out", folder]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(files_in(out.path()), ["a.b.webp", "a.png.webp", "a.webp"]);
+}
+
+#[test]
+fn an_input_is_never_overwritten_by_its_own_output() {
+    let folder = tempfile::tempdir().unwrap();
+    let photo = folder.path().join("a.png");
+    std::fs::copy(root().join("examples/photos/coffee.png"), &photo).unwrap();
+    let before = std::fs::read(&photo).unwrap();
+    let (input, out) = (photo.to_str().unwrap(), folder.path().to_str().unwrap());
+    let ended = run(&["run", "image.transform", input, "-o", THUMBNAIL, "--out", out]);
+    assert_eq!(ended.code, Some(5));
+    assert!(ended.lines()[0]["error"]["message"].as_str().unwrap().contains("it is the input itself"));
+    assert_eq!(std::fs::read(&photo).unwrap(), before);
+}
+
+#[test]
+fn the_output_is_byte_for_byte_the_same_whatever_the_chunks_and_workers() {
+    let blobs = |extra: &[&str]| -> Vec<Value> {
+        let out = tempfile::tempdir().unwrap();
+        let fixed = ["run", "image.transform", "examples/photos", "-o", THUMBNAIL, "--out", out.path().to_str().unwrap()];
+        run(&[&fixed[..], extra].concat()).lines().iter().map(|line| line["output"]["image"]["blob"].clone()).collect()
+    };
+    assert_eq!(blobs(&["--workers", "1", "--chunk", "3"]), blobs(&["--workers", "3", "--chunk", "1"]));
+}
+
+/// The files below a folder, as relative paths.
+fn files_in(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.push(path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,206 @@
+//! `tidemill run`, end to end.
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use support::{run, run_with_input, start, tidemill};
+
+const EXPR: &str = "expr=x*x - 2*x";
+
+#[test]
+fn values_come_out_in_the_order_in_which_they_went_in() {
+    let ended = run(&["run", "compute.map", "1", "2", "3", "8", "10", "-o", EXPR]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(ended.field("output"), [-1, 0, 3, 48, 80]);
+    assert_eq!(ended.field("index"), [0, 1, 2, 3, 4]);
+    assert_eq!(ended.stderr, "", "nothing is said that nobody asked for");
+}
+
+#[test]
+fn a_line_has_exactly_the_fields_of_the_contract() {
+    let ended = run(&["run", "compute.map", "--range", "-1..1", "-o", "expr=1/x"]);
+    assert_eq!(ended.code, Some(5));
+    let lines: Vec<Value> = ended.lines();
+    let keys = |line: &Value| line.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let sorted = |mut names: Vec<&str>| {
+        names.sort_unstable();
+        names.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let common = vec!["index", "input", "status", "attempts", "worker", "device", "timing"];
+    let with = |field| sorted(common.iter().copied().chain([field]).collect());
+    let keys_sorted = |line: &Value| { let mut keys = keys(line); keys.sort_unstable(); keys };
+    assert_eq!(keys_sorted(&lines[0]), with("output"));
+    assert_eq!(keys_sorted(&lines[1]), with("error"));
+    assert_eq!(lines[1]["error"], json!({"kind": "not_finite", "message": "1/x is infinite for x = 0", "retryable": false}));
+    assert!(lines[0]["timing"]["queued_ms"].is_number() && lines[0]["timing"]["run_ms"].is_number());
+}
+
+#[test]
+fn sleepers_show_both_orders() {
+    let sleep = |order| run(&["run", "time.sleep", "5", "4", "3", "2", "1", "-o", "tick_ms=60", "--order", order]);
+    let said = |seconds: i32| json!(format!("Done sleeping for {seconds} second(s)"));
+    assert_eq!(sleep("completion").field("output"), [1, 2, 3, 4, 5].map(said));
+    assert_eq!(sleep("input").field("output"), [5, 4, 3, 2, 1].map(said));
+}
+
+#[test]
+fn a_hundred_sleepers_take_about_as_long_as_one() {
+    let started = Instant::now();
+    let ones = vec!["1"; 100];
+    let ended = run(&[&["run", "time.sleep", "-o", "tick_ms=500"], &ones[..]].concat());
+    assert_eq!(ended.lines().len(), 100);
+    assert!(started.elapsed() < Duration::from_secs(10), "one after the other would be 50 s");
+}
+
+#[test]
+fn a_long_range_is_printed_in_order_with_flat_memory() {
+    let mut child = tidemill(&["run", "compute.map", "--range", "0..400000", "-o", EXPR])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut text = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(child.wait().unwrap().success());
+
+    let mut expected = 0i64;
+    for line in text.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["index"], expected);
+        assert_eq!(line["output"], expected * expected - 2 * expected);
+        expected += 1;
+    }
+    assert_eq!(expected, 400_000);
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).unwrap();
+    assert!(usage.max_rss() < 200 * 1024, "{} KiB", usage.max_rss());
+}
+
+#[test]
+fn an_interrupt_prints_what_is_finished_and_reports_the_rest_as_cancelled() {
+    let sleeps = ["0", "0", "1000", "0", "1000", "1000"];
+    let (mut child, mut lines) = start(&[&["run", "time.sleep"], &sleeps[..]].concat());
+    let first: Vec<Value> = lines.by_ref().take(2).collect();
+
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    let rest: Vec<Value> = lines.collect();
+    let code = child.wait().unwrap().code();
+
+    assert!(first.iter().all(|line| line["status"] == "ok"));
+    let statuses: Vec<&str> = rest.iter().map(|line| line["status"].as_str().unwrap()).collect();
+    assert_eq!(statuses, ["cancelled", "ok", "cancelled", "cancelled"]);
+    assert_eq!(rest.iter().map(|line| line["index"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 3, 4, 5]);
+    assert_eq!(code, Some(130));
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("interrupted"), "{said}");
+}
+
+#[test]
+fn outcomes_come_while_standard_input_is_still_open() {
+    let (mut child, mut lines) = start(&["run", "compute.map", "-", "-o", EXPR]);
+    let mut input = child.stdin.take().unwrap();
+    for (number, value) in [(3, 3), (8, 48), (10, 80)] {
+        writeln!(input, "{number}").unwrap();
+        assert_eq!(lines.next().unwrap()["output"], value);
+    }
+    drop(input);
+    assert!(lines.next().is_none());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn whoever_closes_our_output_ends_the_run_quietly() {
+    let (mut child, mut lines) = start(&["run", "compute.map", "--range", "0..100000000", "-o", EXPR]);
+    assert_eq!(lines.next().unwrap()["index"], 0);
+    drop(lines);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_bad_line_is_an_outcome_and_harms_nobody() {
+    let ended = run_with_input(&["run", "compute.factorize", "-"], "12\nnot json\n\"text\"\n-4\n0\n7.5\n18446744073709551557\n");
+    assert_eq!(ended.code, Some(5));
+    let statuses = ended.field("status");
+    assert_eq!(statuses, ["ok", "failed", "failed", "failed", "failed", "failed", "ok"]);
+    let errors: Vec<Value> = ended.lines().iter().map(|line| line["error"]["message"].clone()).collect();
+    assert_eq!(errors[1], "line 2 of standard input is not JSON: expected ident at column 2");
+    assert_eq!(errors[2], "invalid type: string \"text\", expected u64");
+    assert_eq!(errors[4], "0 has no prime factors; the smallest number allowed is 1");
+    assert_eq!(ended.field("attempts")[1], 0, "it was never sent to a worker");
+    assert_eq!(ended.lines()[6]["output"], json!([18_446_744_073_709_551_557_u64]));
+}
+
+#[test]
+fn the_formats_say_the_same() {
+    let formatted = |format| run(&["run", "compute.map", "1", "0", "-o", "expr=1/x", "--format", format]);
+    let array: Value = serde_json::from_str(&formatted("json").stdout).unwrap();
+    assert_eq!(array[0]["output"], 1);
+    assert_eq!(array[1]["status"], "failed");
+
+    let text = formatted("csv").stdout;
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let headers = reader.headers().unwrap().clone();
+    let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+    let cell = |row: usize, name: &str| &rows[row][headers.iter().position(|header| header == name).unwrap()];
+    assert_eq!((cell(0, "output"), cell(1, "error_kind"), rows.len()), ("1", "not_finite", 2));
+
+    let table = formatted("table").stdout;
+    assert_eq!(table.lines().count(), 3);
+    assert!(table.contains("not_finite: 1/x is infinite for x = 0"));
+}
+
+#[test]
+fn nothing_to_do_is_done() {
+    let ended = run(&["run", "compute.map", "--range", "5..5", "-o", EXPR]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""));
+    assert_eq!(run(&["run", "compute.map", "--range", "5..5", "-o", EXPR, "--format", "json"]).stdout, "[]\n");
+}
+
+#[test]
+fn chunks_and_workers_change_nothing_that_is_printed() {
+    let told = |extra: &[&str]| -> Vec<Value> {
+        let ended = run(&[&["run", "compute.factorize", "--range", "0..500"], extra].concat());
+        let without = |mut line: Value| {
+            for varying in ["timing", "worker"] {
+                line.as_object_mut().unwrap().remove(varying);
+            }
+            line
+        };
+        ended.lines().into_iter().map(without).collect()
+    };
+    let expected = told(&[]);
+    assert_eq!(expected.len(), 500);
+    for extra in [["--chunk", "1", "--workers", "1"], ["--chunk", "7", "--workers", "3"], ["--chunk", "500", "--workers", "2"]] {
+        assert_eq!(told(&extra), expected, "{extra:?}");
+    }
+}
+
+#[test]
+fn an_item_over_its_timeout_fails_as_often_as_it_may_be_tried() {
+    let ended = run(&["run", "time.sleep", "0", "1000", "--timeout", "30ms", "--retries", "1"]);
+    assert_eq!(ended.code, Some(5));
+    let late = &ended.lines()[1];
+    assert_eq!((&late["status"], &late["attempts"]), (&json!("failed"), &json!(2)));
+    assert_eq!(late["error"]["kind"], "timeout");
+    assert_eq!(ended.stderr, late_summary(&ended.stderr));
+}
+
+/// The summary without its time.
+fn late_summary(stderr: &str) -> String {
+    let end = stderr.split(" in ").nth(1).unwrap();
+    format!("1 ok, 1 failed in {end}")
+}
+
+#[test]
+fn words_that_name_files_are_read_and_others_are_texts() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("book.txt");
+    std::fs::write(&file, "Lorem lorem\nflorem LOREM").unwrap();
+    let ended = run(&["run", "text.count", file.to_str().unwrap(), "lorem ipsum", "{\"text\": \"x\"}"]);
+    let counts: Vec<Value> = ended.lines().iter().map(|line| line["output"]["count"].clone()).collect();
+    assert_eq!(counts, [3, 1, 0]);
+}
