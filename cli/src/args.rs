@@ -32,9 +32,9 @@ Exit codes: 0 all ok, 1 a fault of ours, 2 usage, 3 configuration, 5 some items 
 /// Flags of every command.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Shared {
-    /// Read settings from this file
-    #[arg(long, global = true, value_name = "FILE", env = "TIDEMILL_CONFIG", help_heading = "Everywhere")]
-    pub(crate) config: Option<PathBuf>,
+    /// Read settings from this file, in place of the one that TIDEMILL_CONFIG names
+    #[arg(long, global = true, value_name = "FILE", num_args = 0..=1, help_heading = "Everywhere")]
+    pub(crate) config: Option<Option<PathBuf>>,
     /// Say less: no progress, errors only (twice: nothing)
     #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "verbose", help_heading = "Everywhere")]
     pub(crate) quiet: u8,
@@ -55,7 +55,9 @@ pub(crate) enum Command {
     /// List the models, or show one
     Models(ModelsArgs),
     /// Say what is installed, what is missing, and how to mend it
-    Doctor(Doctor),
+    ///
+    /// With --config and no file it prints the settings in force instead, and where each comes from.
+    Doctor,
     /// Print completions for a shell
     ///
     /// For bash, for example: tidemill completions bash > /etc/bash_completion.d/tidemill
@@ -139,14 +141,6 @@ pub(crate) struct ModelsArgs {
     /// Print JSON: the whole cards
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-/// `doctor`.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Doctor {
-    /// Print the settings in force instead, and where each comes from
-    #[arg(long = "settings", visible_alias = "show-config")]
-    pub(crate) settings: bool,
 }
 
 /// See [`Order`].

@@ -7,7 +7,6 @@ use tidemill_core::compute::available_cores;
 use tidemill_core::settings::{Loaded, Settings};
 use tidemill_tasks::vision::card::Card;
 
-use crate::args::Doctor;
 use crate::error::{CliError, Exit};
 use crate::tasks::print;
 use crate::{Vision, handover};
@@ -29,12 +28,13 @@ impl Finding {
     }
 }
 
-/// Looks at everything and says what it found; or prints the settings.
-pub(crate) fn doctor(args: &Doctor, loaded: &Loaded, vision: Option<Vision>) -> Result<Exit, CliError> {
-    if args.settings {
-        return print(&crate::describe(loaded));
-    }
-    let settings = &loaded.settings;
+/// Prints the settings in force, and where each comes from.
+pub(crate) fn settings(loaded: &Loaded) -> Result<Exit, CliError> {
+    print(&loaded.to_string())
+}
+
+/// Looks at everything and says what it found.
+pub(crate) fn doctor(settings: &Settings, vision: Option<Vision>) -> Result<Exit, CliError> {
     let mut findings = vec![
         Finding::well(format!("tidemill {}, {} cores", env!("CARGO_PKG_VERSION"), available_cores())),
         temporary_folder(),

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser as _;
-use tidemill_core::settings::{Loaded, Settings, Sources, VisionSettings};
+use tidemill_core::settings::{Settings, Sources, VisionSettings};
 use tidemill_core::task::Register;
 use tidemill_core::telemetry;
 use tidemill_tasks::vision::{Engine, Models};
@@ -62,8 +62,12 @@ pub fn main(vision: Option<Vision>) -> ExitCode {
 }
 
 fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
+    let wants_settings = matches!(args.shared.config, Some(None));
+    if wants_settings && !matches!(args.command, Command::Doctor) {
+        return Err(CliError::usage("--config: a file is missing").hint("`tidemill doctor --config` prints the settings"));
+    }
     let loaded = Settings::load(Sources {
-        config_file: args.shared.config.clone(),
+        config_file: args.shared.config.clone().flatten(),
         env: Sources::environment(),
         overrides: args.overrides(),
     })
@@ -78,7 +82,8 @@ fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
         Command::Run(run) => run::run(run, &args.shared, settings, vision),
         Command::Tasks(tasks) => tasks::tasks(&tasks, &register(settings, None)),
         Command::Models(models) => models::models(&models, &models_of(settings)),
-        Command::Doctor(doctor) => doctor::doctor(&doctor, &loaded, vision),
+        Command::Doctor if wants_settings => doctor::settings(&loaded),
+        Command::Doctor => doctor::doctor(settings, vision),
         Command::Completions { shell } => Ok(args::completions(shell)),
         Command::Devices => Ok(doctor::devices(vision)),
     }
@@ -100,9 +105,4 @@ fn models_of(settings: &Settings) -> Models {
         folders.extend(usual.into_iter().filter(|folder| folder.is_dir()));
     }
     Models { folders, default: settings.vision.default_model.clone() }
-}
-
-/// Where every value of the settings comes from, as `doctor --config` shows it.
-fn describe(loaded: &Loaded) -> String {
-    loaded.to_string()
 }

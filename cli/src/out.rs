@@ -47,6 +47,11 @@ impl Out {
         Blobs::in_folder(self.staging.path(), limits).map_err(|error| CliError::new(Exit::Configuration, error.message))
     }
 
+    /// Where blobs lie until they are placed.
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.staging.path().to_owned()
+    }
+
     /// Places the files of an outcome, and adds to its output where they are. Where one cannot be placed, the outcome
     /// is a failure.
     pub(crate) fn place(&mut self, outcome: &Outcome, blobs: &Blobs) -> Option<Outcome> {

@@ -1,6 +1,7 @@
 //! `run`: broker, worker, collector and store inside this process, and the way of every item through them.
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -97,7 +98,7 @@ struct Mill {
     blobs: Blobs,
     out: Option<Out>,
     cut: Cut,
-    window: Window,
+    window: Arc<Window>,
 }
 
 impl Mill {
@@ -114,7 +115,7 @@ impl Mill {
         let setup = Setup {
             name: settings.worker.name.clone().unwrap_or_else(own_name),
             lanes: vec![job.lane()],
-            permits: permits(job.engine(), pool.threads(), settings.worker.waiting),
+            permits: permits(job.engine(), pool.threads(), settings.worker.waiting.div_ceil(cut.max_items)),
             grace: settings.worker.grace,
         };
         let tools = Tools { compute: pool, blobs: blobs.clone() };
@@ -138,7 +139,7 @@ impl Mill {
             blobs,
             out,
             cut,
-            window: Window::new(settings.run.window_bytes),
+            window: Arc::new(Window::new(settings.run.window_bytes)),
         })
     }
 
@@ -150,13 +151,19 @@ impl Mill {
         let worker = tokio::spawn(self.worker.clone().run(stop.clone()));
         let collector = tokio::spawn({
             let (broker, store, stop) = (Arc::clone(&self.broker), Arc::clone(&self.store), stop.clone());
-            async move { collect(&*broker, &*store, stop).await }
+            let window = Arc::clone(&self.window);
+            // An output takes its part of the window too, for as long as it waits to be printed.
+            let landed = move |outcomes: &[Arc<Outcome>]| {
+                window.take_now(outcomes.iter().map(|outcome| outcome.output_bytes()).sum());
+            };
+            async move { collect(&*broker, &*store, landed, stop).await }
         });
         let interrupts = tokio::spawn(interrupts(
             cancel.clone(),
             Arc::clone(&self.broker),
             Arc::clone(&self.store),
             self.batch.id.clone(),
+            self.out.as_ref().map(Out::staging),
         ));
         // Opened before anybody reads of it; the producer opens it once more, which changes nothing.
         self.store.open(&self.batch).await.map_err(fault)?;
@@ -167,17 +174,8 @@ impl Mill {
                 Producer { broker: &*self.broker, store: &*self.store, cut: self.cut, window: &self.window };
             let producing = producer.produce(Arc::clone(&self.batch), job, Inputs::walk(sources), &cancel);
             let reading = self.read(run, shared, out.as_mut(), &cancel);
-            let (produced, tally) = tokio::join!(
-                async {
-                    let produced = producing.await;
-                    if produced.is_err() {
-                        cancel.cancel();
-                    }
-                    produced
-                },
-                reading
-            );
-            (produced.map_err(fault)?, tally?)
+            // Each waits for the other; where one fails, the other would wait for ever.
+            tokio::try_join!(async { producing.await.map_err(fault) }, reading)?
         };
 
         stop.cancel();
@@ -216,7 +214,7 @@ impl Mill {
             let Some(page) = page else { break };
             let mut weight = 0;
             for outcome in &page {
-                weight += outcome.weight_bytes();
+                weight += outcome.weight_bytes() + outcome.output_bytes();
                 let placed = out.as_mut().and_then(|out| out.place(outcome, &self.blobs));
                 let outcome: &Outcome = placed.as_ref().unwrap_or(outcome);
                 tally.progress.counts[outcome.status() as usize] += 1;
@@ -288,7 +286,13 @@ impl Tally {
 }
 
 /// The first signal cancels the batch; the second ends the process at once.
-async fn interrupts(cancel: CancellationToken, broker: Arc<dyn Broker>, store: Arc<dyn Store>, batch: BatchId) {
+async fn interrupts(
+    cancel: CancellationToken,
+    broker: Arc<dyn Broker>,
+    store: Arc<dyn Store>,
+    batch: BatchId,
+    staging: Option<PathBuf>,
+) {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
         tracing::warn!("signals cannot be heard; an interrupt ends the command at once");
         return;
@@ -310,6 +314,10 @@ async fn interrupts(cancel: CancellationToken, broker: Arc<dyn Broker>, store: A
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+    }
+    if let Some(staging) = staging {
+        // What cannot be removed stays: there is no time left to say so.
+        drop(std::fs::remove_dir_all(staging));
     }
     end_at_once();
 }

@@ -72,7 +72,7 @@ fn an_expression_that_cannot_be_read() {
 fn a_file_that_is_not_there() {
     assert_snapshot!(said(2, &["run", "image.transform", "examples/fotos", "--out", "/tmp/x"]), @"
     error: examples/fotos: no such file or folder
-      hint: did you mean photos?
+      hint: did you mean photos or PHOTOS.md?
     ");
 }
 

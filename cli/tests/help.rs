@@ -52,13 +52,13 @@ fn every_task_has_its_schemas_and_examples() {
 fn completions_know_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let script = run(&["completions", shell]).stdout;
-        assert!(script.contains("doctor") && script.contains("--range"), "{shell}");
+        assert!(script.contains("doctor") && script.contains("range"), "{shell}");
     }
 }
 
 #[test]
 fn the_settings_in_force_are_shown_with_their_origin() {
-    let shown = support::tidemill(&["doctor", "--settings"]).env("TIDEMILL__WORKER__THREADS", "3").output().unwrap();
+    let shown = support::tidemill(&["doctor", "--config"]).env("TIDEMILL__WORKER__THREADS", "3").output().unwrap();
     let shown = String::from_utf8(shown.stdout).unwrap();
     let line = shown.lines().find(|line| line.trim_start().starts_with("threads = 3")).unwrap();
     assert!(line.contains("TIDEMILL__WORKER__THREADS"), "{line}");

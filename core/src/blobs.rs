@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 
 /// Names a blob: the SHA-256 of its bytes, and what a reader wants to know before fetching them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -90,7 +90,11 @@ impl Blobs {
             permanent("storage", format!("cannot store blobs in {}: {reason}", folder.display()))
         };
         let root = folder.to_str().ok_or_else(|| unusable(&"its path is not UTF-8"))?;
-        let operator = Operator::new(services::Fs::default().root(root)).map_err(|error| unusable(&error))?;
+        // A blob appears whole or not at all, also when two items make the same one at the same time.
+        let unfinished = folder.join("unfinished");
+        let unfinished = unfinished.to_str().ok_or_else(|| unusable(&"its path is not UTF-8"))?;
+        let service = services::Fs::default().root(root).atomic_write_dir(unfinished);
+        let operator = Operator::new(service).map_err(|error| unusable(&error))?;
         let store = LocalStore { folder: folder.to_owned(), operator };
         Ok(Self { store: Some(store), ..Self::without_store(limits) })
     }
@@ -108,11 +112,14 @@ impl Blobs {
             extension: extension.to_owned(),
         };
         let name = file_name(&blob.blob)?;
-        store.operator.write(&name, bytes).await.map_err(|error| BlobError {
+        let failed = |error: opendal::Error| BlobError {
             kind: "storage",
             message: format!("cannot store {name} in {}: {}", store.folder.display(), why(&error)),
             transient: error.is_temporary(),
-        })?;
+        };
+        if !store.operator.exists(&name).await.map_err(failed)? {
+            store.operator.write(&name, bytes).await.map_err(failed)?;
+        }
         Ok(blob)
     }
 
@@ -144,12 +151,7 @@ impl Blobs {
 
     async fn fetch_file(&self, path: &Path) -> Result<Vec<u8>, BlobError> {
         let failed = |error: std::io::Error| {
-            let kind = match error.kind() {
-                std::io::ErrorKind::NotFound => "not_found",
-                std::io::ErrorKind::PermissionDenied => "denied",
-                _ => "unreadable",
-            };
-            permanent(kind, format!("cannot read {}: {}", path.display(), io_reason(&error)))
+            permanent(io_kind(&error), format!("cannot read {}: {}", path.display(), io_reason(&error)))
         };
         let metadata = tokio::fs::metadata(path).await.map_err(failed)?;
         if !metadata.is_file() {
@@ -270,24 +272,19 @@ fn file_name(digest: &str) -> Result<String, BlobError> {
     }
 }
 
-/// The system's words without Rust's "(os error 2)".
-fn io_reason(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+/// The word for why a file cannot be read.
+pub fn io_kind(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "not_found",
+        std::io::ErrorKind::PermissionDenied => "denied",
+        _ => "unreadable",
+    }
 }
 
-/// An error with all its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
+/// The system's words without Rust's "(os error 2)".
+pub fn io_reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
 /// opendal's errors carry a page of context; the innermost cause is what people need.
@@ -314,6 +311,23 @@ mod tests {
         assert_eq!(blobs.fetch(&format!("blob:{}", blob.blob)).await.unwrap(), b"flour");
         assert_eq!(std::fs::read(blobs.path_of(&blob).unwrap()).unwrap(), b"flour");
         assert_eq!(blob.bytes, 5);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_same_bytes_may_be_put_by_many_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::in_folder(folder.path(), LIMITS).unwrap();
+        let bytes = vec![7; 1 << 20];
+        let putting: Vec<_> = (0..32)
+            .map(|_| {
+                let (blobs, bytes) = (blobs.clone(), bytes.clone());
+                tokio::spawn(async move { blobs.put(bytes, "text/plain", "txt").await })
+            })
+            .collect();
+        for put in putting {
+            let blob = put.await.unwrap().unwrap();
+            assert_eq!(std::fs::metadata(blobs.path_of(&blob).unwrap()).unwrap().len(), 1 << 20);
+        }
     }
 
     #[tokio::test]

@@ -57,6 +57,14 @@ pub enum Body {
 }
 
 impl Body {
+    /// The batch that it belongs to.
+    pub fn batch(&self) -> &BatchId {
+        match self {
+            Self::Chunk(chunk) => &chunk.batch.id,
+            Self::Outcomes { batch, .. } => batch,
+        }
+    }
+
     /// What it counts for in a queue that is bounded in bytes.
     pub fn weight_bytes(&self) -> u64 {
         match self {

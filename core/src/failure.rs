@@ -45,3 +45,17 @@ impl Failure {
         Self::permanent("panic", format!("the task panicked on this item: {message}"))
     }
 }
+
+/// An error with all its causes, on one line, for a message that has no room for more.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        source = cause.source();
+    }
+    text.lines().map(str::trim).collect::<Vec<_>>().join("; ")
+}

@@ -125,6 +125,15 @@ impl Outcome {
     pub fn weight_bytes(&self) -> u64 {
         crate::chunk::weight_bytes(&self.input, self.name.as_deref())
     }
+
+    /// The size of what it brought along: its output, or why it has none.
+    pub fn output_bytes(&self) -> u64 {
+        match &self.ending {
+            Ending::Ok(output) => output.get().len() as u64,
+            Ending::Failed(failure) | Ending::Dead(failure) => failure.message.len() as u64,
+            Ending::Cancelled | Ending::Expired => 0,
+        }
+    }
 }
 
 /// The form of an outcome that people and programs read:

@@ -143,8 +143,26 @@ pub trait Compute: Task {
     /// What became of a bad input; never a panic (one is caught and becomes the item's failure).
     fn run(&self, plan: &Self::Plan, input: Self::Input, stop: &Stop<'_>) -> Result<Self::Output, Failure>;
 
+    /// Whether a chunk's items run at once, by [`Compute::run_together`]: right where many take hardly longer than one,
+    /// as on a GPU.
+    fn runs_together(&self, _plan: &Self::Plan) -> bool {
+        false
+    }
+
+    /// Runs a chunk's items at once, where [`Compute::runs_together`] says so: one result an input, in their order.
+    ///
+    /// The batch's timeout is that of the whole; a panic is caught and becomes the failure of every item.
+    fn run_together(
+        &self,
+        plan: &Self::Plan,
+        inputs: Vec<Self::Input>,
+        stop: &Stop<'_>,
+    ) -> Vec<Result<Self::Output, Failure>> {
+        inputs.into_iter().map(|input| self.run(plan, input, stop)).collect()
+    }
+
     /// The device that outcomes name.
-    fn device(&self) -> String {
+    fn device(&self, _plan: &Self::Plan) -> String {
         "cpu".into()
     }
 }
@@ -172,7 +190,7 @@ pub trait Wait: Task {
     ) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
 
     /// The device that outcomes name.
-    fn device(&self) -> String {
+    fn device(&self, _plan: &Self::Plan) -> String {
         "cpu".into()
     }
 
@@ -255,6 +273,11 @@ pub trait Job: Send + Sync {
     /// # Errors
     /// The item's failure.
     fn compute(&self, input: &RawValue, stop: &Stop<'_>) -> Result<Box<RawValue>, Failure>;
+    /// Whether a chunk is run by [`Job::compute_together`] rather than item by item.
+    fn runs_together(&self) -> bool;
+    /// Runs a chunk's items at once on the thread that calls: one result an input, in their order. An input that the
+    /// task does not take fails alone; a panic is caught and becomes the failure of all the others.
+    fn compute_together(&self, inputs: &[&RawValue], stop: &Stop<'_>) -> Vec<Result<Box<RawValue>, Failure>>;
     /// Runs one item that waits. Dropping the future ends it.
     fn wait(&self, input: &RawValue, tools: Tools) -> BoxFuture<'static, Result<Box<RawValue>, Failure>>;
 }
@@ -329,8 +352,16 @@ struct Typed<T, By> {
 /// How a typed task is run: the one difference between [`Compute`] and [`Wait`].
 trait Runs<T: Task>: Copy + Send + Sync + 'static {
     fn engine(self, task: &T, plan: &T::Plan) -> Engine;
-    fn device(self, task: &T) -> String;
+    fn device(self, task: &T, plan: &T::Plan) -> String;
     fn compute(self, task: &T, plan: &T::Plan, input: T::Input, stop: &Stop<'_>) -> Result<T::Output, Failure>;
+    fn runs_together(self, task: &T, plan: &T::Plan) -> bool;
+    fn compute_together(
+        self,
+        task: &T,
+        plan: &T::Plan,
+        inputs: Vec<T::Input>,
+        stop: &Stop<'_>,
+    ) -> Vec<Result<T::Output, Failure>>;
     fn wait(
         self,
         task: Arc<T>,
@@ -348,12 +379,26 @@ impl<T: Compute> Runs<T> for ByComputing {
         Engine::Compute
     }
 
-    fn device(self, task: &T) -> String {
-        task.device()
+    fn device(self, task: &T, plan: &T::Plan) -> String {
+        task.device(plan)
     }
 
     fn compute(self, task: &T, plan: &T::Plan, input: T::Input, stop: &Stop<'_>) -> Result<T::Output, Failure> {
         task.run(plan, input, stop)
+    }
+
+    fn runs_together(self, task: &T, plan: &T::Plan) -> bool {
+        task.runs_together(plan)
+    }
+
+    fn compute_together(
+        self,
+        task: &T,
+        plan: &T::Plan,
+        inputs: Vec<T::Input>,
+        stop: &Stop<'_>,
+    ) -> Vec<Result<T::Output, Failure>> {
+        task.run_together(plan, inputs, stop)
     }
 
     fn wait(
@@ -378,12 +423,26 @@ impl<T: Wait> Runs<T> for ByWaiting {
         Engine::Wait(task.hands(plan))
     }
 
-    fn device(self, task: &T) -> String {
-        task.device()
+    fn device(self, task: &T, plan: &T::Plan) -> String {
+        task.device(plan)
     }
 
     fn compute(self, task: &T, _plan: &T::Plan, _input: T::Input, _stop: &Stop<'_>) -> Result<T::Output, Failure> {
         Err(Failure::permanent("engine", format!("{} waits; it does not compute", task.about().name)))
+    }
+
+    fn runs_together(self, _task: &T, _plan: &T::Plan) -> bool {
+        false
+    }
+
+    fn compute_together(
+        self,
+        task: &T,
+        plan: &T::Plan,
+        inputs: Vec<T::Input>,
+        stop: &Stop<'_>,
+    ) -> Vec<Result<T::Output, Failure>> {
+        inputs.into_iter().map(|input| self.compute(task, plan, input, stop)).collect()
     }
 
     fn wait(
@@ -433,6 +492,24 @@ impl<T: Task, By: Runs<T>> Planned<T, By> {
         self.task.check(&self.plan, &input)?;
         Ok(input)
     }
+
+    /// Runs inputs at once; gives as many results as there are inputs, whatever the task does.
+    fn outputs(&self, inputs: Vec<T::Input>, stop: &Stop<'_>) -> Vec<Result<T::Output, Failure>> {
+        let count = inputs.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        // As with a single item: the inputs were their own, plan and task are read only.
+        let run = AssertUnwindSafe(|| self.by.compute_together(&self.task, &self.plan, inputs, stop));
+        let failure = match std::panic::catch_unwind(run) {
+            Ok(outputs) if outputs.len() == count => return outputs,
+            Ok(outputs) => {
+                Failure::permanent("output", format!("the task gave {} results for {count} items", outputs.len()))
+            }
+            Err(panic) => Failure::panicked(&compute::message_of(panic.as_ref())),
+        };
+        std::iter::repeat_with(|| Err(failure.clone())).take(count).collect()
+    }
 }
 
 impl<T: Task, By: Runs<T>> Job for Planned<T, By> {
@@ -449,7 +526,7 @@ impl<T: Task, By: Runs<T>> Job for Planned<T, By> {
     }
 
     fn device(&self) -> String {
-        self.by.device(&self.task)
+        self.by.device(&self.task, &self.plan)
     }
 
     fn check(&self, input: &RawValue) -> Result<(), Invalid> {
@@ -462,6 +539,29 @@ impl<T: Task, By: Runs<T>> Job for Planned<T, By> {
         std::panic::catch_unwind(AssertUnwindSafe(|| self.by.compute(&self.task, &self.plan, input, stop)))
             .unwrap_or_else(|panic| Err(Failure::panicked(&compute::message_of(panic.as_ref()))))
             .and_then(encode)
+    }
+
+    fn runs_together(&self) -> bool {
+        self.by.runs_together(&self.task, &self.plan)
+    }
+
+    fn compute_together(&self, inputs: &[&RawValue], stop: &Stop<'_>) -> Vec<Result<Box<RawValue>, Failure>> {
+        let (mut good, mut places) = (Vec::with_capacity(inputs.len()), Vec::with_capacity(inputs.len()));
+        let mut results = Vec::with_capacity(inputs.len());
+        for (place, input) in inputs.iter().enumerate() {
+            results.push(match self.input(input) {
+                Ok(input) => {
+                    good.push(input);
+                    places.push(place);
+                    Ok(RawValue::NULL.to_owned())
+                }
+                Err(invalid) => Err(invalid.into()),
+            });
+        }
+        for (place, output) in places.into_iter().zip(self.outputs(good, stop)) {
+            results[place] = output.and_then(encode);
+        }
+        results
     }
 
     fn wait(&self, input: &RawValue, tools: Tools) -> BoxFuture<'static, Result<Box<RawValue>, Failure>> {

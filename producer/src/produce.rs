@@ -73,8 +73,8 @@ impl Producer<'_> {
         let mut cutter = Cutter::new(self.cut);
         let mut refused = Vec::new();
         let (mut total, mut is_whole) = (0, false);
-        while let Some(bundle) = stop.run_until_cancelled(self.next(&mut inputs, &batch, queue, &mut cutter)).await {
-            let Some(bundle) = bundle? else {
+        while let Some(next) = self.next(&mut inputs, &batch, queue, &mut cutter, stop).await? {
+            let Some(bundle) = next else {
                 is_whole = true;
                 break;
             };
@@ -109,25 +109,33 @@ impl Producer<'_> {
         Ok(Produced { total, is_whole })
     }
 
-    /// The next inputs. While the window is full or the inputs are slow, what was cut so far goes out: whoever reads
-    /// in order may be waiting for just that.
+    /// The next inputs, `Some(None)` at their end, `None` when it was stopped. While the window is full or the inputs
+    /// are slow, what was cut so far goes out: whoever reads in order may be waiting for just that.
+    ///
+    /// Only waiting for inputs is broken off by `stop`: a chunk that was cut is published, or its items were lost.
     async fn next(
         &self,
         inputs: &mut Inputs,
         batch: &Arc<Batch>,
         queue: Queue,
         cutter: &mut Cutter,
-    ) -> Result<Option<Vec<Input>>, ProduceError> {
-        if !self.window.is_full()
-            && let Ok(bundle) = tokio::time::timeout(LINGER, inputs.next()).await
-        {
-            return Ok(bundle);
+        stop: &CancellationToken,
+    ) -> Result<Option<Option<Vec<Input>>>, ProduceError> {
+        if !self.window.is_full() {
+            match stop.run_until_cancelled(tokio::time::timeout(LINGER, inputs.next())).await {
+                Some(Ok(bundle)) => return Ok(Some(bundle)),
+                Some(Err(_)) => {}
+                None => return Ok(None),
+            }
         }
         if let Some(items) = cutter.take() {
             self.publish(batch, queue, items).await?;
         }
-        self.window.take(0).await;
-        Ok(inputs.next().await)
+        let when_there_is_room = async {
+            self.window.take(0).await;
+            inputs.next().await
+        };
+        Ok(stop.run_until_cancelled(when_there_is_room).await)
     }
 
     async fn publish(&self, batch: &Arc<Batch>, queue: Queue, items: Vec<Item>) -> Result<(), ProduceError> {

@@ -20,7 +20,7 @@ pub struct House {
     pub image_limits: image::Limits,
     /// Where models are found.
     pub models: vision::Models,
-    /// What runs networks, where libtorch is linked in.
+    /// What runs networks and tensors, where libtorch is linked in.
     pub engine: Option<Arc<dyn vision::Engine>>,
 }
 
@@ -35,7 +35,7 @@ pub fn register(house: &House) -> Register {
     let House { image_limits: limits, models, engine } = house.clone();
     Register::default()
         .wait(time::sleep::Sleep)
-        .compute(compute::map::Map)
+        .compute(compute::map::Map { engine: engine.clone() })
         .compute(compute::factorize::Factorize)
         .wait(text::count::Count)
         .wait(image::ImageTransform { limits })

@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for batch in [1, 8, 16, 32] {
             for (instances, threads) in [(1, 1), (1, cores), (cores, 1)] {
                 let rate = measure(&card, precision, batch, (instances, threads), Duration::from_secs(seconds))?;
-                println!("{precision:>9?} {batch:>6} {instances:>10} {threads:>8} {rate:>10.1}");
+                println!("{precision:>9} {batch:>6} {instances:>10} {threads:>8} {rate:>10.1}");
             }
         }
     }

@@ -1,11 +1,12 @@
-//! The engine behind the vision tasks: a classifier for each model, started when it is first asked for.
+//! The engine behind the vision tasks: a classifier for each model, started when it is first asked for. `compute.map` runs
+//! its expressions through it, too.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use tidemill_core::compute::available_cores;
-use tidemill_core::failure::Failure;
+use tidemill_core::failure::{Failure, chain};
 use tidemill_core::settings::{self, VisionSettings};
 use tidemill_tasks::vision::card::{Card, Precision};
 use tidemill_tasks::vision::{Engine, Label};
@@ -13,13 +14,16 @@ use tokio::sync::OnceCell;
 
 use crate::classifier::{Classifier, ClassifyError, InstanceConfig};
 use crate::device::{Device, DeviceChoice};
+use crate::map::Mapper;
+use crate::sys;
 
-/// Runs networks through libtorch.
+/// Runs networks and expressions through libtorch.
 #[derive(Debug)]
 pub struct Torch {
     config: InstanceConfig,
     /// By the card's folder: two folders may hold models of one name.
     classifiers: Mutex<HashMap<std::path::PathBuf, Arc<OnceCell<Result<Arc<Classifier>, String>>>>>,
+    mapper: Mapper,
 }
 
 impl Torch {
@@ -33,6 +37,9 @@ impl Torch {
             settings::Device::Cpu => DeviceChoice::Cpu,
             settings::Device::Cuda(index) => DeviceChoice::Cuda(index as usize),
         };
+        // Whatever the networks run on, a batch of compute.map may ask for CUDA later, when it can no longer be loaded.
+        // Where it is not there, that batch is told.
+        drop(sys::load_cuda());
         let device = choice.resolve().map_err(|error| error.to_string())?;
         let (instances, threads) = share_cores(device, settings.instances, settings.threads);
         let precision = match settings.precision {
@@ -43,7 +50,7 @@ impl Torch {
         };
         let (max_batch, max_delay) = (settings.max_batch, settings.max_delay);
         let config = InstanceConfig { device, precision, instances, threads, max_batch, max_delay };
-        Ok(Self { config, classifiers: Mutex::default() })
+        Ok(Self { config, classifiers: Mutex::default(), mapper: Mapper::default() })
     }
 
     async fn classifier(&self, card: &Card) -> Result<Arc<Classifier>, Failure> {
@@ -55,7 +62,7 @@ impl Torch {
             let (card, config) = (card.clone(), self.config);
             match tokio::task::spawn_blocking(move || Classifier::start(card, config)).await {
                 Ok(Ok(classifier)) => Ok(Arc::new(classifier)),
-                Ok(Err(error)) => Err(error.to_string()),
+                Ok(Err(error)) => Err(chain(&error)),
                 Err(panicked) => Err(format!("loading it panicked: {panicked}")),
             }
         };
@@ -86,6 +93,13 @@ impl Engine for Torch {
         })?;
         let name = |class: u32| classifier.labels().get(class as usize).cloned().unwrap_or_else(|| class.to_string());
         Ok(scored.iter().map(|one| Label { label: name(one.class), probability: one.probability }).collect())
+    }
+
+    fn map(&self, expression: &str, device: &str, xs: &[f64]) -> Result<Vec<f64>, Failure> {
+        let device = device.parse().and_then(DeviceChoice::resolve).map_err(|error| {
+            Failure::permanent("device", error.to_string().replace('\n', "; "))
+        })?;
+        self.mapper.map(expression, device, xs)
     }
 
     fn device(&self) -> String {

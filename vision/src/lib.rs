@@ -1,4 +1,5 @@
-//! The vision engine: networks run by libtorch, on CPUs and CUDA devices, from one executable.
+//! The vision engine: networks run by libtorch, on CPUs and CUDA devices, from one executable; and `compute.map`'s
+//! expressions, computed as one tensor.
 //!
 //! ```text
 //!  card.toml ──► Network::load ──► Classifier::start
@@ -18,6 +19,7 @@ pub mod classifier;
 pub mod device;
 mod engine;
 pub mod labels;
+mod map;
 pub mod network;
 
 mod sys;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 use tidemill_core::batch::BatchId;
-use tidemill_core::chunk::{Chunk, Item};
+use tidemill_core::chunk::Chunk;
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Ending, Maker, Outcome};
 use tidemill_core::task::Lane;
@@ -57,7 +57,8 @@ pub(crate) struct Ran {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Stopped {
     Failed(Failure),
-    Cancelled,
+    /// Its batch was; `begun` if this attempt had.
+    Cancelled { begun: bool },
 }
 
 /// Sorts a chunk's items into those that have ended and those that run again. `ran` has one entry an item, in order.
@@ -67,9 +68,13 @@ pub(crate) fn decide(chunk: &Chunk, lane: Lane, ran: Vec<Ran>, maker: &Arc<Maker
     let mut outcomes = Vec::with_capacity(ran.len());
     let mut again = Vec::new();
     for (item, ran) in chunk.items.iter().zip(ran) {
+        let mut attempts = chunk.attempt;
         let ending = match ran.result {
             Ok(output) => Ending::Ok(output),
-            Err(Stopped::Cancelled) => Ending::Cancelled,
+            Err(Stopped::Cancelled { begun }) => {
+                attempts.0 -= u32::from(!begun);
+                Ending::Cancelled
+            }
             Err(Stopped::Failed(failure)) if failure.retryable && delay.is_some() => {
                 let (batch, task) = (chunk.batch.id.as_str(), chunk.batch.task.as_str());
                 let (index, attempt, error) = (item.index.0, chunk.attempt.0, failure.message.as_str());
@@ -79,7 +84,16 @@ pub(crate) fn decide(chunk: &Chunk, lane: Lane, ran: Vec<Ran>, maker: &Arc<Maker
             }
             Err(Stopped::Failed(failure)) => Ending::Failed(failure),
         };
-        outcomes.push(Arc::new(outcome(chunk, item, ending, maker, ran.queued, ran.run)));
+        outcomes.push(Arc::new(Outcome {
+            index: item.index,
+            input: item.input.clone(),
+            name: item.name.clone(),
+            ending,
+            attempts,
+            maker: Arc::clone(maker),
+            queued: ran.queued,
+            run: ran.run,
+        }));
     }
     let again = delay.filter(|_| !again.is_empty()).map(|delay| Again {
         chunk: Chunk { batch: Arc::clone(&chunk.batch), attempt: chunk.attempt.next(), items: again },
@@ -89,23 +103,11 @@ pub(crate) fn decide(chunk: &Chunk, lane: Lane, ran: Vec<Ran>, maker: &Arc<Maker
     Verdict::Done { batch: chunk.batch.id.clone(), outcomes, again }
 }
 
-fn outcome(chunk: &Chunk, item: &Item, ending: Ending, maker: &Arc<Maker>, queued: Duration, run: Duration) -> Outcome {
-    Outcome {
-        index: item.index,
-        input: item.input.clone(),
-        name: item.name.clone(),
-        ending,
-        attempts: chunk.attempt,
-        maker: Arc::clone(maker),
-        queued,
-        run,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use tidemill_core::batch::{Attempt, Batch, ItemIndex, Priority};
+    use tidemill_core::chunk::Item;
     use tidemill_core::retry::RetryPolicy;
     use tidemill_core::task::raw;
 
@@ -127,7 +129,8 @@ mod tests {
     fn results() -> impl Strategy<Value = Vec<Result<(), Stopped>>> {
         let one = prop_oneof![
             Just(Ok(())),
-            Just(Err(Stopped::Cancelled)),
+            Just(Err(Stopped::Cancelled { begun: true })),
+            Just(Err(Stopped::Cancelled { begun: false })),
             Just(Err(Stopped::Failed(Failure::permanent("bad", "bad")))),
             Just(Err(Stopped::Failed(Failure::transient("busy", "busy")))),
         ];

@@ -162,7 +162,7 @@ fn sandbox() -> World {
     let stop = CancellationToken::new();
     tokio::spawn({
         let (broker, store, stop) = (Arc::clone(&broker), Arc::clone(&store), stop.clone());
-        async move { collect(&*broker, &*store, stop).await }
+        async move { collect(&*broker, &*store, |_| {}, stop).await }
     });
     World { broker, store, register: Arc::new(register), shared, window: Window::new(1 << 20), stop }
 }

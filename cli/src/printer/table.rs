@@ -94,7 +94,10 @@ fn summary(value: &Value) -> String {
         Value::Array(values) => values.iter().map(summary).collect::<Vec<_>>().join(" "),
         Value::Object(fields) => {
             if let (Some(label), Some(probability)) = (fields.get("label"), fields.get("probability").and_then(Value::as_f64)) {
-                return format!("{} {:.1} %,", summary(label), 100.0 * probability);
+                // ImageNet's names are lists of synonyms; the first one does.
+                let label = summary(label);
+                let first = label.split(',').next().unwrap_or_default();
+                return format!("{first} {:.1} %,", 100.0 * probability);
             }
             if let Some(labels) = fields.get("labels") {
                 return summary(labels).trim_end_matches(',').to_owned();

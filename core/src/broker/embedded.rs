@@ -116,9 +116,21 @@ impl Broker for Embedded {
     async fn publish(&self, queue: Queue, message: Message) -> Result<(), BrokerError> {
         let line = self.line(queue);
         if !message.delay.is_zero() {
-            let (delay, message) = (message.delay, Arc::new(message));
+            let (delay, message, mut notices) = (message.delay, Arc::new(message), self.notices().await?);
             tokio::spawn(async move {
-                tokio::time::sleep(delay).await;
+                // What was cancelled need not wait: its outcome is due now.
+                let cancelled = async {
+                    while let Some(Notice::Cancel(batch)) = notices.next().await {
+                        if batch == *message.body.batch() {
+                            return;
+                        }
+                    }
+                    std::future::pending().await
+                };
+                tokio::select! {
+                    () = tokio::time::sleep(delay) => {}
+                    () = cancelled => {}
+                }
                 line.push(message);
             });
             return Ok(());

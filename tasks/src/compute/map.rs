@@ -1,28 +1,42 @@
 //! `compute.map`: an expression of x, over many numbers.
 
+use std::sync::Arc;
+
 use exmex::{Express as _, FlatEx};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Compute, Cost, Invalid, Lane, Stop, Task};
 
+use crate::vision::Engine;
+
 /// Longer expressions are refused: nobody types them, and parsing them would take its time.
 const MAX_EXPRESSION_BYTES: usize = 4096;
 /// Whole numbers are exact in a 64-bit float up to here.
 const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// Evaluates an expression for each number.
-#[derive(Clone, Copy, Debug)]
-pub struct Map;
+/// Evaluates an expression for each number. Without an engine it does so on the CPU only.
+#[derive(Clone, Default)]
+pub struct Map {
+    /// What computes on a GPU.
+    pub engine: Option<Arc<dyn Engine>>,
+}
+
+impl std::fmt::Debug for Map {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Map").field("has_engine", &self.engine.is_some()).finish()
+    }
+}
 
 /// Options of a batch.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
-    /// The expression, of `x` alone: `x*x - 2*x`. It knows + - * / ^ %, parentheses, PI, E and the usual functions
-    /// (sin, cos, exp, ln, sqrt, abs, floor, round …).
+    /// The expression, of `x` alone: `x*x - 2*x`. It knows + - * / ^, parentheses, PI, E, TAU and the usual
+    /// functions (sin, cos, exp, ln, sqrt, abs, floor, round, min, max …).
     pub expr: String,
-    /// Where it is computed: `cpu` (every core), `cuda` or `cuda:0` (as one tensor; needs tidemill-vision and a GPU).
+    /// Where it is computed: `cpu` (every core), `cuda` or `cuda:0` (each chunk as one tensor; needs tidemill-vision and
+    /// a GPU).
     #[serde(default = "cpu")]
     pub device: String,
 }
@@ -38,7 +52,7 @@ pub struct Plan {
     pub text: String,
     /// As it is evaluated.
     pub expression: FlatEx<f64>,
-    /// `cpu`, `cuda` or `cuda:N`.
+    /// `cpu` or `cuda:N`.
     pub device: String,
 }
 
@@ -92,7 +106,8 @@ impl Task for Map {
             summary: "Evaluate an expression of x for each number",
             details: "An input is a number, the output is the value of the expression for it. The expression is parsed \
                       once per batch and knows arithmetic only. Numbers are 64-bit floats: whole numbers are exact up \
-                      to 2^53. A value that is not finite (a division by zero) is that item's failure.",
+                      to 2^53. A value that is not finite (a division by zero) is that item's failure. On a GPU a chunk is \
+                      computed as one tensor.",
             examples: &[
                 "tidemill run compute.map 1 2 3 8 10 -o expr='x*x - 2*x'",
                 "tidemill run compute.map --range 0..1000000 -o expr='sqrt(x)' --format ndjson",
@@ -107,9 +122,8 @@ impl Task for Map {
         if text.len() > MAX_EXPRESSION_BYTES {
             return Err(Invalid(format!("expr: has {} bytes; at most {MAX_EXPRESSION_BYTES} are allowed", text.len())));
         }
-        if !(device == "cpu" || device == "cuda" || device.strip_prefix("cuda:").is_some_and(is_number)) {
-            return Err(Invalid(format!("device: {device:?} is not among cpu, cuda and cuda:N")));
-        }
+        let device = device_name(&device)
+            .ok_or_else(|| Invalid(format!("device: {device:?} is not among cpu, cuda and cuda:N")))?;
         // The parser may panic on what it does not expect; that must not be the end of the process.
         let parsed = std::panic::catch_unwind(|| exmex::parse::<f64>(&text));
         let expression = match parsed {
@@ -140,18 +154,53 @@ impl Task for Map {
     }
 }
 
-fn is_number(text: &str) -> bool {
-    text.parse::<u8>().is_ok()
+/// The one name that outcomes give a device: `cpu` or `cuda:N`.
+fn device_name(device: &str) -> Option<String> {
+    if device == "cpu" {
+        return Some(cpu());
+    }
+    let index: u8 = if device == "cuda" { 0 } else { device.strip_prefix("cuda:")?.parse().ok()? };
+    Some(format!("cuda:{index}"))
 }
 
 impl Compute for Map {
     fn run(&self, plan: &Plan, x: f64, _stop: &Stop<'_>) -> Result<Value, Failure> {
+        if !plan.is_on_cpu() {
+            let value = self.on_device(plan, &[x])?;
+            return Value::finite(value[0], &plan.text, x);
+        }
         let variables: &[f64] = if plan.expression.var_names().is_empty() { &[] } else { &[x] };
         let value = plan
             .expression
             .eval(variables)
             .map_err(|error| Failure::permanent("expression", format!("{} for x = {x}: {error}", plan.text)))?;
         Value::finite(value, &plan.text, x)
+    }
+
+    fn runs_together(&self, plan: &Plan) -> bool {
+        !plan.is_on_cpu()
+    }
+
+    fn run_together(&self, plan: &Plan, xs: Vec<f64>, _stop: &Stop<'_>) -> Vec<Result<Value, Failure>> {
+        match self.on_device(plan, &xs) {
+            Ok(values) => xs.iter().zip(values).map(|(x, value)| Value::finite(value, &plan.text, *x)).collect(),
+            Err(failure) => vec![Err(failure); xs.len()],
+        }
+    }
+
+    fn device(&self, plan: &Plan) -> String {
+        if plan.is_on_cpu() || self.engine.is_some() { plan.device.clone() } else { "none".into() }
+    }
+}
+
+impl Map {
+    /// The values, computed as one tensor.
+    fn on_device(&self, plan: &Plan, xs: &[f64]) -> Result<Vec<f64>, Failure> {
+        let Some(engine) = &self.engine else {
+            let reason = format!("this command computes on the cpu only, not on {}; tidemill-vision does", plan.device);
+            return Err(Failure::permanent("no_engine", reason));
+        };
+        engine.map(&plan.text, &plan.device, xs)
     }
 }
 
@@ -162,12 +211,12 @@ mod tests {
     use super::*;
 
     fn plan(expr: &str) -> Result<Plan, Invalid> {
-        Map.plan(Options { expr: expr.into(), device: cpu() })
+        Map { engine: None }.plan(Options { expr: expr.into(), device: cpu() })
     }
 
     fn map(expr: &str, x: f64) -> Result<String, Failure> {
         let stop = CancellationToken::new();
-        Map.run(&plan(expr).unwrap(), x, &Stop(&stop)).map(|value| serde_json::to_string(&value).unwrap())
+        Map { engine: None }.run(&plan(expr).unwrap(), x, &Stop(&stop)).map(|value| serde_json::to_string(&value).unwrap())
     }
 
     #[test]
@@ -207,7 +256,7 @@ mod tests {
 
     #[test]
     fn an_unknown_device_is_refused() {
-        let refused = Map.plan(Options { expr: "x".into(), device: "tpu".into() }).unwrap_err();
+        let refused = Map { engine: None }.plan(Options { expr: "x".into(), device: "tpu".into() }).unwrap_err();
         assert_eq!(refused.0, "device: \"tpu\" is not among cpu, cuda and cuda:N");
     }
 }

@@ -10,6 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tidemill_core::blobs::{io_kind, io_reason, scheme};
 use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Cost, Hands, Invalid, Task, Tools, Wait, raw, raw_word};
 use tokio::io::AsyncReadExt as _;
@@ -26,7 +27,7 @@ pub struct Count;
 pub enum Input {
     /// The text itself.
     Text(String),
-    /// A file, read as a stream.
+    /// A file, read as a stream; or a URL, fetched whole.
     Path(String),
 }
 
@@ -114,6 +115,7 @@ impl Wait for Count {
         let (started, clock) = (SystemTime::now(), Instant::now());
         let count = match input {
             Input::Text(text) => count_in(&tools, &word, text.into_bytes()).await?,
+            Input::Path(url) if scheme(&url).is_some() => count_in(&tools, &word, tools.blobs.fetch(&url).await?).await?,
             Input::Path(path) => count_file(&tools, &word, Path::new(&path)).await?,
         };
         Ok(Output {
@@ -133,12 +135,7 @@ async fn count_in(tools: &Tools, word: &Arc<Regex>, bytes: Vec<u8>) -> Result<u6
 
 async fn count_file(tools: &Tools, word: &Arc<Regex>, path: &Path) -> Result<u64, Failure> {
     let failed = |error: std::io::Error| {
-        let kind = match error.kind() {
-            std::io::ErrorKind::NotFound => "not_found",
-            std::io::ErrorKind::PermissionDenied => "denied",
-            _ => "unreadable",
-        };
-        Failure::permanent(kind, format!("cannot read {}: {error}", path.display()))
+        Failure::permanent(io_kind(&error), format!("cannot read {}: {}", path.display(), io_reason(&error)))
     };
     let mut file = tokio::fs::File::open(path).await.map_err(failed)?;
     let (mut count, mut carried) = (0, Vec::new());

@@ -4,6 +4,7 @@
 //! A card is checked for itself here; that it *fits* its network is found out by `tidemill-vision` when it loads it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -99,6 +100,16 @@ pub enum Precision {
     Bf16,
     /// 16-bit floating point; fast on GPUs, slow on CPUs.
     Fp16,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Fp32 => "fp32",
+            Self::Bf16 => "bf16",
+            Self::Fp16 => "fp16",
+        })
+    }
 }
 
 /// The precisions that a network may run in, best first.

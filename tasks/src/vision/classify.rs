@@ -119,7 +119,7 @@ impl Wait for Classify {
         Hands::PerCore(24)
     }
 
-    fn device(&self) -> String {
+    fn device(&self, _plan: &Plan) -> String {
         self.engine.as_ref().map_or_else(|| "none".into(), |engine| engine.device())
     }
 

@@ -1,4 +1,4 @@
-//! The seam to what runs networks.
+//! The seam to libtorch: what runs networks, and expressions over many numbers.
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -16,7 +16,7 @@ pub struct Label {
     pub probability: f32,
 }
 
-/// Runs networks. Pictures of many items that share a model go through it together.
+/// Runs networks and expressions. Pictures of many items that share a model go through a network together.
 #[async_trait]
 pub trait Engine: Send + Sync {
     /// The `top` most probable classes of a picture, the most probable first. Loads the model when it is first asked
@@ -28,6 +28,16 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// Where the model cannot be loaded (permanent) or the device failed.
     async fn classify(&self, card: &Card, pixels: Vec<u8>, top: usize) -> Result<Vec<Label>, Failure>;
+
+    /// The expression's value for each `x`, computed as one tensor of 64-bit floats; not finite where it is so. It keeps
+    /// the thread that calls until the values are there.
+    ///
+    /// `expression` is of `x` alone and has been parsed by `compute.map`. `device` is `cpu`, `cuda` or `cuda:N`,
+    /// whatever the networks run on.
+    ///
+    /// # Errors
+    /// Where the device is not there (permanent) or failed (it may pass).
+    fn map(&self, expression: &str, device: &str, xs: &[f64]) -> Result<Vec<f64>, Failure>;
 
     /// Where networks run: `cpu`, `cuda:0`.
     fn device(&self) -> String;

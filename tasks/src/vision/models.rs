@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use tidemill_core::failure::chain;
 use tidemill_core::nearest::{did_you_mean, nearest};
 use tidemill_core::task::Invalid;
 
@@ -29,7 +30,7 @@ impl Models {
             let mut known = Card::list(&self.folders);
             known.remove(name).ok_or_else(|| self.unknown(name, known.keys().map(String::as_str)))?
         };
-        let card = card.map_err(|error| Invalid(format!("model: {error}")))?;
+        let card = card.map_err(|error| Invalid(format!("model: {}", chain(&error))))?;
         if card.task == question {
             return Ok(card);
         }

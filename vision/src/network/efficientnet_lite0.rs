@@ -4,7 +4,7 @@
 //!
 //! Layers and their names as in the PyPI package `efficientnet-lite-pytorch` 0.1.0, padding as TensorFlow's "same".
 
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 use tidemill_tasks::vision::card::{Card, Precision};
 
 use super::conv::{Conv, Form, Weights};
@@ -82,8 +82,10 @@ impl EfficientNetLite0 {
         for conv in blocks.chain([&mut self.stem, &mut self.head]) {
             conv.place(device, kind)?;
         }
+        // The last layer stays in fp32: it costs a thousandth of the whole, and rounding the logits themselves to 8 bits
+        // is what swaps two labels that are nearly as probable.
         for tensor in &mut self.classify {
-            *tensor = tensor.f_to_device(device)?.f_to_kind(kind)?;
+            *tensor = tensor.f_to_device(device)?.f_to_kind(Kind::Float)?;
         }
         Ok(())
     }
@@ -108,7 +110,7 @@ impl EfficientNetLite0 {
         for block in &self.blocks {
             x = block.forward(x)?;
         }
-        let pooled = self.head.forward(&x)?.f_mean_dim([2, 3].as_slice(), false, None)?;
+        let pooled = self.head.forward(&x)?.f_mean_dim([2, 3].as_slice(), false, Some(Kind::Float))?;
         let [weight, bias] = &self.classify;
         pooled.f_linear(weight, Some(bias))
     }

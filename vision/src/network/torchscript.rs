@@ -25,7 +25,7 @@ impl TorchScript {
         let frozen = module.named_parameters().map_err(refused)?.is_empty();
         if frozen && precision != Precision::Fp32 {
             let what = format!(
-                "its file is frozen, so it cannot be run in {precision:?}\n\
+                "its file is frozen, so it cannot be run in {precision}\n\
                  name only \"fp32\" in `precision`, or save the module without freezing it"
             );
             return Err(NetworkError::Misfit { model: card.name.clone(), what });
