@@ -187,10 +187,15 @@ impl Args {
             (_, 3..) => set("log.level", "trace".into()),
         }
         if let Command::Run(run) = &self.command {
-            run.workers.map(|threads| set("worker.threads", threads.to_string()));
-            run.retries.map(|retries| set("retry.attempts", retries.saturating_add(1).to_string()));
-            run.device.as_ref().map(|device| set("vision.device", device.clone()));
-            run.precision.as_ref().map(|precision| set("vision.precision", precision.clone()));
+            let flags = [
+                ("worker.threads", run.workers.map(|threads| threads.to_string())),
+                ("retry.attempts", run.retries.map(|retries| retries.saturating_add(1).to_string())),
+                ("vision.device", run.device.clone()),
+                ("vision.precision", run.precision.clone()),
+            ];
+            for (key, value) in flags {
+                value.into_iter().for_each(|value| set(key, value));
+            }
         }
         overrides
     }
@@ -205,7 +210,9 @@ pub(crate) fn completions(shell: Shell) -> Exit {
 fn parse_range(text: &str) -> Result<(i64, i64), String> {
     let (from, to) = text.split_once("..").ok_or("it should be A..B, such as 0..1000")?;
     let number = |text: &str| {
-        text.replace('_', "").parse::<i64>().map_err(|_| format!("{text:?} is not a whole number; it should be A..B, such as 0..1000"))
+        text.replace('_', "")
+            .parse::<i64>()
+            .map_err(|_| format!("{text:?} is not a whole number; it should be A..B, such as 0..1000"))
     };
     let (from, to, is_closed) = match to.strip_prefix('=') {
         Some(to) => (number(from)?, number(to)?, true),

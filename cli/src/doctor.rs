@@ -92,12 +92,18 @@ fn models(settings: &Settings) -> Vec<Finding> {
     let models = crate::models_of(settings);
     let cards = Card::list(&models.folders);
     if cards.is_empty() {
-        return vec![Finding::ill("no models are installed", "in a checkout, `make models`; or name their folder in vision.models")];
+        return vec![Finding::ill(
+            "no models are installed",
+            "in a checkout, `make models`; or name their folder in vision.models",
+        )];
     }
     let finding = |(name, card): (&String, &Result<Card, _>)| match card {
         Ok(card) => match card.verify() {
             Ok(()) => Finding::well(format!("model {name} is complete")),
-            Err(error) => Finding::ill(format!("model {name}: {error}"), "`make models` fetches the weights of the built-in cards"),
+            Err(error) => Finding::ill(
+                format!("model {name}: {error}"),
+                "`make models` fetches the weights of the built-in cards",
+            ),
         },
         Err(error) => Finding::ill(format!("model {name}: {error}"), "mend its card, or remove the folder"),
     };

@@ -64,7 +64,9 @@ pub fn main(vision: Option<Vision>) -> ExitCode {
 fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
     let wants_settings = matches!(args.shared.config, Some(None));
     if wants_settings && !matches!(args.command, Command::Doctor) {
-        return Err(CliError::usage("--config: a file is missing").hint("`tidemill doctor --config` prints the settings"));
+        return Err(
+            CliError::usage("--config: a file is missing").hint("`tidemill doctor --config` prints the settings")
+        );
     }
     let loaded = Settings::load(Sources {
         config_file: args.shared.config.clone().flatten(),
@@ -90,8 +92,7 @@ fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
 }
 
 fn register(settings: &Settings, engine: Option<Arc<dyn Engine>>) -> Register {
-    let image_limits =
-        image::Limits { max_pixels: settings.image.max_pixels, max_bytes: settings.image.max_bytes };
+    let image_limits = image::Limits { max_pixels: settings.image.max_pixels, max_bytes: settings.image.max_bytes };
     tidemill_tasks::register(&House { image_limits, models: models_of(settings), engine })
 }
 

@@ -1,7 +1,5 @@
 //! `models`: what networks there are.
 
-use std::fmt::Write as _;
-
 use serde_json::{Value, json};
 use tidemill_core::nearest::{did_you_mean, nearest};
 use tidemill_tasks::vision::Models;
@@ -37,12 +35,17 @@ fn state(card: &Card) -> &'static str {
     if card.network_path().is_file() { "ready" } else { "weights missing: `make models` fetches them" }
 }
 
-fn listed(models: &Models, cards: &std::collections::BTreeMap<String, Result<Card, tidemill_tasks::vision::card::CardError>>) -> String {
+fn listed(
+    models: &Models,
+    cards: &std::collections::BTreeMap<String, Result<Card, tidemill_tasks::vision::card::CardError>>,
+) -> String {
     let mut text = String::new();
     for (name, card) in cards {
         let default = if *name == models.default { " (default)" } else { "" };
         let line = match card {
-            Ok(card) => format!("  {name:24} {:9} {}{default}\n{:27}{}\n", card.task.as_str(), state(card), "", card.about),
+            Ok(card) => {
+                format!("  {name:24} {:9} {}{default}\n{:27}{}\n", card.task.as_str(), state(card), "", card.about)
+            }
             Err(error) => format!("  {name:24} unusable  {error}\n"),
         };
         text += &line;
@@ -69,8 +72,7 @@ fn shown(card: &Card) -> String {
         ("source", card.source.clone()),
     ];
     for (key, value) in facts {
-        // Writing to a String cannot fail.
-        let _: std::fmt::Result = writeln!(text, "  {key:9} {value}");
+        text += &format!("  {key:9} {value}\n");
     }
     text
 }

@@ -38,7 +38,8 @@ impl Out {
             return Err(CliError::usage(format!("--out: {} lies within the input {input}", folder.display()))
                 .hint("produced files would overwrite inputs or become inputs; name a folder outside"));
         }
-        let staging = tempfile::Builder::new().prefix(".tidemill-").tempdir_in(folder).map_err(|error| unusable(&error))?;
+        let staging =
+            tempfile::Builder::new().prefix(".tidemill-").tempdir_in(folder).map_err(|error| unusable(&error))?;
         Ok(Self { folder: folder.to_owned(), staging, given: HashSet::new() })
     }
 

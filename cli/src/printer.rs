@@ -101,7 +101,16 @@ impl Printer {
 }
 
 const CSV_COLUMNS: [&str; 11] = [
-    "index", "input", "status", "output", "error_kind", "error_message", "attempts", "worker", "device", "queued_ms",
+    "index",
+    "input",
+    "status",
+    "output",
+    "error_kind",
+    "error_message",
+    "attempts",
+    "worker",
+    "device",
+    "queued_ms",
     "run_ms",
 ];
 

@@ -102,7 +102,13 @@ struct Mill {
 }
 
 impl Mill {
-    fn new(run: &Run, settings: &Settings, register: Register, job: &dyn Job, out: Option<Out>) -> Result<Self, CliError> {
+    fn new(
+        run: &Run,
+        settings: &Settings,
+        register: Register,
+        job: &dyn Job,
+        out: Option<Out>,
+    ) -> Result<Self, CliError> {
         let pool = Pool::new(settings.worker.threads).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?;
         let limits = FetchLimits { max_bytes: settings.fetch.max_bytes, timeout: settings.fetch.timeout };
         let blobs = out.as_ref().map_or_else(|| Ok(Blobs::without_store(limits)), |out| out.blobs(limits))?;
@@ -144,7 +150,13 @@ impl Mill {
     }
 
     /// Runs the batch and prints its outcomes.
-    async fn grind(mut self, run: &Run, shared: &Shared, job: &dyn Job, sources: Vec<Source>) -> Result<Exit, CliError> {
+    async fn grind(
+        mut self,
+        run: &Run,
+        shared: &Shared,
+        job: &dyn Job,
+        sources: Vec<Source>,
+    ) -> Result<Exit, CliError> {
         let started = Instant::now();
         let cancel = CancellationToken::new();
         let stop = CancellationToken::new();
@@ -170,8 +182,7 @@ impl Mill {
 
         let mut out = self.out.take();
         let (produced, tally) = {
-            let producer =
-                Producer { broker: &*self.broker, store: &*self.store, cut: self.cut, window: &self.window };
+            let producer = Producer { broker: &*self.broker, store: &*self.store, cut: self.cut, window: &self.window };
             let producing = producer.produce(Arc::clone(&self.batch), job, Inputs::walk(sources), &cancel);
             let reading = self.read(run, shared, out.as_mut(), &cancel);
             // Each waits for the other; where one fails, the other would wait for ever.
@@ -293,7 +304,8 @@ async fn interrupts(
     batch: BatchId,
     staging: Option<PathBuf>,
 ) {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         tracing::warn!("signals cannot be heard; an interrupt ends the command at once");
         return;
     };
@@ -345,4 +357,3 @@ fn own_name() -> String {
 fn fault(error: impl std::fmt::Display) -> CliError {
     CliError::new(Exit::Fault, error.to_string())
 }
-

@@ -15,7 +15,8 @@ pub(crate) fn tasks(args: &Tasks, register: &Register) -> Result<Exit, CliError>
     let text = match &args.task {
         Some(name) => {
             let kind = register.find(name).map_err(|unknown| {
-                CliError::usage(format!("{unknown}{}", did_you_mean(&unknown.nearest))).hint("`tidemill tasks` lists them")
+                CliError::usage(format!("{unknown}{}", did_you_mean(&unknown.nearest)))
+                    .hint("`tidemill tasks` lists them")
             })?;
             if args.json { pretty(&as_json(kind)) } else { shown(kind) }
         }

@@ -30,7 +30,9 @@ pub(crate) fn sources(run: &Run, kind: &dyn Kind, job: &dyn Job) -> Result<Vec<S
         } else {
             let is_folder = path.is_dir().then(|| std::io::Error::other("it is a folder"));
             let file = is_folder.map_or_else(|| File::open(path), Err);
-            Box::new(file.map_err(|error| CliError::usage(format!("--items: cannot read {}: {error}", path.display())))?)
+            Box::new(
+                file.map_err(|error| CliError::usage(format!("--items: cannot read {}: {error}", path.display())))?,
+            )
         };
         sources.push(lines(&path.display().to_string(), file, &about));
     }
@@ -38,7 +40,8 @@ pub(crate) fn sources(run: &Run, kind: &dyn Kind, job: &dyn Job) -> Result<Vec<S
         // No input is one empty item, for tasks that need none.
         let empty = raw(&serde_json::json!({}));
         job.check(&empty).map_err(|_| {
-            CliError::usage(format!("{} needs inputs", about.name)).hint(about.examples.first().copied().unwrap_or_default())
+            CliError::usage(format!("{} needs inputs", about.name))
+                .hint(about.examples.first().copied().unwrap_or_default())
         })?;
         sources.push(Source::Values(vec![empty]));
     }

@@ -1,4 +1,5 @@
 //! What is said when something is wrong: what, where, and what to do.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
 
 mod support;
 
@@ -131,14 +132,16 @@ fn a_misspelt_setting_is_a_configuration_error() {
 }
 
 #[test]
-fn a_full_disk_is_the_failure_of_the_item() {
-    let out = tidemill(&["run", "compute.map", "1", "-o", "expr=x"])
-        .stdout(std::fs::File::options().write(true).open("/dev/full").unwrap())
-        .output()
-        .unwrap();
-    assert_eq!(out.status.code(), Some(1));
-    let said = String::from_utf8(out.stderr).unwrap();
-    assert!(said.starts_with("error: cannot print outcomes: No space left on device"), "{said}");
+fn a_full_disk_under_the_output_ends_the_run_however_long_it_is() {
+    for range in ["0..1", "0..2000000"] {
+        let out = tidemill(&["run", "compute.map", "--range", range, "-o", "expr=x"])
+            .stdout(std::fs::File::options().write(true).open("/dev/full").unwrap())
+            .output()
+            .unwrap();
+        assert_eq!(out.status.code(), Some(1));
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert!(said.starts_with("error: cannot print outcomes: No space left on device"), "{said}");
+    }
 }
 
 #[test]

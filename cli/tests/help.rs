@@ -1,4 +1,5 @@
 //! Help, lists and completions, as they are printed.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! `image.transform` as a user calls it: real photographs, and a folder of odd files.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
 
 mod support;
 
@@ -27,7 +28,13 @@ fn of_a_folder_of_odd_files_each_gets_exactly_one_outcome() {
     let (folder, expected) = odd_files();
     let out = tempfile::tempdir().unwrap();
     let ended = run(&[
-        "run", "image.transform", folder.path().to_str().unwrap(), "-o", THUMBNAIL, "--out", out.path().to_str().unwrap(),
+        "run",
+        "image.transform",
+        folder.path().to_str().unwrap(),
+        "-o",
+        THUMBNAIL,
+        "--out",
+        out.path().to_str().unwrap(),
     ]);
 
     assert_eq!(ended.code, Some(5), "{}", ended.stderr);
@@ -65,7 +72,8 @@ fn of_a_folder_of_odd_files_each_gets_exactly_one_outcome() {
 #[test]
 fn produced_files_keep_their_names_and_folders_and_nothing_else_is_left() {
     let out = tempfile::tempdir().unwrap();
-    let ended = run(&["run", "image.transform", "examples/photos", "-o", THUMBNAIL, "--out", out.path().to_str().unwrap()]);
+    let ended =
+        run(&["run", "image.transform", "examples/photos", "-o", THUMBNAIL, "--out", out.path().to_str().unwrap()]);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 
     assert_eq!(files_in(out.path()), files_in(&root().join("examples/photos")));
@@ -101,7 +109,8 @@ fn an_input_is_never_overwritten_by_its_own_output() {
 fn the_output_is_byte_for_byte_the_same_whatever_the_chunks_and_workers() {
     let blobs = |extra: &[&str]| -> Vec<Value> {
         let out = tempfile::tempdir().unwrap();
-        let fixed = ["run", "image.transform", "examples/photos", "-o", THUMBNAIL, "--out", out.path().to_str().unwrap()];
+        let fixed =
+            ["run", "image.transform", "examples/photos", "-o", THUMBNAIL, "--out", out.path().to_str().unwrap()];
         run(&[&fixed[..], extra].concat()).lines().iter().map(|line| line["output"]["image"]["blob"].clone()).collect()
     };
     assert_eq!(blobs(&["--workers", "1", "--chunk", "3"]), blobs(&["--workers", "3", "--chunk", "1"]));

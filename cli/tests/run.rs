@@ -1,8 +1,9 @@
 //! `tidemill run`, end to end.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
 
 mod support;
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -31,12 +32,19 @@ fn a_line_has_exactly_the_fields_of_the_contract() {
         names.sort_unstable();
         names.into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
-    let common = vec!["index", "input", "status", "attempts", "worker", "device", "timing"];
+    let common = ["index", "input", "status", "attempts", "worker", "device", "timing"];
     let with = |field| sorted(common.iter().copied().chain([field]).collect());
-    let keys_sorted = |line: &Value| { let mut keys = keys(line); keys.sort_unstable(); keys };
+    let keys_sorted = |line: &Value| {
+        let mut keys = keys(line);
+        keys.sort_unstable();
+        keys
+    };
     assert_eq!(keys_sorted(&lines[0]), with("output"));
     assert_eq!(keys_sorted(&lines[1]), with("error"));
-    assert_eq!(lines[1]["error"], json!({"kind": "not_finite", "message": "1/x is infinite for x = 0", "retryable": false}));
+    assert_eq!(
+        lines[1]["error"],
+        json!({"kind": "not_finite", "message": "1/x is infinite for x = 0", "retryable": false})
+    );
     assert!(lines[0]["timing"]["queued_ms"].is_number() && lines[0]["timing"]["run_ms"].is_number());
 }
 
@@ -100,6 +108,32 @@ fn an_interrupt_prints_what_is_finished_and_reports_the_rest_as_cancelled() {
 }
 
 #[test]
+fn an_interrupt_loses_no_item_that_was_read_but_not_yet_sent() {
+    let mut child = tidemill(&["run", "time.sleep", "-", "--chunk", "100", "--order", "completion"])
+        .env("TIDEMILL__RUN__WINDOW", "64KiB")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    // The first chunk never ends by itself, so the window fills while a third chunk is being cut.
+    writeln!(input, "{{\"seconds\":1000}}").unwrap();
+    (0..349).for_each(|_| writeln!(input, "{{\"seconds\":0}}").unwrap());
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut seen: Vec<String> = lines.by_ref().take(100).collect();
+
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    seen.extend(lines);
+
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let index = |line: &String| serde_json::from_str::<Value>(line).unwrap()["index"].as_u64().unwrap();
+    let mut indices: Vec<u64> = seen.iter().map(index).collect();
+    indices.sort_unstable();
+    assert_eq!(indices, (0..indices.len() as u64).collect::<Vec<_>>(), "each once, none left out");
+    drop(input);
+}
+
+#[test]
 fn outcomes_come_while_standard_input_is_still_open() {
     let (mut child, mut lines) = start(&["run", "compute.map", "-", "-o", EXPR]);
     let mut input = child.stdin.take().unwrap();
@@ -122,7 +156,10 @@ fn whoever_closes_our_output_ends_the_run_quietly() {
 
 #[test]
 fn a_bad_line_is_an_outcome_and_harms_nobody() {
-    let ended = run_with_input(&["run", "compute.factorize", "-"], "12\nnot json\n\"text\"\n-4\n0\n7.5\n18446744073709551557\n");
+    let ended = run_with_input(
+        &["run", "compute.factorize", "-"],
+        "12\nnot json\n\"text\"\n-4\n0\n7.5\n18446744073709551557\n",
+    );
     assert_eq!(ended.code, Some(5));
     let statuses = ended.field("status");
     assert_eq!(statuses, ["ok", "failed", "failed", "failed", "failed", "failed", "ok"]);
@@ -174,7 +211,9 @@ fn chunks_and_workers_change_nothing_that_is_printed() {
     };
     let expected = told(&[]);
     assert_eq!(expected.len(), 500);
-    for extra in [["--chunk", "1", "--workers", "1"], ["--chunk", "7", "--workers", "3"], ["--chunk", "500", "--workers", "2"]] {
+    for extra in
+        [["--chunk", "1", "--workers", "1"], ["--chunk", "7", "--workers", "3"], ["--chunk", "500", "--workers", "2"]]
+    {
         assert_eq!(told(&extra), expected, "{extra:?}");
     }
 }

@@ -1,4 +1,5 @@
 //! Inputs that are URLs, from a server of our own on loopback.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
 
 mod support;
 
@@ -32,17 +33,29 @@ fn answer(mut stream: TcpStream) {
     }
     let photo = std::fs::read(root().join("examples/photos/coffee.png")).unwrap();
     let path = request.split_whitespace().nth(1).unwrap().split('?').next().unwrap();
-    // Whoever hangs up in the middle does so on purpose.
-    let _: std::io::Result<()> = match path {
-        "/photo.png" => write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", photo.len())
-            .and_then(|()| stream.write_all(&photo)),
-        "/moved.png" => write!(stream, "HTTP/1.1 302 Found\r\nLocation: /photo.png\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
-        "/loop.png" => write!(stream, "HTTP/1.1 302 Found\r\nLocation: /loop.png\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+    let answered: std::io::Result<()> = match path {
+        "/photo.png" => {
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", photo.len())
+                .and_then(|()| stream.write_all(&photo))
+        }
+        "/moved.png" => write!(
+            stream,
+            "HTTP/1.1 302 Found\r\nLocation: /photo.png\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        ),
+        "/loop.png" => write!(
+            stream,
+            "HTTP/1.1 302 Found\r\nLocation: /loop.png\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        ),
         "/broken.png" => write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nConnection: close\r\n\r\nshort"),
-        "/large.png" => write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
-            .and_then(|()| loop { stream.write_all(&[0; 1 << 16])?; }),
+        "/large.png" => write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").and_then(|()| {
+            loop {
+                stream.write_all(&[0; 1 << 16])?;
+            }
+        }),
         _ => write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
     };
+    // Whoever hangs up in the middle does so on purpose.
+    drop(answered);
 }
 
 #[test]
@@ -53,8 +66,20 @@ fn a_picture_behind_a_url_is_fetched_and_each_trouble_has_its_name() {
     let (photo, moved, missing) = (url("photo.png?size=large"), url("moved.png"), url("missing.png"));
     let (endless, loops, broken) = (url("large.png"), url("loop.png"), url("broken.png"));
     let output = tidemill(&[
-        "run", "image.transform", &photo, &moved, &missing, &endless, &loops, &broken,
-        "-o", r#"steps=[{"thumbnail":[32,32]}]"#, "--out", out.path().to_str().unwrap(), "--retries", "0",
+        "run",
+        "image.transform",
+        &photo,
+        &moved,
+        &missing,
+        &endless,
+        &loops,
+        &broken,
+        "-o",
+        r#"steps=[{"thumbnail":[32,32]}]"#,
+        "--out",
+        out.path().to_str().unwrap(),
+        "--retries",
+        "0",
     ])
     .env("TIDEMILL__FETCH__MAX_BYTES", "4MiB")
     .output()
@@ -85,7 +110,8 @@ fn a_server_that_is_not_there_is_a_failure_that_may_pass() {
 #[test]
 fn an_address_of_an_unknown_kind_is_refused() {
     let out = tempfile::tempdir().unwrap();
-    let ended = run(&["run", "image.transform", "ftp://host/a.png", "s3://bucket", "--out", out.path().to_str().unwrap()]);
+    let ended =
+        run(&["run", "image.transform", "ftp://host/a.png", "s3://bucket", "--out", out.path().to_str().unwrap()]);
     let messages: Vec<String> =
         ended.lines().iter().map(|line| line["error"]["message"].as_str().unwrap().to_owned()).collect();
     assert_eq!(messages[0], "ftp://host/a.png: ftp: is not among file, http, https, s3, gs and az");

@@ -1,4 +1,5 @@
 //! What travels comes back as it went, whatever is in it.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,8 +53,11 @@ prop_compose! {
 }
 
 fn ending() -> impl Strategy<Value = Ending> {
-    let failure = ("[a-z_]{1,12}", ".*", any::<bool>())
-        .prop_map(|(kind, message, retryable)| Failure { kind: kind.into(), message, retryable });
+    let failure = ("[a-z_]{1,12}", ".*", any::<bool>()).prop_map(|(kind, message, retryable)| Failure {
+        kind: kind.into(),
+        message,
+        retryable,
+    });
     prop_oneof![
         json().prop_map(Ending::Ok),
         failure.clone().prop_map(Ending::Failed),

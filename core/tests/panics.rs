@@ -1,4 +1,5 @@
 //! The panic hook belongs to the whole process, so its test has a process to itself.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
 
 use std::io;
 use std::sync::{Arc, Mutex};

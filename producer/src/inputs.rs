@@ -82,9 +82,9 @@ impl Inputs {
         let (send, bundles) = mpsc::channel(BUNDLES);
         tokio::task::spawn_blocking(move || {
             let mut bundler = Bundler { send, bundle: Vec::new(), size: 1 };
-            // Broken off: nobody listens any more, the batch was cancelled.
-            if sources.into_iter().try_for_each(|source| source.each(&mut bundler)).is_continue() {
-                let _: ControlFlow<()> = bundler.flush();
+            let walked = sources.into_iter().try_for_each(|source| source.each(&mut bundler));
+            if walked.is_break() || bundler.flush().is_break() {
+                tracing::debug!("nobody wants more inputs, the walk is broken off");
             }
         });
         Self { bundles }

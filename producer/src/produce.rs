@@ -78,17 +78,11 @@ impl Producer<'_> {
                 is_whole = true;
                 break;
             };
-            for input in bundle {
+            for mut input in bundle {
                 let index = ItemIndex(total);
                 total += 1;
-                match check(job, input) {
-                    Ok((json, name)) => {
-                        if let Some(items) = cutter.push(Item { index, input: json, name }) {
-                            self.refuse(&batch, &mut refused).await?;
-                            self.publish(&batch, queue, items).await?;
-                        }
-                    }
-                    Err((input, failure)) => refused.push(Arc::new(Outcome {
+                if let Some(failure) = refusal(job, &mut input) {
+                    refused.push(Arc::new(Outcome {
                         index,
                         input: input.json,
                         name: None,
@@ -97,7 +91,10 @@ impl Producer<'_> {
                         maker: Arc::clone(&nobody),
                         queued: Duration::ZERO,
                         run: Duration::ZERO,
-                    })),
+                    }));
+                } else if let Some(items) = cutter.push(Item { index, input: input.json, name: input.name }) {
+                    self.refuse(&batch, &mut refused).await?;
+                    self.publish(&batch, queue, items).await?;
                 }
             }
             self.refuse(&batch, &mut refused).await?;
@@ -157,18 +154,7 @@ impl Producer<'_> {
     }
 }
 
-type Checked = (Box<serde_json::value::RawValue>, Option<Box<str>>);
-
-/// Asks the task whether it takes the input.
-fn check(job: &dyn Job, input: Input) -> Result<Checked, (Input, Failure)> {
-    match &input.refused {
-        Some(failure) => {
-            let failure = failure.clone();
-            Err((input, failure))
-        }
-        None => match job.check(&input.json) {
-            Ok(()) => Ok((input.json, input.name)),
-            Err(invalid) => Err((input, invalid.into())),
-        },
-    }
+/// Why an input is none: it could not be read, or the task does not take it.
+fn refusal(job: &dyn Job, input: &mut Input) -> Option<Failure> {
+    input.refused.take().or_else(|| job.check(&input.json).err().map(Failure::from))
 }

@@ -2,6 +2,7 @@
 //! its expressions through it, too.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -17,12 +18,15 @@ use crate::device::{Device, DeviceChoice};
 use crate::map::Mapper;
 use crate::sys;
 
+/// A classifier, or why there is none.
+type Loaded = Result<Arc<Classifier>, String>;
+
 /// Runs networks and expressions through libtorch.
 #[derive(Debug)]
 pub struct Torch {
     config: InstanceConfig,
     /// By the card's folder: two folders may hold models of one name.
-    classifiers: Mutex<HashMap<std::path::PathBuf, Arc<OnceCell<Result<Arc<Classifier>, String>>>>>,
+    classifiers: Mutex<HashMap<PathBuf, Arc<OnceCell<Loaded>>>>,
     mapper: Mapper,
 }
 
@@ -39,7 +43,9 @@ impl Torch {
         };
         // Whatever the networks run on, a batch of compute.map may ask for CUDA later, when it can no longer be loaded.
         // Where it is not there, that batch is told.
-        drop(sys::load_cuda());
+        if let Err(reason) = sys::load_cuda() {
+            tracing::debug!(reason, "no CUDA");
+        }
         let device = choice.resolve().map_err(|error| error.to_string())?;
         let (instances, threads) = share_cores(device, settings.instances, settings.threads);
         let precision = match settings.precision {
@@ -96,9 +102,10 @@ impl Engine for Torch {
     }
 
     fn map(&self, expression: &str, device: &str, xs: &[f64]) -> Result<Vec<f64>, Failure> {
-        let device = device.parse().and_then(DeviceChoice::resolve).map_err(|error| {
-            Failure::permanent("device", error.to_string().replace('\n', "; "))
-        })?;
+        let device = device
+            .parse()
+            .and_then(DeviceChoice::resolve)
+            .map_err(|error| Failure::permanent("device", error.to_string().replace('\n', "; ")))?;
         self.mapper.map(expression, device, xs)
     }
 

@@ -26,6 +26,6 @@ mod sys;
 mod torch;
 
 pub use classifier::{Classifier, ClassifyError, Counts, InstanceConfig, Scored};
-pub use engine::Torch;
 pub use device::{Device, DeviceChoice, DeviceError};
+pub use engine::Torch;
 pub use network::{Network, NetworkError};

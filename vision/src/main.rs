@@ -16,7 +16,9 @@ fn describe() -> Vec<String> {
     let bf16 = if found.cpu_bf16 { "with bf16" } else { "without bf16, so fp32 is quicker" };
     let mut lines = vec![format!("networks run on the cpu: {} cores, {bf16}", found.cpu_threads)];
     match found.cuda {
-        Ok(names) => lines.extend(names.iter().zip(0..).map(|(name, index)| format!("networks run on cuda:{index}: {name}"))),
+        Ok(names) => {
+            lines.extend(names.iter().zip(0..).map(|(name, index)| format!("networks run on cuda:{index}: {name}")))
+        }
         Err(_) => lines.push("no CUDA device is in reach; networks run on the cpu".to_owned()),
     }
     lines

@@ -40,7 +40,8 @@ impl Mapper {
     /// the next attempt).
     pub(crate) fn map(&self, text: &str, device: Device, xs: &[f64]) -> Result<Vec<f64>, Failure> {
         let expression = self.expression(text)?;
-        let failed = |error: TchError| Failure::transient("device", format!("{device} failed: {}", torch::reason(&error)));
+        let failed =
+            |error: TchError| Failure::transient("device", format!("{device} failed: {}", torch::reason(&error)));
         let x = Tensor::f_from_slice(xs).and_then(|x| x.f_to_device(torch::device(device))).map_err(failed)?;
         match expression.eval_relaxed(&[Operand::Tensor(x)]).map_err(|error| unreadable(text, &error))? {
             Operand::Number(number) => Ok(vec![number; xs.len()]),
@@ -243,9 +244,20 @@ mod tests {
         let halves = (-9..=9).map(|half| f64::from(half) / 2.0);
         let large = (-300..=300).step_by(12).flat_map(|power| [1.7 * 10f64.powi(power), -2.3 * 10f64.powi(power)]);
         let edges = [
-            0.0, -0.0, 1.0 - f64::EPSILON / 2.0, 0.499_999_999_999_999_94, -0.499_999_999_999_999_94,
-            4_503_599_627_370_495.5, -4_503_599_627_370_495.5, f64::MAX, f64::MIN, f64::MIN_POSITIVE, 5e-324,
-            f64::INFINITY, f64::NEG_INFINITY, f64::NAN,
+            0.0,
+            -0.0,
+            1.0 - f64::EPSILON / 2.0,
+            0.499_999_999_999_999_94,
+            -0.499_999_999_999_999_94,
+            4_503_599_627_370_495.5,
+            -4_503_599_627_370_495.5,
+            f64::MAX,
+            f64::MIN,
+            f64::MIN_POSITIVE,
+            5e-324,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            f64::NAN,
         ];
         steps.chain(whole).chain(halves).chain(large).chain(edges).collect()
     }
@@ -331,7 +343,8 @@ mod tests {
     #[test]
     fn the_last_expression_is_kept_and_another_takes_its_place() {
         let mapper = Mapper::default();
-        for (text, expected) in [("x + 1", [3.0, 4.0]), ("x + 1", [3.0, 4.0]), ("x * 2", [4.0, 6.0]), ("7", [7.0, 7.0])] {
+        for (text, expected) in [("x + 1", [3.0, 4.0]), ("x + 1", [3.0, 4.0]), ("x * 2", [4.0, 6.0]), ("7", [7.0, 7.0])]
+        {
             assert_eq!(mapper.map(text, Device::Cpu, &[2.0, 3.0]).unwrap(), expected);
             assert_eq!(mapper.last.lock().unwrap().as_ref().unwrap().unparse(), text);
         }

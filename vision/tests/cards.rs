@@ -1,4 +1,5 @@
 //! What a model card may say, and what is said to a person whose card says something else.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
 
 mod common;
 

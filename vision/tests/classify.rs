@@ -1,4 +1,5 @@
 //! Real photographs through the real network: what PyTorch says, the engine says.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
 
 mod common;
 

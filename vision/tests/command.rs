@@ -1,4 +1,5 @@
 //! `tidemill run vision.classify` as a user calls it, through the small command and its hand-over.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,8 @@ fn lines(output: &Output) -> Vec<Value> {
 fn labels(output: &Output) -> BTreeMap<String, BTreeMap<String, f64>> {
     let labels = |line: &Value| {
         let name = Path::new(line["input"].as_str().unwrap()).file_name().unwrap().to_str().unwrap().to_owned();
-        let label = |label: &Value| (label["label"].as_str().unwrap().to_owned(), label["probability"].as_f64().unwrap());
+        let label =
+            |label: &Value| (label["label"].as_str().unwrap().to_owned(), label["probability"].as_f64().unwrap());
         (name, line["output"]["labels"].as_array().unwrap().iter().map(label).collect())
     };
     lines(output).iter().map(labels).collect()
@@ -40,7 +42,11 @@ fn the_photos_are_what_they_are_in_fp32_and_near_it_in_bf16() {
         let labels = labels(&output);
         assert_eq!(labels.len(), 10);
         // Seen with PyTorch 2.11 on the same photos (torchvision's Resize and CenterCrop, Pillow's bicubic filter).
-        let seen = [("coffee.png", "espresso", 0.951), ("chelsea.png", "tiger cat", 0.39), ("chelsea.png", "Egyptian cat", 0.36)];
+        let seen = [
+            ("coffee.png", "espresso", 0.951),
+            ("chelsea.png", "tiger cat", 0.39),
+            ("chelsea.png", "Egyptian cat", 0.36),
+        ];
         for (photo, label, probability) in seen {
             let likely = labels[photo].get(label).copied().unwrap_or_default();
             assert!((likely - probability).abs() <= tolerance, "{photo}, {label} in {precision}: {likely}");
@@ -55,7 +61,9 @@ fn outcomes_come_in_order_and_a_bad_picture_harms_only_itself() {
     let lines = lines(&output);
     let inputs: Vec<&str> = lines.iter().map(|line| line["input"].as_str().unwrap()).collect();
     assert!(inputs.is_sorted());
-    let status = |name: &str| lines.iter().find(|line| line["input"].as_str().unwrap().ends_with(name)).unwrap()["status"].clone();
+    let status = |name: &str| {
+        lines.iter().find(|line| line["input"].as_str().unwrap().ends_with(name)).unwrap()["status"].clone()
+    };
     assert_eq!(status("empty.jpg"), "failed");
     assert_eq!(status("bomb.png"), "failed");
     assert_eq!(status("plain.jpg"), "ok");
@@ -68,11 +76,19 @@ fn a_model_that_does_not_fit_its_card_is_refused_with_the_reason() {
     let model = folder.path().join("small");
     std::fs::create_dir(&model).unwrap();
     let card = std::fs::read_to_string(root().join("models/efficientnet-lite0/card.toml")).unwrap();
-    let card = card.replace("efficientnet-lite0\"", "small\"").replace("architecture = \"small\"", "architecture = \"efficientnet-lite0\"");
+    let card = card
+        .replace("efficientnet-lite0\"", "small\"")
+        .replace("architecture = \"small\"", "architecture = \"efficientnet-lite0\"");
     std::fs::write(model.join("card.toml"), card).unwrap();
     std::fs::write(model.join("weights.safetensors"), b"these are no weights").unwrap();
 
-    let output = tidemill(&["run", "vision.classify", "examples/photos/coffee.png", "-o", &format!("model={}", model.display())]);
+    let output = tidemill(&[
+        "run",
+        "vision.classify",
+        "examples/photos/coffee.png",
+        "-o",
+        &format!("model={}", model.display()),
+    ]);
 
     assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
     let error = &lines(&output)[0]["error"];

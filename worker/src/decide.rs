@@ -58,7 +58,9 @@ pub(crate) struct Ran {
 pub(crate) enum Stopped {
     Failed(Failure),
     /// Its batch was; `begun` if this attempt had.
-    Cancelled { begun: bool },
+    Cancelled {
+        begun: bool,
+    },
 }
 
 /// Sorts a chunk's items into those that have ended and those that run again. `ran` has one entry an item, in order.

@@ -31,10 +31,13 @@ impl Work {
     }
 }
 
+/// A batch and its job.
+type Prepared = (BatchId, Arc<dyn Job>);
+
 /// The jobs of the batches at hand, so that options are parsed once a batch. Cheap to clone; clones share.
 #[derive(Clone, Default)]
 pub(crate) struct Jobs {
-    recent: Arc<Mutex<VecDeque<(BatchId, Arc<dyn Job>)>>>,
+    recent: Arc<Mutex<VecDeque<Prepared>>>,
 }
 
 impl std::fmt::Debug for Jobs {

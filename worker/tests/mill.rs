@@ -3,6 +3,7 @@
 //! ```text
 //!  inputs ─▶ Producer ─▶ Embedded broker ─▶ 1..n Workers ─▶ Embedded broker ─▶ collect ─▶ Embedded store ─▶ Stream
 //! ```
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -20,7 +21,9 @@ use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Outcome, Status};
 use tidemill_core::retry::RetryPolicy;
 use tidemill_core::store::{self, Order, Store};
-use tidemill_core::task::{About, Arguments, Compute, Cost, Invalid, Job, Lane, Register, Stop, Task, Tools, Wait, raw};
+use tidemill_core::task::{
+    About, Arguments, Compute, Cost, Invalid, Job, Lane, Register, Stop, Task, Tools, Wait, raw,
+};
 use tidemill_producer::inputs::{Inputs, Source};
 use tidemill_producer::{Cut, Produced, Producer, Window};
 use tidemill_results_api::{Stream, collect};
@@ -69,7 +72,9 @@ impl Shared {
         match *deed {
             Deed::Echo(number) => Some(Ok(number)),
             Deed::Fail(number) => Some(Err(Failure::permanent("told_to", format!("told to fail on {number}")))),
-            Deed::FailTimes { id, times } if self.fails_again(id, times) => Some(Err(Failure::transient("busy", "busy"))),
+            Deed::FailTimes { id, times } if self.fails_again(id, times) => {
+                Some(Err(Failure::transient("busy", "busy")))
+            }
             Deed::FailTimes { id, .. } => Some(Ok(id)),
             Deed::Panic => panic!("as told"),
             Deed::Hang => None,

@@ -68,8 +68,9 @@ fn style(is_total_known: bool) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     style.with_key("rate", |state: &ProgressState, text: &mut dyn fmt::Write| {
         let rate = state.per_sec();
+        let shown = if rate < 10.0 { format!("{rate:.1}/s") } else { format!("{}/s", HumanCount(rate as u64)) };
         // Writing to the bar's own buffer cannot fail.
-        let _: fmt::Result = if rate < 10.0 { write!(text, "{rate:.1}/s") } else { write!(text, "{}/s", HumanCount(rate as u64)) };
+        text.write_str(&shown).unwrap_or_default();
     })
 }
 

@@ -43,7 +43,9 @@ impl Table {
                 console::truncate_str(&output, self.output, "…").into_owned()
             }
             // Why it failed is said in full.
-            Ending::Failed(failure) | Ending::Dead(failure) => one_line(&format!("{}: {}", failure.kind, failure.message)),
+            Ending::Failed(failure) | Ending::Dead(failure) => {
+                one_line(&format!("{}: {}", failure.kind, failure.message))
+            }
             Ending::Cancelled | Ending::Expired => String::new(),
         };
         let time = format!("{:.1} ms", outcome.run.as_secs_f64() * 1000.0);
@@ -93,7 +95,9 @@ fn summary(value: &Value) -> String {
         Value::String(text) => one_line(text),
         Value::Array(values) => values.iter().map(summary).collect::<Vec<_>>().join(" "),
         Value::Object(fields) => {
-            if let (Some(label), Some(probability)) = (fields.get("label"), fields.get("probability").and_then(Value::as_f64)) {
+            if let (Some(label), Some(probability)) =
+                (fields.get("label"), fields.get("probability").and_then(Value::as_f64))
+            {
                 // ImageNet's names are lists of synonyms; the first one does.
                 let label = summary(label);
                 let first = label.split(',').next().unwrap_or_default();
@@ -109,7 +113,9 @@ fn summary(value: &Value) -> String {
             let [key, ..] = fields.keys().map(String::as_str).collect::<Vec<_>>()[..] else { return String::new() };
             match fields.len() {
                 1 => summary(&fields[key]),
-                _ => fields.iter().map(|(key, value)| format!("{key} {}", summary(value))).collect::<Vec<_>>().join(", "),
+                _ => {
+                    fields.iter().map(|(key, value)| format!("{key} {}", summary(value))).collect::<Vec<_>>().join(", ")
+                }
             }
         }
         other => other.to_string(),

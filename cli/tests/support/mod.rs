@@ -1,4 +1,5 @@
 //! Runs the real command, as a user does.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -59,16 +60,14 @@ pub(crate) fn run(args: &[&str]) -> Ended {
 
 /// Runs it with something on standard input.
 pub(crate) fn run_with_input(args: &[&str], input: &str) -> Ended {
-    let mut child =
-        tidemill(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = tidemill(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     child.wait_with_output().unwrap().into()
 }
 
 /// Starts it, to be talked to while it runs.
 pub(crate) fn start(args: &[&str]) -> (Child, impl Iterator<Item = Value> + use<>) {
-    let mut child =
-        tidemill(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = tidemill(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     (child, lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap()))
 }

@@ -317,9 +317,13 @@ impl FromStr for LogFilter {
         };
         let quiet = matches!(text, "info" | "debug");
         let others = if quiet { LevelFilter::WARN } else { level };
-        Ok(Self(Targets::new().with_default(others).with_target("tidemill", level)
-            // What it cannot verify is our failure to tell: the item says so.
-            .with_target("rustls_platform_verifier", LevelFilter::OFF)))
+        Ok(Self(
+            Targets::new()
+                .with_default(others)
+                .with_target("tidemill", level)
+                // What it cannot verify is our failure to tell: the item says so.
+                .with_target("rustls_platform_verifier", LevelFilter::OFF),
+        ))
     }
 }
 

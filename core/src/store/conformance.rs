@@ -1,4 +1,5 @@
 //! What every [`Store`] promises, as tests. An implementation runs them all with `store_conformance!`.
+#![allow(clippy::unwrap_used, reason = "these are tests, also where they are compiled as a feature")]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -70,7 +70,9 @@ pub fn factors(number: u64) -> Vec<u64> {
     match rest {
         1 => {}
         rest if rest < AFTER_SMALL * AFTER_SMALL || is_prime64(rest) => found.push(rest),
-        rest => found.extend(factorize64(rest).into_iter().flat_map(|(prime, power)| std::iter::repeat_n(prime, power))),
+        rest => {
+            found.extend(factorize64(rest).into_iter().flat_map(|(prime, power)| std::iter::repeat_n(prime, power)))
+        }
     }
     found
 }

@@ -216,7 +216,9 @@ mod tests {
 
     fn map(expr: &str, x: f64) -> Result<String, Failure> {
         let stop = CancellationToken::new();
-        Map { engine: None }.run(&plan(expr).unwrap(), x, &Stop(&stop)).map(|value| serde_json::to_string(&value).unwrap())
+        Map { engine: None }
+            .run(&plan(expr).unwrap(), x, &Stop(&stop))
+            .map(|value| serde_json::to_string(&value).unwrap())
     }
 
     #[test]

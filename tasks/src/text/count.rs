@@ -86,7 +86,9 @@ impl Task for Count {
             return Err(Invalid(format!("word: {word:?} is not one word of at most 1000 bytes")));
         }
         // \b asks for a border between a word's letter and something else; a word such as "C++" ends in no letter.
-        let edge = |letter: Option<char>| if letter.is_some_and(|letter| letter.is_alphanumeric() || letter == '_') { r"\b" } else { "" };
+        let edge = |letter: Option<char>| {
+            if letter.is_some_and(|letter| letter.is_alphanumeric() || letter == '_') { r"\b" } else { "" }
+        };
         let pattern = format!("{}{}{}", edge(word.chars().next()), regex::escape(&word), edge(word.chars().last()));
         RegexBuilder::new(&pattern)
             .case_insensitive(true)
@@ -115,7 +117,9 @@ impl Wait for Count {
         let (started, clock) = (SystemTime::now(), Instant::now());
         let count = match input {
             Input::Text(text) => count_in(&tools, &word, text.into_bytes()).await?,
-            Input::Path(url) if scheme(&url).is_some() => count_in(&tools, &word, tools.blobs.fetch(&url).await?).await?,
+            Input::Path(url) if scheme(&url).is_some() => {
+                count_in(&tools, &word, tools.blobs.fetch(&url).await?).await?
+            }
             Input::Path(path) => count_file(&tools, &word, Path::new(&path)).await?,
         };
         Ok(Output {
@@ -179,7 +183,10 @@ impl<'de> Deserialize<'de> for Input {
                 };
                 match map.next_key::<Cow<'de, str>>()? {
                     None => Ok(input),
-                    Some(other) => Err(de::Error::custom(format_args!("{other:?} is one field too many; expected {}", "a text, {\"text\": …} or {\"path\": …}"))),
+                    Some(other) => Err(de::Error::custom(format_args!(
+                        "{other:?} is one field too many; expected {}",
+                        "a text, {\"text\": …} or {\"path\": …}"
+                    ))),
                 }
             }
         }

@@ -40,6 +40,9 @@ impl Models {
     fn unknown<'a>(&self, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Invalid {
         let folders: Vec<String> = self.folders.iter().map(|folder| folder.display().to_string()).collect();
         let hint = did_you_mean(&nearest(name, known));
-        Invalid(format!("model: no model is called {name:?} in {}{hint} (`tidemill models` lists them)", folders.join(", ")))
+        Invalid(format!(
+            "model: no model is called {name:?} in {}{hint} (`tidemill models` lists them)",
+            folders.join(", ")
+        ))
     }
 }

@@ -1,4 +1,5 @@
 //! What the tests share: the model card, the photographs, and copies of the card to spoil.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::fs;
