@@ -54,13 +54,13 @@ impl Printer {
     pub(crate) fn print(&mut self, outcome: &Outcome) -> io::Result<()> {
         match &mut self.form {
             Form::Ndjson => {
-                serde_json::to_writer(&mut self.text, &outcome.line())?;
+                outcome.write_line(&mut self.text);
                 self.text.push(b'\n');
             }
             Form::Json { is_first } => {
                 self.text.extend_from_slice(if *is_first { b"\n  " } else { b",\n  " });
                 *is_first = false;
-                serde_json::to_writer(&mut self.text, &outcome.line())?;
+                outcome.write_line(&mut self.text);
             }
             Form::Csv(writer) => writer.write_record(csv_record(outcome))?,
             Form::Table(table) => table.row(outcome, &mut self.text),
@@ -115,7 +115,7 @@ const CSV_COLUMNS: [&str; 11] = [
 ];
 
 fn csv_record(outcome: &Outcome) -> [String; CSV_COLUMNS.len()] {
-    let line = serde_json::to_value(outcome.line()).unwrap_or_default();
+    let line = outcome.to_value();
     let text = |value: &serde_json::Value| match value {
         serde_json::Value::Null => String::new(),
         serde_json::Value::String(text) => text.clone(),

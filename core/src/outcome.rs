@@ -4,8 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::ser::SerializeStruct;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::batch::{Attempt, ItemIndex};
@@ -70,8 +69,8 @@ pub struct Maker {
     pub device: String,
 }
 
-/// What became of one item, as it travels from the worker to the store. [`Outcome::line`] is its form
-/// for people and programs.
+/// What became of one item, as it travels from the worker to the store. [`Outcome::write_line`] gives
+/// its form for people and programs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Outcome {
@@ -116,9 +115,49 @@ impl Outcome {
         }
     }
 
-    /// The outcome as one line of NDJSON.
-    pub fn line(&self) -> Line<'_> {
-        Line(self)
+    /// Appends the form that people and programs read, without a line's end:
+    /// `{"index":0,"input":"a.jpg","status":"ok","output":{…},"attempts":1,"worker":"…","device":"cpu",
+    /// "timing":{"queued_ms":0.1,"run_ms":3.2}}`, with `error` in place of `output` for one that failed.
+    ///
+    /// Written out by hand: of a million cheap items, a serializer's walk over nine fields was a fifth of the time.
+    pub fn write_line(&self, text: &mut Vec<u8>) {
+        let mut number = itoa::Buffer::new();
+        text.extend_from_slice(b"{\"index\":");
+        text.extend_from_slice(number.format(self.index.0).as_bytes());
+        text.extend_from_slice(b",\"input\":");
+        write_raw(&self.input, text);
+        text.extend_from_slice(b",\"status\":\"");
+        text.extend_from_slice(self.status().as_str().as_bytes());
+        text.push(b'"');
+        match &self.ending {
+            Ending::Ok(output) => {
+                text.extend_from_slice(b",\"output\":");
+                write_raw(output, text);
+            }
+            Ending::Failed(failure) | Ending::Dead(failure) => {
+                text.extend_from_slice(b",\"error\":");
+                write_json(failure, text);
+            }
+            Ending::Cancelled | Ending::Expired => {}
+        }
+        text.extend_from_slice(b",\"attempts\":");
+        text.extend_from_slice(number.format(self.attempts.0).as_bytes());
+        text.extend_from_slice(b",\"worker\":");
+        write_json(&self.maker.worker, text);
+        text.extend_from_slice(b",\"device\":");
+        write_json(&self.maker.device, text);
+        text.extend_from_slice(b",\"timing\":{\"queued_ms\":");
+        write_millis(self.queued, text);
+        text.extend_from_slice(b",\"run_ms\":");
+        write_millis(self.run, text);
+        text.extend_from_slice(b"}}");
+    }
+
+    /// The same as a value.
+    pub fn to_value(&self) -> serde_json::Value {
+        let mut text = Vec::new();
+        self.write_line(&mut text);
+        serde_json::from_slice(&text).unwrap_or_default()
     }
 
     /// What its item counted for when memory was budgeted; see [`crate::chunk::Item::weight_bytes`].
@@ -136,44 +175,30 @@ impl Outcome {
     }
 }
 
-/// The form of an outcome that people and programs read:
-/// `{"index":0,"input":"a.jpg","status":"ok","output":{…},"attempts":1,"worker":"…","device":"cpu",
-/// "timing":{"queued_ms":0.1,"run_ms":3.2}}`, with `error` in place of `output` for one that failed.
-#[derive(Clone, Copy, Debug)]
-pub struct Line<'a>(&'a Outcome);
-
-impl Serialize for Line<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self(outcome) = self;
-        let mut line = serializer.serialize_struct("Outcome", 8)?;
-        line.serialize_field("index", &outcome.index)?;
-        line.serialize_field("input", &outcome.input)?;
-        line.serialize_field("status", outcome.status().as_str())?;
-        match &outcome.ending {
-            Ending::Ok(output) => line.serialize_field("output", output)?,
-            Ending::Failed(failure) | Ending::Dead(failure) => {
-                line.serialize_field("error", failure)?;
-            }
-            Ending::Cancelled | Ending::Expired => {}
-        }
-        line.serialize_field("attempts", &outcome.attempts)?;
-        line.serialize_field("worker", &outcome.maker.worker)?;
-        line.serialize_field("device", &outcome.maker.device)?;
-        line.serialize_field("timing", &Timing { queued_ms: millis(outcome.queued), run_ms: millis(outcome.run) })?;
-        line.end()
+/// Milliseconds to the microsecond, which is as fine as these clocks deserve.
+fn write_millis(duration: Duration, text: &mut Vec<u8>) {
+    let micros = duration.as_micros();
+    text.extend_from_slice(itoa::Buffer::new().format(micros / 1000).as_bytes());
+    let rest = micros % 1000;
+    if rest > 0 {
+        // Three digits: the leading zeros count.
+        text.push(b'.');
+        text.extend_from_slice(&itoa::Buffer::new().format(1000 + rest).as_bytes()[1..]);
     }
 }
 
-#[derive(Serialize)]
-struct Timing {
-    queued_ms: f64,
-    run_ms: f64,
+/// A line has no line breaks in it, whatever white space somebody put into an input.
+fn write_raw(json: &RawValue, text: &mut Vec<u8>) {
+    if json.get().contains(['\n', '\r']) {
+        write_json(&serde_json::from_str::<serde_json::Value>(json.get()).unwrap_or_default(), text);
+    } else {
+        text.extend_from_slice(json.get().as_bytes());
+    }
 }
 
-/// Milliseconds to the microsecond, which is as fine as these clocks deserve.
-#[expect(clippy::cast_precision_loss, reason = "2^53 µs are 285 years")]
-fn millis(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1000.0
+fn write_json(value: &impl Serialize, text: &mut Vec<u8>) {
+    // Writing strings and plain structs to memory cannot fail.
+    serde_json::to_writer(text, value).unwrap_or_default();
 }
 
 #[cfg(test)]
@@ -193,19 +218,44 @@ mod tests {
         }
     }
 
+    fn line(outcome: &Outcome) -> String {
+        let mut text = Vec::new();
+        outcome.write_line(&mut text);
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn milliseconds_are_written_to_the_microsecond() {
+        let written = |micros| {
+            let mut text = Vec::new();
+            write_millis(Duration::from_micros(micros), &mut text);
+            String::from_utf8(text).unwrap()
+        };
+        assert_eq!(
+            [0, 7, 70, 1000, 1005, 3_600_000_120].map(written),
+            ["0", "0.007", "0.070", "1", "1.005", "3600000.120"]
+        );
+    }
+
+    #[test]
+    fn a_line_is_one_line_whatever_the_input_looks_like() {
+        let input = RawValue::from_string("{\"a\":\n  [1,\r\n2]}".into()).unwrap();
+        let written = line(&Outcome { input, ..outcome(Ending::Cancelled) });
+        assert!(written.starts_with(r#"{"index":3,"input":{"a":[1,2]},"status":"cancelled""#), "{written}");
+    }
+
     #[test]
     fn a_line_has_the_fields_of_the_contract_in_their_order() {
         let output = RawValue::from_string("{\"bytes\":7}".into()).unwrap();
         assert_eq!(
-            serde_json::to_string(&outcome(Ending::Ok(output)).line()).unwrap(),
-            r#"{"index":3,"input":"a.jpg","status":"ok","output":{"bytes":7},"attempts":2,"worker":"w1","device":"cpu","timing":{"queued_ms":0.12,"run_ms":3.21}}"#
+            line(&outcome(Ending::Ok(output))),
+            r#"{"index":3,"input":"a.jpg","status":"ok","output":{"bytes":7},"attempts":2,"worker":"w1","device":"cpu","timing":{"queued_ms":0.120,"run_ms":3.210}}"#
         );
     }
 
     #[test]
     fn a_failed_line_says_what_kind_of_failure_and_whether_it_may_pass() {
-        let line = serde_json::to_value(outcome(Ending::Failed(Failure::transient("timeout", "took too long"))).line())
-            .unwrap();
+        let line = outcome(Ending::Failed(Failure::transient("timeout", "took too long"))).to_value();
         assert_eq!(
             line["error"],
             serde_json::json!({"kind": "timeout", "message": "took too long", "retryable": true})
@@ -216,7 +266,7 @@ mod tests {
     #[test]
     fn cancelled_and_expired_lines_have_neither_output_nor_error() {
         for ending in [Ending::Cancelled, Ending::Expired] {
-            let line = serde_json::to_value(outcome(ending).line()).unwrap();
+            let line = outcome(ending).to_value();
             assert!(line.get("output").is_none() && line.get("error").is_none());
         }
     }

@@ -273,8 +273,10 @@ mod tests {
         for (x, value) in xs.into_iter().zip(values) {
             let expected = expression.eval_relaxed(&[x]).unwrap();
             let is_same = value == expected || value.is_nan() && expected.is_nan();
-            let is_close = (value - expected).abs() <= 1e-12 * expected.abs();
-            assert!(is_same || is_close, "{text} for x = {x:e}: {value:e}, not {expected:e}");
+            let is_close = expected.is_finite() && (value - expected).abs() <= 1e-12 * expected.abs();
+            // Rust's asinh and acosh double x on their way and overflow near the largest; libtorch's do not.
+            let overflowed = matches!(text, "asinh(x)" | "acosh(x)") && expected.is_infinite() && x.abs() == f64::MAX;
+            assert!(is_same || is_close || overflowed, "{text} for x = {x:e}: {value:e}, not {expected:e}");
         }
     }
 

@@ -87,6 +87,7 @@ async fn compute(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
     let taken = Instant::now();
     let timeout = work.chunk().batch.timeout;
     let items = work.chunk().items.len();
+    let at_once = if work.job.runs_together() { items } else { 1 };
     let mut ran: Vec<Ran> = Vec::with_capacity(items);
     while ran.len() < items {
         let pass = Arc::new(Pass { first: ran.len(), taken, done: Mutex::default() });
@@ -100,7 +101,7 @@ async fn compute(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
             () = work.cancelled.cancelled() => {
                 let (mut ended, was_running) = pass.take();
                 ran.append(&mut ended);
-                let begun = ran.len() + usize::from(was_running);
+                let begun = if was_running { ran.len() + at_once } else { ran.len() };
                 while ran.len() < items {
                     ran.push(Ran::cancelled(ran.len() < begun));
                 }
@@ -114,8 +115,7 @@ async fn compute(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
             }
             mut ended = pass.overdue(timeout) => {
                 ran.append(&mut ended);
-                let ended = if work.job.runs_together() { items } else { ran.len() + 1 };
-                ran.resize_with(ended, || Ran { run: timeout, ..Ran::failed(Failure::timed_out(timeout)) });
+                ran.resize_with(ran.len() + at_once, || Ran { run: timeout, ..Ran::failed(Failure::timed_out(timeout)) });
             }
         }
     }
@@ -187,7 +187,7 @@ impl Pass {
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The results, and whether one more item is running; whatever ends from now on is late.
+    /// The results, and whether one more item is running (or all of them); whatever ends from now on is late.
     fn take(&self) -> (Vec<Ran>, bool) {
         let mut done = self.lock();
         done.is_taken = true;
@@ -206,5 +206,183 @@ impl Pass {
                 return std::mem::take(&mut done.ran);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use schemars::JsonSchema;
+    use tidemill_core::batch::{Attempt, Batch, BatchId, ItemIndex, Priority};
+    use tidemill_core::blobs::{Blobs, FetchLimits};
+    use tidemill_core::broker::embedded::Embedded;
+    use tidemill_core::broker::{Body, Message};
+    use tidemill_core::chunk::Item;
+    use tidemill_core::compute::Pool;
+    use tidemill_core::outcome::Outcome;
+    use tidemill_core::retry::RetryPolicy;
+    use tidemill_core::task::{About, Arguments, Compute, Cost, Invalid, Lane, Register, Task, Tools, raw};
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::Setup;
+
+    /// Gives back the numbers of a chunk, all at once; 13 is bad luck, and 0 keeps the whole chunk waiting.
+    #[derive(Default)]
+    struct Together {
+        runs: AtomicU32,
+        begun: Notify,
+    }
+
+    /// The task, shared with its test.
+    struct Shared(Arc<Together>);
+
+    #[derive(serde::Deserialize, JsonSchema)]
+    struct Options {}
+
+    impl Task for Shared {
+        type Input = u64;
+        type Options = Options;
+        type Output = u64;
+        type Plan = ();
+
+        fn about(&self) -> About {
+            About {
+                name: "test.together",
+                summary: "",
+                details: "",
+                examples: &[],
+                arguments: Arguments::Values,
+                makes_files: false,
+            }
+        }
+
+        fn plan(&self, _options: Options) -> Result<(), Invalid> {
+            Ok(())
+        }
+
+        fn cost(&self, (): &()) -> Cost {
+            Cost::micros(1)
+        }
+    }
+
+    impl Compute for Shared {
+        fn run(&self, (): &(), number: u64, _stop: &Stop<'_>) -> Result<u64, Failure> {
+            panic!("{number} runs alone")
+        }
+
+        fn runs_together(&self, (): &()) -> bool {
+            true
+        }
+
+        fn run_together(&self, (): &(), numbers: Vec<u64>, stop: &Stop<'_>) -> Vec<Result<u64, Failure>> {
+            let Self(task) = self;
+            task.runs.fetch_add(1, Ordering::SeqCst);
+            task.begun.notify_one();
+            while numbers.contains(&0) && !stop.is_asked() {
+                std::thread::yield_now();
+            }
+            assert!(!numbers.contains(&666), "a number of the beast");
+            let bad = || Failure::permanent("luck", "bad luck");
+            numbers.into_iter().map(|number| if number == 13 { Err(bad()) } else { Ok(number) }).collect()
+        }
+
+        fn device(&self, (): &()) -> String {
+            "cuda:7".into()
+        }
+    }
+
+    fn sandbox(inputs: &[&str], timeout: Duration) -> (Worker, Work, Arc<Together>) {
+        let task = Arc::new(Together::default());
+        let register = Register::default().compute(Shared(Arc::clone(&task)));
+        let job = register.find("test.together").unwrap().prepare(&raw(&serde_json::json!({}))).unwrap();
+        let batch = Batch {
+            id: BatchId::new(),
+            task: "test.together".into(),
+            options: raw(&serde_json::json!({})),
+            retry: RetryPolicy { attempts: 1, base: Duration::ZERO, max: Duration::ZERO },
+            timeout,
+            priority: Priority(0),
+        };
+        let item = |(index, input): (u64, &&str)| Item {
+            index: ItemIndex(index),
+            input: RawValue::from_string((*input).to_owned()).unwrap(),
+            name: None,
+        };
+        let items = (0..).zip(inputs).map(item).collect();
+        let chunk = Chunk { batch: Arc::new(batch), attempt: Attempt::FIRST, items };
+        let message = Arc::new(Message::new(Body::Chunk(chunk), Priority(0)));
+        let setup = Setup { name: "w".into(), lanes: vec![Lane::Cpu], permits: 1, grace: Duration::ZERO };
+        let limits = FetchLimits { max_bytes: 1, timeout };
+        let tools = Tools { compute: Pool::new(1).unwrap(), blobs: Blobs::without_store(limits) };
+        let worker = Worker::new(setup, Arc::new(Embedded::new(1 << 20)), Arc::new(register), tools);
+        (worker, Work { message, job, cancelled: CancellationToken::new() }, task)
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    async fn outcomes(worker: &Worker, work: Work) -> Vec<Arc<Outcome>> {
+        match run(worker, work).await {
+            Verdict::Done { outcomes, again: None, .. } => outcomes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn kinds(outcomes: &[Arc<Outcome>]) -> Vec<&str> {
+        outcomes.iter().map(|outcome| outcome.failure().map_or("", |failure| &failure.kind)).collect()
+    }
+
+    #[tokio::test]
+    async fn items_that_run_together_run_once_and_a_bad_one_harms_only_itself() {
+        let (worker, work, task) = sandbox(&["1", "\"two\"", "13", "4"], LONG);
+
+        let outcomes = outcomes(&worker, work).await;
+
+        assert_eq!(kinds(&outcomes), ["", "invalid_input", "luck", ""]);
+        let last = outcomes[3].to_value();
+        assert_eq!((&last["output"], &last["device"]), (&serde_json::json!(4), &serde_json::json!("cuda:7")));
+        assert_eq!(task.runs.load(Ordering::SeqCst), 1);
+        assert!(outcomes.iter().all(|outcome| outcome.run == outcomes[0].run), "each took its share");
+    }
+
+    #[tokio::test]
+    async fn a_panic_among_items_that_run_together_ends_those_that_ran() {
+        let (worker, work, _task) = sandbox(&["1", "666", "null"], LONG);
+
+        assert_eq!(kinds(&outcomes(&worker, work).await), ["panic", "panic", "invalid_input"]);
+    }
+
+    #[tokio::test]
+    async fn items_that_run_together_time_out_together() {
+        let (worker, work, task) = sandbox(&["1", "0", "2"], Duration::from_millis(5));
+
+        assert_eq!(kinds(&outcomes(&worker, work).await), ["timeout"; 3]);
+        assert_eq!(task.runs.load(Ordering::SeqCst), 1, "nobody tried again");
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_batch_does_not_run_together() {
+        let (worker, work, task) = sandbox(&["1", "2"], LONG);
+        work.cancelled.cancel();
+
+        let outcomes = outcomes(&worker, work).await;
+
+        assert!(outcomes.iter().all(|outcome| outcome.status() == Status::Cancelled));
+        assert_eq!(task.runs.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn cancelling_ends_items_that_run_together() {
+        let (worker, work, task) = sandbox(&["1", "0"], LONG);
+        let cancelled = work.cancelled.clone();
+
+        let (outcomes, ()) = tokio::join!(outcomes(&worker, work), async {
+            task.begun.notified().await;
+            cancelled.cancel();
+        });
+
+        assert!(outcomes.iter().all(|outcome| outcome.status() == Status::Cancelled));
+        assert!(outcomes.iter().all(|outcome| outcome.attempts == outcomes[0].attempts), "all had begun");
     }
 }

@@ -240,7 +240,7 @@ fn statuses(outcomes: &[Arc<Outcome>]) -> Vec<Status> {
 
 /// What an outcome says, timings and worker names aside.
 fn told(outcome: &Outcome) -> (u64, String, serde_json::Value) {
-    let mut line = serde_json::to_value(outcome.line()).unwrap();
+    let mut line = outcome.to_value();
     for varying in ["timing", "worker"] {
         line.as_object_mut().unwrap().remove(varying);
     }

@@ -166,8 +166,8 @@ fn device_name(device: &str) -> Option<String> {
 impl Compute for Map {
     fn run(&self, plan: &Plan, x: f64, _stop: &Stop<'_>) -> Result<Value, Failure> {
         if !plan.is_on_cpu() {
-            let value = self.on_device(plan, &[x])?;
-            return Value::finite(value[0], &plan.text, x);
+            let values = self.on_device(plan, &[x])?;
+            return Value::finite(values[0], &plan.text, x);
         }
         let variables: &[f64] = if plan.expression.var_names().is_empty() { &[] } else { &[x] };
         let value = plan
@@ -206,9 +206,13 @@ impl Map {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::value::RawValue;
+    use tidemill_core::task::{Job, Register, raw, raw_word};
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::vision::Label;
+    use crate::vision::card::Card;
 
     fn plan(expr: &str) -> Result<Plan, Invalid> {
         Map { engine: None }.plan(Options { expr: expr.into(), device: cpu() })
@@ -254,6 +258,87 @@ mod tests {
     fn deep_nesting_within_the_limit_harms_nobody() {
         let deep = format!("{}x{}", "(".repeat(2000), ")".repeat(2000));
         drop(plan(&deep));
+    }
+
+    /// Computes 1/x on `cuda:0`, the only device it has.
+    struct Fake;
+
+    #[async_trait::async_trait]
+    impl Engine for Fake {
+        async fn classify(&self, _card: &Card, _pixels: Vec<u8>, _top: usize) -> Result<Vec<Label>, Failure> {
+            unreachable!("compute.map classifies nothing")
+        }
+
+        fn map(&self, expression: &str, device: &str, xs: &[f64]) -> Result<Vec<f64>, Failure> {
+            assert_eq!(expression, "1/x");
+            match device {
+                "cuda:0" => Ok(xs.iter().map(|x| 1.0 / x).collect()),
+                _ => Err(Failure::permanent("device", "there is no such device")),
+            }
+        }
+
+        fn device(&self) -> String {
+            "cpu".into()
+        }
+    }
+
+    fn job(engine: Option<Arc<dyn Engine>>, device: &str) -> Arc<dyn Job> {
+        let register = Register::default().compute(Map { engine });
+        let options = serde_json::json!({"expr": "1/x", "device": device});
+        register.find("compute.map").unwrap().prepare(&raw(&options)).unwrap()
+    }
+
+    /// What becomes of inputs that run together: the output, or the failure's kind.
+    fn together(job: &dyn Job, inputs: &[&str]) -> Vec<String> {
+        let stop = CancellationToken::new();
+        let inputs: Vec<Box<RawValue>> = inputs.iter().map(|input| raw_word(input)).collect();
+        let inputs: Vec<&RawValue> = inputs.iter().map(AsRef::as_ref).collect();
+        let results = job.compute_together(&inputs, &Stop(&stop));
+        results
+            .into_iter()
+            .map(|result| result.map_or_else(|failure| failure.kind.into(), |ok| ok.get().into()))
+            .collect()
+    }
+
+    #[test]
+    fn on_a_gpu_a_chunk_is_one_tensor_and_a_bad_item_harms_only_itself() {
+        for device in ["cuda", "cuda:0"] {
+            let job = job(Some(Arc::new(Fake)), device);
+
+            assert!(job.runs_together());
+            assert_eq!((job.lane(), job.device().as_str()), (Lane::Vision, "cuda:0"));
+            assert_eq!(together(&*job, &["2", "0", "two", "-1"]), ["0.5", "not_finite", "invalid_input", "-1"]);
+            assert!(together(&*job, &["{}"]) == ["invalid_input"]);
+            let stop = CancellationToken::new();
+            assert_eq!(job.compute(&raw(&4), &Stop(&stop)).unwrap().get(), "0.25", "alone it does as well");
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_fails_every_item_that_it_was_asked_for() {
+        let job = job(Some(Arc::new(Fake)), "cuda:1");
+
+        assert_eq!(together(&*job, &["2", "two", "0"]), ["device", "invalid_input", "device"]);
+    }
+
+    #[test]
+    fn without_an_engine_a_gpu_is_out_of_reach_and_the_remedy_is_named() {
+        let job = job(None, "cuda");
+        let stop = CancellationToken::new();
+
+        assert_eq!(job.device(), "none");
+        let failure = job.compute_together(&[&raw(&1)], &Stop(&stop)).remove(0).unwrap_err();
+        assert!(!failure.retryable && failure.message.contains("tidemill-vision"), "{failure}");
+    }
+
+    #[test]
+    fn on_the_cpu_items_run_one_by_one_with_an_engine_or_without() {
+        for engine in [None, Some(Arc::new(Fake) as Arc<dyn Engine>)] {
+            let job = job(engine, "cpu");
+
+            assert!(!job.runs_together());
+            assert_eq!((job.lane(), job.device().as_str()), (Lane::Cpu, "cpu"));
+        }
     }
 
     #[test]
