@@ -215,7 +215,6 @@ impl Mill {
         let mut tick = tokio::time::interval(TICK);
         loop {
             let page = tokio::select! {
-                biased;
                 page = stream.next() => page.map_err(fault)?,
                 _ = tick.tick() => {
                     bar.update(&self.store.progress(&self.batch.id).await.map_err(fault)?);

@@ -26,6 +26,21 @@ pub struct BlobRef {
     pub extension: String,
 }
 
+impl LocalStore {
+    async fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), opendal::Error> {
+        let mut writer = self.operator.writer(name).await?;
+        let written = match writer.write(bytes).await {
+            Ok(()) => writer.close().await.map(drop),
+            Err(error) => Err(error),
+        };
+        if written.is_err() && writer.abort().await.is_err() {
+            // On a full disk the half that was written takes the room of others.
+            tracing::warn!(name, "what was written of a blob could not be removed");
+        }
+        written
+    }
+}
+
 /// What may be fetched.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchLimits {
@@ -118,7 +133,7 @@ impl Blobs {
             transient: error.is_temporary(),
         };
         if !store.operator.exists(&name).await.map_err(failed)? {
-            store.operator.write(&name, bytes).await.map_err(failed)?;
+            store.write(&name, bytes).await.map_err(failed)?;
         }
         Ok(blob)
     }

@@ -1,0 +1,75 @@
+//! Bring your own network: a TorchScript file with a card.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
+
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+use tch::{CModule, Kind, Tensor};
+use tidemill_tasks::vision::card::{Card, Precision};
+use tidemill_vision::{DeviceChoice, Network};
+
+/// A network that gives the mean of each channel as the logit of one of three classes.
+fn network(file: &Path) {
+    let example = [Tensor::zeros([1, 3, 8, 8], (Kind::Float, tch::Device::Cpu))];
+    let mut mean = |inputs: &[Tensor]| vec![inputs[0].mean_dim([2, 3].as_slice(), false, Kind::Float)];
+    CModule::create_by_tracing("Means", "forward", &example, &mut mean).unwrap().save(file).unwrap();
+}
+
+/// A folder with that network and a card that says it has `classes`.
+fn model(classes: u32, labels: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    network(&folder.path().join("means.pt"));
+    let digest = Sha256::digest(std::fs::read(folder.path().join("means.pt")).unwrap());
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    std::fs::write(folder.path().join("labels.txt"), labels).unwrap();
+    let name = folder.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.').to_lowercase();
+    let card = format!(
+        r#"
+name = "{name}"
+about = "Says which colour is the strongest."
+licence = "Apache-2.0"
+source = "made by a test"
+task = "classify"
+[network]
+architecture = "torchscript"
+file = "means.pt"
+sha256 = "{digest}"
+[input]
+width = 8
+height = 8
+resize = {{ filter = "bilinear" }}
+crop = "none"
+channels = "rgb"
+mean = [0.0, 0.0, 0.0]
+std = [0.1, 0.1, 0.1]
+[output]
+classes = {classes}
+activation = "softmax"
+labels = "labels.txt"
+"#
+    );
+    std::fs::write(folder.path().join("card.toml"), card).unwrap();
+    folder
+}
+
+#[test]
+fn a_torchscript_file_with_a_card_classifies() {
+    let folder = model(3, "red\ngreen\nblue\n");
+    let card = Card::load(folder.path()).unwrap();
+    let network = Network::load(&card, DeviceChoice::Cpu.resolve().unwrap(), Some(Precision::Fp32)).unwrap();
+
+    let green = Tensor::from_slice(&[10u8, 250, 10]).reshape([1, 1, 1, 3]).expand([2, 8, 8, 3], false).contiguous();
+    let probabilities = network.forward(&green.permute([0, 3, 1, 2])).unwrap();
+
+    assert_eq!(probabilities.size(), [2, 3]);
+    assert_eq!(i64::try_from(probabilities.get(0).argmax(None, false)).unwrap(), 1);
+}
+
+#[test]
+fn a_card_that_promises_other_classes_is_refused_when_it_is_loaded() {
+    let folder = model(4, "red\ngreen\nblue\nnone\n");
+    let card = Card::load(folder.path()).unwrap();
+    let refused = Network::load(&card, DeviceChoice::Cpu.resolve().unwrap(), Some(Precision::Fp32)).unwrap_err();
+    let said = refused.to_string();
+    assert!(said.contains("[2, 3]") && said.contains("[2, 4]"), "{said}");
+}
