@@ -15,17 +15,18 @@ fn network(file: &Path) {
     CModule::create_by_tracing("Means", "forward", &example, &mut mean).unwrap().save(file).unwrap();
 }
 
-/// A folder with that network and a card that says it has `classes`.
+/// A folder `means` with that network and a card that says it has `classes`.
 fn model(classes: u32, labels: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    network(&folder.path().join("means.pt"));
-    let digest = Sha256::digest(std::fs::read(folder.path().join("means.pt")).unwrap());
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("means");
+    std::fs::create_dir(&folder).unwrap();
+    network(&folder.join("means.pt"));
+    let digest = Sha256::digest(std::fs::read(folder.join("means.pt")).unwrap());
     let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    std::fs::write(folder.path().join("labels.txt"), labels).unwrap();
-    let name = folder.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.').to_lowercase();
+    std::fs::write(folder.join("labels.txt"), labels).unwrap();
     let card = format!(
         r#"
-name = "{name}"
+name = "means"
 about = "Says which colour is the strongest."
 licence = "Apache-2.0"
 source = "made by a test"
@@ -48,14 +49,14 @@ activation = "softmax"
 labels = "labels.txt"
 "#
     );
-    std::fs::write(folder.path().join("card.toml"), card).unwrap();
-    folder
+    std::fs::write(folder.join("card.toml"), card).unwrap();
+    home
 }
 
 #[test]
 fn a_torchscript_file_with_a_card_classifies() {
-    let folder = model(3, "red\ngreen\nblue\n");
-    let card = Card::load(folder.path()).unwrap();
+    let home = model(3, "red\ngreen\nblue\n");
+    let card = Card::load(home.path().join("means")).unwrap();
     let network = Network::load(&card, DeviceChoice::Cpu.resolve().unwrap(), Some(Precision::Fp32)).unwrap();
 
     let green = Tensor::from_slice(&[10u8, 250, 10]).reshape([1, 1, 1, 3]).expand([2, 8, 8, 3], false).contiguous();
@@ -67,8 +68,8 @@ fn a_torchscript_file_with_a_card_classifies() {
 
 #[test]
 fn a_card_that_promises_other_classes_is_refused_when_it_is_loaded() {
-    let folder = model(4, "red\ngreen\nblue\nnone\n");
-    let card = Card::load(folder.path()).unwrap();
+    let home = model(4, "red\ngreen\nblue\nnone\n");
+    let card = Card::load(home.path().join("means")).unwrap();
     let refused = Network::load(&card, DeviceChoice::Cpu.resolve().unwrap(), Some(Precision::Fp32)).unwrap_err();
     let said = refused.to_string();
     assert!(said.contains("[2, 3]") && said.contains("[2, 4]"), "{said}");
