@@ -136,6 +136,7 @@ impl Mill {
             },
             timeout: run.timeout.unwrap_or(settings.task.timeout),
             priority: Priority::default(),
+            expires: None,
         };
         Ok(Self {
             batch: Arc::new(batch),

@@ -9,8 +9,34 @@ use serde_json::value::RawValue;
 use crate::retry::RetryPolicy;
 
 /// Names a batch. Made by the producer, sorted by the time it was made (a UUID of version 7).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct BatchId(String);
+
+/// What is no name of a batch.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no batch id: one has 1 to 64 letters, digits, - and _")]
+pub struct InvalidBatchId(String);
+
+impl std::str::FromStr for BatchId {
+    type Err = InvalidBatchId;
+
+    /// Ids become parts of keys and paths, so there is nothing in them that could mean something there.
+    fn from_str(text: &str) -> Result<Self, InvalidBatchId> {
+        let is_plain = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
+        if (1..=64).contains(&text.len()) && text.bytes().all(is_plain) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidBatchId(text.chars().take(80).collect()))
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for BatchId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
 
 impl BatchId {
     /// Makes a new id.
@@ -83,4 +109,13 @@ pub struct Batch {
     /// Which batches go first.
     #[serde(default)]
     pub priority: Priority,
+    /// When its time is over, in milliseconds since 1970: items that have not ended by then are `expired`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
+}
+
+/// Milliseconds since 1970, for what is compared between machines.
+pub fn unix_millis() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -6,18 +6,21 @@
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod embedded;
+pub mod rabbitmq;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{BatchId, Priority};
+use crate::batch::{Batch, BatchId, Priority};
 use crate::chunk::Chunk;
 use crate::outcome::Outcome;
+use crate::segment::Segment;
 use crate::task::Lane;
 
 /// The queues there are.
@@ -25,8 +28,12 @@ use crate::task::Lane;
 pub enum Queue {
     /// Chunks for the workers that serve a lane.
     Jobs(Lane),
-    /// Outcomes for the collector.
+    /// Chunks whose worker ended while it held them: each runs alone, to find out whether it was the reason.
+    Suspects(Lane),
+    /// Outcomes, and the beginnings and ends of batches, for the collector.
     Results,
+    /// What workers say of themselves; what nobody collects is soon forgotten.
+    Workers,
     /// Messages that nobody can work on, each with its reason.
     Dead,
 }
@@ -35,6 +42,8 @@ impl fmt::Display for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Jobs(lane) => write!(f, "tidemill.jobs.{}", lane.as_str()),
+            Self::Suspects(lane) => write!(f, "tidemill.suspects.{}", lane.as_str()),
+            Self::Workers => f.write_str("tidemill.workers"),
             Self::Results => f.write_str("tidemill.results"),
             Self::Dead => f.write_str("tidemill.dead"),
         }
@@ -42,10 +51,11 @@ impl fmt::Display for Queue {
 }
 
 /// What travels.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug)]
 pub enum Body {
-    /// Work, for [`Queue::Jobs`].
+    /// A batch begins, for [`Queue::Results`].
+    Open(Arc<Batch>),
+    /// Work, for [`Queue::Jobs`] and [`Queue::Suspects`].
     Chunk(Chunk),
     /// What became of it, for [`Queue::Results`].
     Outcomes {
@@ -54,14 +64,30 @@ pub enum Body {
         /// One or more outcomes, in ascending order of index.
         outcomes: Vec<Arc<Outcome>>,
     },
+    /// The same as it arrives over the wire.
+    Segment(Segment),
+    /// A batch is whole, for [`Queue::Results`].
+    Seal {
+        /// Which.
+        batch: BatchId,
+        /// How many items it has.
+        total: u64,
+    },
+    /// A worker lives, for [`Queue::Workers`].
+    Heartbeat(Heartbeat),
+    /// What could not be read; only in [`Queue::Dead`].
+    Unreadable(Bytes),
 }
 
 impl Body {
-    /// The batch that it belongs to.
-    pub fn batch(&self) -> &BatchId {
+    /// The batch that it belongs to, where it belongs to one.
+    pub fn batch(&self) -> Option<&BatchId> {
         match self {
-            Self::Chunk(chunk) => &chunk.batch.id,
-            Self::Outcomes { batch, .. } => batch,
+            Self::Open(batch) => Some(&batch.id),
+            Self::Chunk(chunk) => Some(&chunk.batch.id),
+            Self::Outcomes { batch, .. } | Self::Seal { batch, .. } => Some(batch),
+            Self::Segment(segment) => Some(segment.batch()),
+            Self::Heartbeat(_) | Self::Unreadable(_) => None,
         }
     }
 
@@ -70,8 +96,43 @@ impl Body {
         match self {
             Self::Chunk(chunk) => chunk.weight_bytes(),
             Self::Outcomes { outcomes, .. } => outcomes.iter().map(|outcome| outcome.weight_bytes()).sum(),
+            Self::Segment(segment) => segment.bytes().len() as u64,
+            Self::Unreadable(bytes) => bytes.len() as u64,
+            Self::Open(_) | Self::Seal { .. } | Self::Heartbeat(_) => crate::chunk::Item::RECORD_BYTES,
         }
     }
+}
+
+/// What a worker says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Heartbeat {
+    /// Its name, as outcomes give it.
+    pub name: String,
+    /// The version of Tidemill.
+    pub version: String,
+    /// When it started, in milliseconds since 1970.
+    pub started: u64,
+    /// When it said this, in milliseconds since 1970.
+    pub at: u64,
+    /// How long until it says so again, in milliseconds: after a few of these it is gone.
+    pub every: u64,
+    /// The lanes that it serves.
+    pub lanes: Vec<Lane>,
+    /// Its computing threads.
+    pub threads: u64,
+    /// The memory of its machine or container.
+    pub memory_bytes: u64,
+    /// What it runs networks on.
+    pub devices: Vec<String>,
+    /// The models that it has.
+    pub models: Vec<String>,
+    /// Deliveries in its hands.
+    pub held: u64,
+    /// Items that it has ended since it started.
+    pub items: u64,
+    /// Whether it takes nothing new any more.
+    pub is_stopping: bool,
 }
 
 /// A body and how it is to travel.
@@ -85,12 +146,14 @@ pub struct Message {
     pub delay: Duration,
     /// Why it lies in [`Queue::Dead`].
     pub refusal: Option<String>,
+    /// How many workers have ended while they ran this and nothing else.
+    pub crashes: u32,
 }
 
 impl Message {
     /// A message to be delivered at once.
     pub fn new(body: Body, priority: Priority) -> Self {
-        Self { body, priority, delay: Duration::ZERO, refusal: None }
+        Self { body, priority, delay: Duration::ZERO, refusal: None, crashes: 0 }
     }
 }
 
@@ -103,6 +166,8 @@ pub struct Permits(pub usize);
 pub enum Notice {
     /// Drop what is queued of this batch and stop what is running at its next item.
     Cancel(BatchId),
+    /// Take nothing new, finish what is held, end: every worker, or the one of that name.
+    Drain(Option<String>),
 }
 
 /// A message queue. At least once: a message is delivered again until somebody settles it.
@@ -141,6 +206,23 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`BrokerError`]
     async fn notices(&self) -> Result<Notices, BrokerError>;
+
+    /// Whether it can be spoken to now.
+    fn health(&self) -> Health {
+        Health::Ready
+    }
+}
+
+/// Whether a broker or a store can be spoken to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// It answers.
+    #[default]
+    Ready,
+    /// It answers and takes nothing: an alarm of memory or disk. The reason is the broker's.
+    Blocked(String),
+    /// It does not answer; why.
+    Away(String),
 }
 
 /// A consumer's deliveries, one after the other.
@@ -238,15 +320,25 @@ pub struct BrokerError {
 pub enum BrokerErrorKind {
     /// The broker cannot be reached; it may come back.
     Unreachable,
-    /// The broker has no such queue.
+    /// The message was sent and the connection was lost before the broker confirmed it: it may have it, or not.
+    NotConfirmed,
+    /// The broker takes nothing now: an alarm of memory or disk.
+    Blocked,
+    /// The broker has no such queue: it gave the message back.
     Unroutable,
-    /// The broker was reached and would not.
+    /// The broker was reached and would not (nacked, or the queue is full).
     Refused,
+    /// What is there differs from what is needed: a queue or exchange declared in another way, a wrong password.
+    Mismatch,
 }
 
 impl BrokerError {
     /// Whether trying again may help.
     pub fn is_transient(&self) -> bool {
-        self.kind == BrokerErrorKind::Unreachable
+        use BrokerErrorKind::{Blocked, Mismatch, NotConfirmed, Refused, Unreachable, Unroutable};
+        match self.kind {
+            Unreachable | NotConfirmed | Blocked => true,
+            Unroutable | Refused | Mismatch => false,
+        }
     }
 }

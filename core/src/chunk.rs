@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::batch::{Attempt, Batch, ItemIndex};
 
 /// One input of a task.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct Item {
     /// Its place in the batch.
     pub index: ItemIndex,
@@ -17,15 +15,16 @@ pub struct Item {
     pub input: Box<RawValue>,
     /// The relative path under which a file made of this item is stored, for inputs that are files:
     /// never absolute, never with `..`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<Box<str>>,
+    /// Where the worker finds the bytes of the file that the input names, where it cannot see that file itself: a blob
+    /// (`blob:sha256:…`). The input stays as it was written, for whoever reads the outcome.
+    pub source: Option<Box<str>>,
 }
 
 /// A run of items of one batch: the unit of delivery.
 ///
 /// Indices ascend; they need not be neighbours (a retried chunk holds only the items that failed).
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct Chunk {
     /// What all its items share.
     pub batch: Arc<Batch>,

@@ -6,6 +6,7 @@
 //! ```
 //!
 //! - the words: [`batch`], [`chunk`], [`outcome`], [`failure`], [`retry`]
+//! - how they travel: [`wire`], [`segment`]
 //! - the work: [`task`] (traits and register), [`compute`] (the bridge to the cores)
 //! - the seams: [`broker`], [`store`], [`blobs`]
 //! - the house: [`settings`], [`telemetry`], [`nearest`]
@@ -21,7 +22,9 @@ mod millis;
 pub mod nearest;
 pub mod outcome;
 pub mod retry;
+pub mod segment;
 pub mod settings;
 pub mod store;
 pub mod task;
 pub mod telemetry;
+pub mod wire;

@@ -15,10 +15,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
+
+use crate::task::Lane;
 
 mod error;
 mod layers;
@@ -44,6 +47,9 @@ pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 pub struct Settings {
     pub broker: BrokerSettings,
     pub store: StoreSettings,
+    pub results: ResultsSettings,
+    pub api: ApiSettings,
+    pub submit: SubmitSettings,
     pub blobs: BlobSettings,
     pub worker: WorkerSettings,
     pub run: RunSettings,
@@ -80,6 +86,38 @@ pub struct StoreSettings {
     pub password: Option<Secret>,
 }
 
+/// `[results]`: how long outcomes are kept.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml is the one description of each key")]
+pub struct ResultsSettings {
+    #[serde(deserialize_with = "values::duration")]
+    pub ttl: Duration,
+}
+
+/// `[api]`: the results API, for those who call it and for itself.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml is the one description of each key")]
+pub struct ApiSettings {
+    #[serde(deserialize_with = "values::from_text")]
+    pub url: ServiceUrl,
+    #[serde(deserialize_with = "values::from_text")]
+    pub listen: SocketAddr,
+    #[serde(deserialize_with = "values::optional")]
+    pub token: Option<Secret>,
+    pub open: bool,
+}
+
+/// `[submit]`: how a batch is sent to the cluster.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml is the one description of each key")]
+pub struct SubmitSettings {
+    #[serde(deserialize_with = "values::duration")]
+    pub patience: Duration,
+}
+
 /// `[blobs]`: where produced files are kept.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,6 +138,15 @@ pub struct WorkerSettings {
     pub waiting: usize,
     #[serde(deserialize_with = "values::duration")]
     pub grace: Duration,
+    pub lanes: Vec<Lane>,
+    #[serde(deserialize_with = "values::duration")]
+    pub heartbeat: Duration,
+    #[serde(deserialize_with = "values::optional")]
+    pub listen: Option<SocketAddr>,
+    pub suspect_after: u32,
+    pub crash_limit: u32,
+    #[serde(deserialize_with = "values::duration")]
+    pub stuck_after: Duration,
 }
 
 /// `[run]`: the bounds of `tidemill run`.

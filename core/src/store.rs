@@ -6,6 +6,7 @@
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod embedded;
+pub mod redis;
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +15,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, BatchId};
+use crate::broker::{Health, Heartbeat};
 use crate::outcome::{Outcome, Status};
+use crate::segment::Segment;
 
 /// In which order outcomes are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -28,7 +31,7 @@ pub enum Order {
 }
 
 /// Where a batch stands. All of it follows from what was written.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// How many items it has; `None` until it is sealed.
     pub total: Option<u64>,
@@ -68,6 +71,17 @@ pub struct Page {
     pub is_last: bool,
 }
 
+/// A page that was written as text; see [`Store::render`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rendered {
+    /// How many lines.
+    pub lines: u64,
+    /// Where to go on reading.
+    pub next: u64,
+    /// Whether nothing will ever come after this page.
+    pub is_last: bool,
+}
+
 /// Grows with every change of a batch; see [`Store::changed`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u64);
@@ -93,6 +107,16 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// [`StoreErrorKind::Unknown`] for a batch that was never opened.
     async fn record(&self, batch: &BatchId, outcomes: &[Arc<Outcome>]) -> Result<(), StoreError>;
 
+    /// The same for outcomes that arrived over the wire, of any batches, in as few round trips as can be: one result
+    /// a segment, in their order.
+    async fn record_segments(&self, segments: &[Segment]) -> Vec<Result<(), StoreError>> {
+        let mut results = Vec::with_capacity(segments.len());
+        for segment in segments {
+            results.push(self.record(segment.batch(), &segment.outcomes()).await);
+        }
+        results
+    }
+
     /// Marks the batch as cancelled. Idempotent.
     ///
     /// # Errors
@@ -112,6 +136,26 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// [`StoreErrorKind::Forgotten`] before what [`Store::forget`] left.
     async fn read(&self, batch: &BatchId, order: Order, from: u64, limit: usize) -> Result<Page, StoreError>;
 
+    /// The same as text, a line an outcome (see [`Outcome::write_line`]), appended to `lines`.
+    ///
+    /// # Errors
+    /// As [`Store::read`]; `lines` is as it was then.
+    async fn render(
+        &self,
+        batch: &BatchId,
+        order: Order,
+        from: u64,
+        limit: usize,
+        lines: &mut Vec<u8>,
+    ) -> Result<Rendered, StoreError> {
+        let page = self.read(batch, order, from, limit).await?;
+        for outcome in &page.outcomes {
+            outcome.write_line(lines);
+            lines.push(b'\n');
+        }
+        Ok(Rendered { lines: page.outcomes.len() as u64, next: page.next, is_last: page.is_last })
+    }
+
     /// Allows the store to drop the outcomes before place `before`; that they were recorded is still known.
     ///
     /// # Errors
@@ -124,6 +168,128 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`StoreErrorKind::Unknown`]
     async fn changed(&self, batch: &BatchId, seen: Version) -> Result<Version, StoreError>;
+}
+
+/// What is known of a batch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BatchInfo {
+    /// The batch as it was opened.
+    pub batch: Batch,
+    /// When it was opened, in milliseconds since 1970.
+    pub created: u64,
+    /// When it was complete, in milliseconds since 1970.
+    pub completed: Option<u64>,
+    /// How many items, from the first on, the broker is known to have accepted.
+    pub accepted: u64,
+    /// Where it stands.
+    pub progress: Progress,
+}
+
+/// The books of a batch, counted anew from the outcomes themselves and not from the counters that grew with them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Books {
+    /// How many items it has; `None` until it is sealed.
+    pub total: Option<u64>,
+    /// Outcomes by status, in the order of [`Status::ALL`], counted one by one.
+    pub counts: [u64; Status::ALL.len()],
+    /// What the counters say; the same where the books balance.
+    pub counters: [u64; Status::ALL.len()],
+    /// Outcomes that came again and were not recorded again.
+    pub duplicates: u64,
+    /// Items that have no outcome: of a sealed batch all below its total, else all below the largest index seen.
+    pub missing: u64,
+    /// The first of these, as ranges from the first up to, not including, the second.
+    pub missing_first: Vec<(u64, u64)>,
+    /// Items that have more than one outcome. There are none; it is counted to be sure.
+    pub doubled: u64,
+    /// Outcomes at or above the total.
+    pub beyond: u64,
+}
+
+impl Books {
+    /// Whether every item of a sealed batch has exactly one outcome, and the counters say so too.
+    pub fn balance(&self) -> bool {
+        let recorded: u64 = self.counts.iter().sum();
+        self.total == Some(recorded)
+            && self.counts == self.counters
+            && (self.missing, self.doubled, self.beyond) == (0, 0, 0)
+    }
+}
+
+/// An item that ended its worker, as it lies among the dead.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeadItem {
+    /// Its batch.
+    pub batch: BatchId,
+    /// The task of its batch.
+    pub task: String,
+    /// Its place in the batch.
+    pub index: u64,
+    /// Its input.
+    pub input: Box<serde_json::value::RawValue>,
+    /// What is known of its end.
+    pub failure: crate::failure::Failure,
+}
+
+/// What a store can do that many machines share, over [`Store`].
+#[async_trait]
+pub trait Shared: Store {
+    /// What is known of a batch.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Unknown`]
+    async fn info(&self, batch: &BatchId) -> Result<BatchInfo, StoreError>;
+
+    /// The batches that were opened last, newest first, at most `limit`; those whose results have expired are left out.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    async fn list(&self, limit: usize) -> Result<Vec<BatchInfo>, StoreError>;
+
+    /// Says that the broker has the items before `before`. It never goes back.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Unknown`]
+    async fn accept(&self, batch: &BatchId, before: u64) -> Result<(), StoreError>;
+
+    /// Counts a batch's outcomes anew.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Unknown`]
+    async fn verify(&self, batch: &BatchId) -> Result<Books, StoreError>;
+
+    /// The batches that were cancelled and are not complete.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    async fn cancelled(&self) -> Result<Vec<BatchId>, StoreError>;
+
+    /// Keeps what a worker says of itself, until it has been silent for three times [`Heartbeat::every`].
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    async fn beat(&self, heartbeats: &[Heartbeat]) -> Result<(), StoreError>;
+
+    /// The workers that live, by name.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    async fn workers(&self) -> Result<Vec<Heartbeat>, StoreError>;
+
+    /// Dead items, of one batch or of all, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    async fn dead(&self, batch: Option<&BatchId>, limit: usize) -> Result<Vec<DeadItem>, StoreError>;
+
+    /// Takes the outcome of a dead item back, so that it can run again; `false` if it is not dead (any more).
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Unknown`]
+    async fn revive(&self, batch: &BatchId, index: u64) -> Result<bool, StoreError>;
+
+    /// Whether it can be spoken to now: one round trip.
+    async fn health(&self) -> Health;
 }
 
 /// What a store could not do.

@@ -13,7 +13,9 @@ use tidemill_core::chunk::{Chunk, Item};
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Ending, Maker, Outcome};
 use tidemill_core::retry::RetryPolicy;
+use tidemill_core::segment::{MAX_INDEX, Segment};
 use tidemill_core::task::raw;
+use tidemill_core::wire::{self, Malformed, Type};
 
 fn json() -> impl Strategy<Value = Box<RawValue>> {
     let leaf = prop_oneof![
@@ -39,16 +41,19 @@ fn millis() -> impl Strategy<Value = Duration> {
 prop_compose! {
     fn batch()(
         task in "[a-z.]{1,20}", options in json(), attempts in 1u32.., base in millis(), max in millis(), timeout in millis(),
-        priority in any::<u8>(),
+        priority in any::<u8>(), expires in proptest::option::of(any::<u64>()),
     ) -> Batch {
         let retry = RetryPolicy { attempts, base, max };
-        Batch { id: BatchId::new(), task, options, retry, timeout, priority: Priority(priority) }
+        Batch { id: BatchId::new(), task, options, retry, timeout, priority: Priority(priority), expires }
     }
 }
 
 prop_compose! {
-    fn item()(index in any::<u64>(), input in json(), name in proptest::option::of(".*")) -> Item {
-        Item { index: ItemIndex(index), input, name: name.map(Into::into) }
+    fn item()(
+        index in 0..=MAX_INDEX, input in json(), name in proptest::option::of("[a-z ü]{1,9}(/[a-zß🌊]{1,9}){0,2}"),
+        source in proptest::option::of(".*"),
+    ) -> Item {
+        Item { index: ItemIndex(index), input, name: name.map(Into::into), source: source.map(Into::into) }
     }
 }
 
@@ -85,37 +90,124 @@ prop_compose! {
     }
 }
 
+/// In ascending order, as in every message.
+fn items() -> impl Strategy<Value = Vec<Item>> {
+    proptest::collection::btree_map(0..=MAX_INDEX, item(), 1..6)
+        .prop_map(|items| items.into_iter().map(|(index, item)| Item { index: ItemIndex(index), ..item }).collect())
+}
+
+fn outcomes() -> impl Strategy<Value = Vec<Arc<Outcome>>> {
+    proptest::collection::btree_map(0..=MAX_INDEX, outcome(), 1..6).prop_map(|outcomes| {
+        let maker = outcomes.values().next().unwrap().maker.clone();
+        let in_place =
+            |(index, outcome)| Arc::new(Outcome { index: ItemIndex(index), maker: maker.clone(), ..outcome });
+        outcomes.into_iter().map(in_place).collect()
+    })
+}
+
 fn body() -> impl Strategy<Value = Body> {
-    let chunk = (batch(), any::<u32>(), proptest::collection::vec(item(), 0..5)).prop_map(|(batch, attempt, items)| {
+    let chunk = (batch(), 1u32.., items()).prop_map(|(batch, attempt, items)| {
         Body::Chunk(Chunk { batch: Arc::new(batch), attempt: Attempt(attempt), items })
     });
-    let outcomes = proptest::collection::vec(outcome(), 0..5).prop_map(|outcomes| Body::Outcomes {
-        batch: BatchId::new(),
-        outcomes: outcomes.into_iter().map(Arc::new).collect(),
-    });
-    prop_oneof![chunk, outcomes]
+    let outcomes = outcomes().prop_map(|outcomes| Body::Outcomes { batch: BatchId::new(), outcomes });
+    let seal = (0..=MAX_INDEX).prop_map(|total| Body::Seal { batch: BatchId::new(), total });
+    prop_oneof![chunk, outcomes, seal, batch().prop_map(|batch| Body::Open(Arc::new(batch)))]
+}
+
+fn decode(body: &Body, bytes: &[u8]) -> Result<Body, Malformed> {
+    wire::decode(body.kind().unwrap().as_str(), bytes.to_vec().into())
 }
 
 proptest! {
     #[test]
     fn a_body_comes_back_as_it_went(body in body()) {
-        let text = serde_json::to_string(&body).unwrap();
-        let again: Body = serde_json::from_str(&text).unwrap();
-        prop_assert_eq!(serde_json::to_string(&again).unwrap(), text);
-        prop_assert_eq!(again.weight_bytes(), body.weight_bytes());
+        let [bytes] = &wire::encode(&body)[..] else { panic!("one maker, one message") };
+        let again = decode(&body, bytes).unwrap();
+        prop_assert_eq!(&wire::encode(&again)[..], &[bytes.clone()][..]);
+        let values = |body: &Body| {
+            wire::outcomes_of(body).iter().map(|outcome| serde_json::to_value(&**outcome).unwrap()).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(values(&again), values(&body));
+    }
+
+    #[test]
+    fn a_segment_knows_what_is_in_it(outcomes in outcomes()) {
+        let [segment] = &Segment::encode(&BatchId::new(), &outcomes)[..] else { panic!("one maker, one segment") };
+        let again = Segment::parse(segment.bytes().clone()).unwrap();
+        prop_assert_eq!(again.indices(), segment.indices());
+        prop_assert_eq!(again.counts(), segment.counts());
+        prop_assert_eq!(again.len(), outcomes.len() as u64);
+        let indices: Vec<u64> = again.indices().iter().cloned().flatten().collect();
+        prop_assert_eq!(&indices, &outcomes.iter().map(|outcome| outcome.index.0).collect::<Vec<_>>());
+
+        let odd = again.filtered(|index| index % 2 == 1);
+        prop_assert_eq!(odd.map_or(0, |odd| odd.len()), indices.iter().filter(|index| **index % 2 == 1).count() as u64);
     }
 
     #[test]
     fn text_that_is_no_body_is_an_error_and_nothing_worse(text in ".{0,200}") {
-        drop(serde_json::from_str::<Body>(&text));
+        for kind in Type::ALL {
+            prop_assert!(wire::decode(kind.as_str(), text.clone().into()).is_err());
+        }
     }
 
     #[test]
     fn a_damaged_body_is_an_error_or_another_body_and_nothing_worse(body in body(), place in any::<prop::sample::Index>(), byte in any::<u8>()) {
-        let mut bytes = serde_json::to_vec(&body).unwrap();
+        let mut bytes = wire::encode(&body)[0].to_vec();
         let place = place.index(bytes.len());
         bytes[place] = byte;
-        drop(serde_json::from_slice::<Body>(&bytes));
-        drop(serde_json::from_slice::<Body>(&bytes[..place]));
+        drop(decode(&body, &bytes));
+        prop_assert!(decode(&body, &bytes[..place]).is_err());
+    }
+}
+
+#[test]
+fn outcomes_of_two_makers_are_two_segments() {
+    let outcome = |index, worker: &str| {
+        Arc::new(Outcome {
+            index: ItemIndex(index),
+            input: raw(&index),
+            name: None,
+            ending: Ending::Cancelled,
+            attempts: Attempt(0),
+            maker: Arc::new(Maker { worker: worker.into(), device: "cpu".into() }),
+            queued: Duration::ZERO,
+            run: Duration::ZERO,
+        })
+    };
+    let segments = Segment::encode(&BatchId::new(), &[outcome(2, "a"), outcome(1, "b"), outcome(0, "a")]);
+    let indices: Vec<_> = segments.iter().map(|segment| segment.indices().to_vec()).collect();
+    assert_eq!(indices, [vec![0..1, 2..3], vec![1..2]]);
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let reason = |kind: &str, text: &str| wire::decode(kind, text.to_owned().into()).unwrap_err().to_string();
+    let batch = r#"{"id":"b","task":"t","options":{},"retry":{"attempts":1,"base":1,"max":1},"timeout":1}"#;
+    let chunk = |items: &str| format!(r#"{{"v":1,"batch":{batch},"attempt":1,"items":{items}}}"#);
+    for (kind, text, expected) in [
+        ("nonsense", "{}".to_owned(), "its type is \"nonsense\""),
+        ("tidemill.chunk", "{".to_owned(), "EOF while parsing"),
+        ("tidemill.chunk", r#"{"v":2,"new":1}"#.to_owned(), "version 2 is not spoken here"),
+        ("tidemill.chunk", "{}".to_owned(), "v is missing"),
+        ("tidemill.chunk", chunk("[]"), "one or more"),
+        ("tidemill.chunk", chunk("[[1,1],[0,1]]"), "ascending"),
+        ("tidemill.chunk", chunk(r#"[[0,1,"../x"]]"#), "no plain relative path"),
+        ("tidemill.chunk", chunk("[[0]]"), "input is missing"),
+        ("tidemill.chunk", chunk(r#"[[0,1]]"#).replace(r#""id":"b""#, r#""id":"a/b""#), "no batch id"),
+        (
+            "tidemill.outcomes",
+            r#"{"v":1,"batch":"b","worker":"","device":"","outcomes":[]}"#.to_owned(),
+            "one outcome or more",
+        ),
+        ("tidemill.outcomes", r#"{"v":1,"outcomes":[]}"#.to_owned(), "stand before outcomes"),
+        (
+            "tidemill.outcomes",
+            r#"{"v":1,"batch":"b","worker":"","device":"","outcomes":[[9007199254740993,"ok",1,1,1,1,1]]}"#.to_owned(),
+            "above the largest",
+        ),
+    ] {
+        let said = reason(kind, &text);
+        assert!(said.contains(expected), "{text}: {said}");
     }
 }

@@ -90,6 +90,7 @@ mod tests {
             index: ItemIndex(index),
             input: raw(&"x".repeat(*length)),
             name: None,
+            source: None,
         };
         let mut chunks: Vec<Vec<Item>> = items.filter_map(|pair| cutter.push(item(pair))).collect();
         chunks.extend(cutter.take());

@@ -20,6 +20,8 @@ pub struct Input {
     pub json: Box<RawValue>,
     /// The relative path under which a file made of it is stored.
     pub name: Option<Box<str>>,
+    /// Where a worker finds its bytes; see [`tidemill_core::chunk::Item::source`].
+    pub source: Option<Box<str>>,
     /// Why it is none.
     pub refused: Option<Failure>,
 }
@@ -27,11 +29,11 @@ pub struct Input {
 impl Input {
     /// An input that is a value.
     pub fn value(json: Box<RawValue>) -> Self {
-        Self { json, name: None, refused: None }
+        Self { json, name: None, source: None, refused: None }
     }
 
     fn refused(shown: &str, failure: Failure) -> Self {
-        Self { json: raw(shown), name: None, refused: Some(failure) }
+        Self { json: raw(shown), name: None, source: None, refused: Some(failure) }
     }
 }
 

@@ -92,7 +92,9 @@ impl Producer<'_> {
                         queued: Duration::ZERO,
                         run: Duration::ZERO,
                     }));
-                } else if let Some(items) = cutter.push(Item { index, input: input.json, name: input.name }) {
+                } else if let Some(items) =
+                    cutter.push(Item { index, input: input.json, name: input.name, source: input.source })
+                {
                     self.refuse(&batch, &mut refused).await?;
                     self.publish(&batch, queue, items).await?;
                 }

@@ -123,8 +123,11 @@ mod tests {
             retry: RetryPolicy { attempts: 3, base: Duration::from_secs(1), max: Duration::from_secs(9) },
             timeout: Duration::from_secs(60),
             priority: Priority(0),
+            expires: None,
         };
-        let items = (0..items as u64).map(|n| Item { index: ItemIndex(n * 2), input: raw(&n), name: None }).collect();
+        let items = (0..items as u64)
+            .map(|n| Item { index: ItemIndex(n * 2), input: raw(&n), name: None, source: None })
+            .collect();
         Chunk { batch: Arc::new(batch), attempt: Attempt(attempt), items }
     }
 

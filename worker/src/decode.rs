@@ -26,7 +26,7 @@ impl Work {
     pub(crate) fn chunk(&self) -> &Chunk {
         match &self.message.body {
             Body::Chunk(chunk) => chunk,
-            Body::Outcomes { .. } => unreachable!("decode makes work of chunks only"),
+            _ => unreachable!("decode makes work of chunks only"),
         }
     }
 }
@@ -67,7 +67,7 @@ impl Jobs {
 /// Makes work of a message.
 pub(crate) fn decode(worker: &Worker, message: &Arc<Message>) -> Result<Work, Refusal> {
     let Body::Chunk(chunk) = &message.body else {
-        return Err(Refusal("outcomes lie in a queue for work".into()));
+        return Err(Refusal("what lies in a queue for work is no chunk".into()));
     };
     if chunk.items.is_empty() || !chunk.items.is_sorted_by(|one, next| one.index < next.index) {
         return Err(Refusal("the items of a chunk are one or more, in ascending order of index".into()));

@@ -35,6 +35,7 @@ pub(crate) async fn listen(worker: &Worker, stop_working: CancellationToken) -> 
             while let Some(notice) = notices.next().await {
                 match notice {
                     Notice::Cancel(batch) => cancelled.cancel(&batch),
+                    Notice::Drain(_) => {}
                 }
             }
         };

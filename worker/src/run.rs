@@ -304,11 +304,13 @@ mod tests {
             retry: RetryPolicy { attempts: 1, base: Duration::ZERO, max: Duration::ZERO },
             timeout,
             priority: Priority(0),
+            expires: None,
         };
         let item = |(index, input): (u64, &&str)| Item {
             index: ItemIndex(index),
             input: RawValue::from_string((*input).to_owned()).unwrap(),
             name: None,
+            source: None,
         };
         let items = (0..).zip(inputs).map(item).collect();
         let chunk = Chunk { batch: Arc::new(batch), attempt: Attempt::FIRST, items };

@@ -192,6 +192,7 @@ impl World {
             retry: RetryPolicy { attempts: 3, base: Duration::from_millis(2), max: Duration::from_millis(5) },
             timeout,
             priority: Priority(0),
+            expires: None,
         })
     }
 
@@ -390,8 +391,14 @@ fn broker_work() -> broker::Message {
         retry: RetryPolicy { attempts: 1, base: Duration::ZERO, max: Duration::ZERO },
         timeout: PATIENCE,
         priority: Priority(0),
+        expires: None,
     };
-    let item = tidemill_core::chunk::Item { index: tidemill_core::batch::ItemIndex(0), input: raw(&1), name: None };
+    let item = tidemill_core::chunk::Item {
+        index: tidemill_core::batch::ItemIndex(0),
+        input: raw(&1),
+        name: None,
+        source: None,
+    };
     let chunk = tidemill_core::chunk::Chunk {
         batch: Arc::new(batch),
         attempt: tidemill_core::batch::Attempt::FIRST,

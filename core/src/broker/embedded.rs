@@ -120,8 +120,9 @@ impl Broker for Embedded {
             tokio::spawn(async move {
                 // What was cancelled need not wait: its outcome is due now.
                 let cancelled = async {
-                    while let Some(Notice::Cancel(batch)) = notices.next().await {
-                        if batch == *message.body.batch() {
+                    while let Some(notice) = notices.next().await {
+                        let Notice::Cancel(batch) = notice else { continue };
+                        if Some(&batch) == message.body.batch() {
                             return;
                         }
                     }

@@ -7,9 +7,29 @@ use super::values::{InvalidValue, ServiceUrl};
 
 /// Finds the first key whose value breaks a rule.
 pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidValue)> {
-    let Settings { broker, store, blobs, worker, run, chunk, retry, task, image, vision, fetch, log: _ } = settings;
+    let Settings {
+        broker,
+        store,
+        results,
+        api,
+        submit,
+        blobs,
+        worker,
+        run,
+        chunk,
+        retry,
+        task,
+        image,
+        vision,
+        fetch,
+        log: _,
+    } = settings;
     scheme("broker.url", &broker.url, &["memory", "amqp", "amqps"])?;
-    scheme("store.url", &store.url, &["memory", "redis", "rediss"])?;
+    scheme("store.url", &store.url, &STORES)?;
+    scheme("api.url", &api.url, &["http", "https"])?;
+    if worker.lanes.is_empty() {
+        return Err(("worker.lanes", InvalidValue::new("empty", "name one or more of cpu, vision")));
+    }
     if let Some(url) = &blobs.url {
         scheme("blobs.url", url, &["file", "memory", "redis", "rediss", "s3", "gcs", "azblob", "http", "https"])?;
     }
@@ -20,6 +40,8 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
         ("broker.queue_bytes", broker.queue_bytes, 64 << 10, u64::MAX),
         ("worker.threads", worker.threads as u64, 0, 4096),
         ("worker.waiting", worker.waiting as u64, 1, 1_000_000),
+        ("worker.suspect_after", worker.suspect_after.into(), 1, 1000),
+        ("worker.crash_limit", worker.crash_limit.into(), 1, 1000),
         ("run.window", run.window_bytes, 64 << 10, u64::MAX),
         ("chunk.max_items", chunk.max_items as u64, 1, 1_000_000),
         ("chunk.max_bytes", chunk.max_bytes, 1 << 10, 128 << 20),
@@ -40,6 +62,10 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
         ("task.timeout", task.timeout, MILLISECOND, 30 * DAY),
         ("vision.max_delay", vision.max_delay, Duration::ZERO, MINUTE),
         ("worker.grace", worker.grace, Duration::ZERO, DAY),
+        ("worker.heartbeat", worker.heartbeat, 100 * MILLISECOND, HOUR),
+        ("worker.stuck_after", worker.stuck_after, Duration::ZERO, DAY),
+        ("results.ttl", results.ttl, MINUTE, 3650 * DAY),
+        ("submit.patience", submit.patience, MILLISECOND, 30 * DAY),
         ("fetch.timeout", fetch.timeout, MILLISECOND, DAY),
     ] {
         let text = |duration| humantime::format_duration(duration).to_string();
@@ -57,6 +83,9 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
     }
     Ok(())
 }
+
+const STORES: [&str; 7] =
+    ["memory", "redis", "rediss", "redis-cluster", "rediss-cluster", "redis-sentinel", "rediss-sentinel"];
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);

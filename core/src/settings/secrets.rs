@@ -3,7 +3,7 @@
 use config::{Value, ValueKind};
 
 /// The keys that are secrets. Each has a companion with `_file` at its end, which names a file that holds it.
-pub(super) const SECRETS: [&str; 2] = ["broker.password", "store.password"];
+pub(super) const SECRETS: [&str; 3] = ["broker.password", "store.password", "api.token"];
 
 /// What stands for a secret; always as long, whatever the secret's length.
 pub(super) const STARS: &str = "********";

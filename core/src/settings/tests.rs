@@ -102,7 +102,7 @@ fn every_key_of_default_toml_is_read_and_every_field_has_its_key() {
     let told: BTreeSet<_> = loaded.entries().map(|entry| entry.key.to_owned()).collect();
     assert_eq!(told, keys);
     let used_up: Vec<_> = keys.iter().filter(|key| super::layers::names_secret_file(key)).collect();
-    assert_eq!(used_up, ["broker.password_file", "store.password_file"]);
+    assert_eq!(used_up, ["api.token_file", "broker.password_file", "store.password_file"]);
 }
 
 #[test]

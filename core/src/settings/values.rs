@@ -159,6 +159,12 @@ impl ServiceUrl {
     }
 }
 
+impl From<std::net::AddrParseError> for InvalidValue {
+    fn from(_: std::net::AddrParseError) -> Self {
+        Self::new("not an address", "it is an IP address and a port, such as 127.0.0.1:8460")
+    }
+}
+
 impl FromStr for ServiceUrl {
     type Err = InvalidValue;
 

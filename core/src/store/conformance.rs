@@ -54,6 +54,7 @@ pub fn batch() -> Batch {
         retry: RetryPolicy { attempts: 3, base: Duration::from_millis(500), max: Duration::from_secs(60) },
         timeout: Duration::from_secs(60),
         priority: Priority(0),
+        expires: None,
     }
 }
 

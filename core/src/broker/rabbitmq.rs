@@ -1,0 +1,1 @@
+//! The broker on RabbitMQ: messages that outlive every process of ours.

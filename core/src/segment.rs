@@ -1,0 +1,378 @@
+//! Segments: outcomes of one batch by one maker, in the form in which they travel and are kept.
+//!
+//! A segment is JSON, written once by the worker and then passed on as it is: the collector, the store and the results
+//! API look into it without making values of it. `docs/wire.md` has its form.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use crate::batch::{Attempt, BatchId, ItemIndex};
+use crate::outcome::{Ending, Maker, Outcome, Status};
+use crate::wire::{Malformed, VERSION};
+
+/// Encoded outcomes of one batch, checked. Cheap to clone.
+#[derive(Clone)]
+pub struct Segment {
+    batch: BatchId,
+    maker: Arc<Maker>,
+    bytes: Bytes,
+    indices: Arc<[Range<u64>]>,
+    counts: [u64; Status::ALL.len()],
+}
+
+impl fmt::Debug for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { batch, indices, counts, .. } = self;
+        f.debug_struct("Segment")
+            .field("batch", batch)
+            .field("indices", indices)
+            .field("counts", counts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Segment {
+    /// Writes outcomes: one segment for each run of outcomes by the same maker. They need not be in order.
+    pub fn encode(batch: &BatchId, outcomes: &[Arc<Outcome>]) -> Vec<Self> {
+        let mut outcomes: Vec<&Outcome> = outcomes.iter().map(AsRef::as_ref).collect();
+        // Stable and, in the usual case, done already. Of two outcomes of one item the first counts.
+        outcomes.sort_by(|one, next| one.maker.cmp(&next.maker).then(one.index.cmp(&next.index)));
+        outcomes.dedup_by(|next, one| one.index == next.index && one.maker == next.maker);
+        outcomes.chunk_by(|one, next| one.maker == next.maker).map(|run| Self::write(batch, run)).collect()
+    }
+
+    fn write(batch: &BatchId, outcomes: &[&Outcome]) -> Self {
+        let mut text = Vec::with_capacity(128 + outcomes.len() * 48);
+        let maker = outcomes.first().map(|first| Arc::clone(&first.maker)).unwrap_or_default();
+        let mut books = Books::default();
+        text.extend_from_slice(b"{\"v\":1,\"batch\":");
+        json(batch, &mut text);
+        text.extend_from_slice(b",\"worker\":");
+        json(&maker.worker, &mut text);
+        text.extend_from_slice(b",\"device\":");
+        json(&maker.device, &mut text);
+        text.extend_from_slice(b",\"outcomes\":[");
+        for outcome in outcomes {
+            books.enter(outcome.index.0, outcome.status());
+            write_outcome(outcome, &mut text);
+            text.push(b',');
+        }
+        if !outcomes.is_empty() {
+            text.pop();
+        }
+        text.extend_from_slice(b"]}");
+        Self { batch: batch.clone(), maker, bytes: text.into(), indices: books.ranges.into(), counts: books.counts }
+    }
+
+    /// Reads a segment and checks it whole.
+    ///
+    /// # Errors
+    /// [`Malformed`], saying what is wrong with it.
+    pub fn parse(bytes: Bytes) -> Result<Self, Malformed> {
+        let mut books = Books::default();
+        let head = visit(&bytes, |_, outcome| books.check(outcome.index, outcome.status))?;
+        if books.ranges.is_empty() {
+            return Err(Malformed::new("a segment holds one outcome or more"));
+        }
+        let Head { batch, maker } = head;
+        Ok(Self { batch, maker: Arc::new(maker), bytes, indices: books.ranges.into(), counts: books.counts })
+    }
+
+    /// The batch of all its outcomes.
+    pub fn batch(&self) -> &BatchId {
+        &self.batch
+    }
+
+    /// Who made all its outcomes.
+    pub fn maker(&self) -> &Arc<Maker> {
+        &self.maker
+    }
+
+    /// Its JSON.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Which items it has outcomes of: ascending, disjoint, not touching.
+    pub fn indices(&self) -> &[Range<u64>] {
+        &self.indices
+    }
+
+    /// Its outcomes by status, in the order of [`Status::ALL`].
+    pub fn counts(&self) -> [u64; Status::ALL.len()] {
+        self.counts
+    }
+
+    /// How many outcomes it has.
+    pub fn len(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Whether it has none; never so for one that was parsed.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Its outcomes as values.
+    pub fn outcomes(&self) -> Vec<Arc<Outcome>> {
+        let mut outcomes = Vec::with_capacity(usize::try_from(self.len()).unwrap_or(0));
+        // It was checked when it was made.
+        drop(visit(&self.bytes, |_, outcome| {
+            outcomes.push(Arc::new(outcome.to_outcome(&self.maker)));
+            Ok(())
+        }));
+        outcomes
+    }
+
+    /// The segment of those outcomes whose index passes; `None` if there are none.
+    pub fn filtered(&self, keep: impl Fn(u64) -> bool) -> Option<Self> {
+        let outcomes = self.outcomes();
+        let kept: Vec<&Outcome> = outcomes.iter().map(AsRef::as_ref).filter(|o: &&Outcome| keep(o.index.0)).collect();
+        (!kept.is_empty()).then(|| Self::write(&self.batch, &kept))
+    }
+}
+
+/// What a walk over outcomes finds.
+#[derive(Default)]
+struct Books {
+    ranges: Vec<Range<u64>>,
+    counts: [u64; Status::ALL.len()],
+}
+
+impl Books {
+    fn enter(&mut self, index: u64, status: Status) {
+        self.counts[status as usize] += 1;
+        match self.ranges.last_mut() {
+            Some(last) if last.end == index => last.end += 1,
+            _ => self.ranges.push(index..index + 1),
+        }
+    }
+
+    fn check(&mut self, index: u64, status: Status) -> Result<(), Malformed> {
+        if index > MAX_INDEX {
+            return Err(Malformed::new(format!("index {index} is above the largest, {MAX_INDEX}")));
+        }
+        if self.ranges.last().is_some_and(|last| index < last.end) {
+            return Err(Malformed::new(format!("the indices of a segment ascend, {index} does not")));
+        }
+        self.enter(index, status);
+        Ok(())
+    }
+}
+
+/// The largest index: whole numbers are exact up to here in JSON and in Redis's scripts.
+pub const MAX_INDEX: u64 = (1 << 53) - 2;
+
+/// One outcome as it stands in a segment.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    /// The item's place.
+    pub index: u64,
+    /// How it ended.
+    pub status: Status,
+    /// The item's input.
+    pub input: &'a RawValue,
+    /// The output of `ok`; the failure of `failed` and `dead`; else `null`.
+    pub value: &'a RawValue,
+    /// How many runs it took.
+    pub attempts: u32,
+    /// Microseconds from the delivery to the start of its last run.
+    pub queued: u64,
+    /// Microseconds of its last run.
+    pub run: u64,
+    /// The item's relative path, where it has one.
+    pub name: Option<Cow<'a, str>>,
+}
+
+impl Entry<'_> {
+    /// As a value.
+    pub fn to_outcome(&self, maker: &Arc<Maker>) -> Outcome {
+        let failure = || {
+            serde_json::from_str(self.value.get())
+                .unwrap_or_else(|_| crate::failure::Failure::permanent("unknown", self.value.get().to_owned()))
+        };
+        let ending = match self.status {
+            Status::Ok => Ending::Ok(self.value.to_owned()),
+            Status::Failed => Ending::Failed(failure()),
+            Status::Dead => Ending::Dead(failure()),
+            Status::Cancelled => Ending::Cancelled,
+            Status::Expired => Ending::Expired,
+        };
+        Outcome {
+            index: ItemIndex(self.index),
+            input: self.input.to_owned(),
+            name: self.name.as_deref().map(Into::into),
+            ending,
+            attempts: Attempt(self.attempts),
+            maker: Arc::clone(maker),
+            queued: Duration::from_micros(self.queued),
+            run: Duration::from_micros(self.run),
+        }
+    }
+}
+
+/// What stands before the outcomes of a segment.
+#[derive(Debug)]
+pub struct Head {
+    /// The batch of all of them.
+    pub batch: BatchId,
+    /// Who made all of them.
+    pub maker: Maker,
+}
+
+/// Walks over a segment's outcomes without making values of them.
+///
+/// # Errors
+/// [`Malformed`], or what `each` gives.
+pub fn visit(bytes: &[u8], each: impl FnMut(&Head, Entry<'_>) -> Result<(), Malformed>) -> Result<Head, Malformed> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let head = deserializer.deserialize_map(SegmentVisitor { each }).map_err(|error| Malformed::from_json(&error))?;
+    deserializer.end().map_err(|error| Malformed::from_json(&error))?;
+    Ok(head)
+}
+
+fn write_outcome(outcome: &Outcome, text: &mut Vec<u8>) {
+    let mut number = itoa::Buffer::new();
+    text.push(b'[');
+    text.extend_from_slice(number.format(outcome.index.0).as_bytes());
+    text.extend_from_slice(b",\"");
+    text.extend_from_slice(outcome.status().as_str().as_bytes());
+    text.extend_from_slice(b"\",");
+    text.extend_from_slice(outcome.input.get().as_bytes());
+    text.push(b',');
+    match &outcome.ending {
+        Ending::Ok(output) => text.extend_from_slice(output.get().as_bytes()),
+        Ending::Failed(failure) | Ending::Dead(failure) => json(failure, text),
+        Ending::Cancelled | Ending::Expired => text.extend_from_slice(b"null"),
+    }
+    for count in [u64::from(outcome.attempts.0), micros(outcome.queued), micros(outcome.run)] {
+        text.push(b',');
+        text.extend_from_slice(number.format(count).as_bytes());
+    }
+    if let Some(name) = &outcome.name {
+        text.push(b',');
+        json(name, text);
+    }
+    text.push(b']');
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn json(value: &(impl serde::Serialize + ?Sized), text: &mut Vec<u8>) {
+    // Strings and plain structs, to memory: it cannot fail.
+    serde_json::to_writer(text, value).unwrap_or_default();
+}
+
+struct SegmentVisitor<F> {
+    each: F,
+}
+
+impl<'de, F: FnMut(&Head, Entry<'_>) -> Result<(), Malformed>> Visitor<'de> for SegmentVisitor<F> {
+    type Value = Head;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with v, batch, worker, device and, last, outcomes")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Head, A::Error> {
+        let (mut version, mut batch, mut worker, mut device) = (None::<u64>, None, None, None);
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            match key.as_ref() {
+                "v" => version = Some(map.next_value()?),
+                "batch" => batch = Some(map.next_value()?),
+                "worker" => worker = Some(map.next_value()?),
+                "device" => device = Some(map.next_value()?),
+                "outcomes" => {
+                    if version != Some(VERSION) {
+                        return Err(de::Error::custom(crate::wire::unknown_version(version)));
+                    }
+                    let (Some(batch), Some(worker), Some(device)) = (batch, worker, device) else {
+                        return Err(de::Error::custom("batch, worker and device stand before outcomes"));
+                    };
+                    let head = Head { batch, maker: Maker { worker, device } };
+                    map.next_value_seed(Outcomes { head: &head, each: self.each })?;
+                    if map.next_key::<IgnoredAny>()?.is_some() {
+                        return Err(de::Error::custom("outcomes is the last field"));
+                    }
+                    return Ok(head);
+                }
+                other => return Err(de::Error::unknown_field(other, &["v", "batch", "worker", "device", "outcomes"])),
+            }
+        }
+        Err(de::Error::missing_field("outcomes"))
+    }
+}
+
+struct Outcomes<'h, F> {
+    head: &'h Head,
+    each: F,
+}
+
+impl<'de, F: FnMut(&Head, Entry<'_>) -> Result<(), Malformed>> DeserializeSeed<'de> for Outcomes<'_, F> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de, F: FnMut(&Head, Entry<'_>) -> Result<(), Malformed>> Visitor<'de> for Outcomes<'_, F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of outcomes")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        while let Some(entry) = seq.next_element::<Entry<'de>>()? {
+            (self.each)(self.head, entry).map_err(de::Error::custom)?;
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Entry<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EntryVisitor;
+        impl<'de> Visitor<'de> for EntryVisitor {
+            type Value = Entry<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("[index, status, input, value, attempts, queued_us, run_us] and perhaps a name")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Entry<'de>, A::Error> {
+                let entry = Entry {
+                    index: need(&mut seq, "index")?,
+                    status: need(&mut seq, "status")?,
+                    input: need(&mut seq, "input")?,
+                    value: need(&mut seq, "value")?,
+                    attempts: need(&mut seq, "attempts")?,
+                    queued: need(&mut seq, "queued")?,
+                    run: need(&mut seq, "run")?,
+                    name: seq.next_element::<Option<Cow<'de, str>>>()?.flatten(),
+                };
+                match seq.next_element::<IgnoredAny>()? {
+                    None => Ok(entry),
+                    Some(_) => Err(de::Error::custom("an outcome has at most eight parts")),
+                }
+            }
+        }
+        deserializer.deserialize_seq(EntryVisitor)
+    }
+}
+
+/// The next part of an array, which must be there.
+pub(crate) fn need<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(seq: &mut A, part: &str) -> Result<T, A::Error> {
+    seq.next_element()?.ok_or_else(|| de::Error::custom(format!("{part} is missing")))
+}

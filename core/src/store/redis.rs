@@ -1,0 +1,1 @@
+//! The store on Redis: outcomes that outlive every process of ours.
