@@ -71,6 +71,7 @@ pub struct BrokerSettings {
     pub url: ServiceUrl,
     #[serde(deserialize_with = "values::optional")]
     pub password: Option<Secret>,
+    pub prefix: String,
     #[serde(deserialize_with = "values::size")]
     pub queue_bytes: u64,
 }
@@ -84,6 +85,7 @@ pub struct StoreSettings {
     pub url: ServiceUrl,
     #[serde(deserialize_with = "values::optional")]
     pub password: Option<Secret>,
+    pub prefix: String,
 }
 
 /// `[results]`: how long outcomes are kept.

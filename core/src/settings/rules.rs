@@ -33,6 +33,8 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
     if let Some(url) = &blobs.url {
         scheme("blobs.url", url, &["file", "memory", "redis", "rediss", "s3", "gcs", "azblob", "http", "https"])?;
     }
+    label("broker.prefix", &broker.prefix)?;
+    label("store.prefix", &store.prefix)?;
     worker.name.as_deref().map_or(Ok(()), |name| label("worker.name", name))?;
     label("vision.default_model", &vision.default_model)?;
 

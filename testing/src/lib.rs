@@ -1,0 +1,128 @@
+//! Real servers for tests: RabbitMQ and Redis, started from what is installed, on free ports of this machine.
+//!
+//! [`Rabbit::shared`] and [`Redis::shared`] give a server that all test processes of a run share (starting RabbitMQ
+//! costs seconds); each test works under a prefix of its own, [`unique`]. `own` gives one that a test may kill. All end
+//! by themselves: an own one with its value, a shared one some seconds after the last test that uses it.
+//!
+//! Where a server is not installed the test is skipped and says so; with `CI` or `REQUIRE_SERVICES` set it fails.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "these are tests, whatever cargo calls them")]
+
+mod rabbitmq;
+mod redis;
+mod shared;
+
+use std::io;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+pub use rabbitmq::Rabbit;
+pub use redis::Redis;
+
+/// Ends the test as skipped where a server is not installed: `let Some(redis) = tidemill_testing::or_skip(Redis::shared()) else { return };`
+///
+/// # Panics
+/// In CI, where a skipped test is a failed one.
+pub fn or_skip<T>(server: Result<T, Missing>) -> Option<T> {
+    match server {
+        Ok(server) => Some(server),
+        Err(missing) if std::env::var_os("CI").is_some() || std::env::var_os("REQUIRE_SERVICES").is_some() => {
+            panic!("{missing}")
+        }
+        Err(missing) => {
+            eprintln!("ignored: {missing}");
+            None
+        }
+    }
+}
+
+/// A server that is not installed.
+#[derive(Debug)]
+pub struct Missing(pub &'static str);
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} is not installed (`make setup` installs it)", self.0)
+    }
+}
+
+/// A name that no other test uses.
+pub fn unique() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The program of that name, in the places where servers are put.
+fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/usr/local/sbin", "/usr/lib/rabbitmq/bin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(usual).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// A port that nobody listens on now, below those that the system gives to outgoing connections.
+fn free_port() -> u16 {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let mut seed = std::process::id().wrapping_mul(2_654_435_761) ^ now.subsec_nanos();
+    loop {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        // RabbitMQ takes two more ports, 5,000 and 10,000 above.
+        let port = 10_000 + u16::try_from((seed >> 8) % 5_000).unwrap();
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Waits until `is_up` says so, for as long as a server may take to start on a busy machine.
+fn wait_until(what: &str, log: &Path, mut is_up: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_up() {
+        if started.elapsed() > Duration::from_secs(120) {
+            panic!("{what} did not start; its log:\n{}", std::fs::read_to_string(log).unwrap_or_default());
+        }
+        pause();
+    }
+}
+
+/// A moment between two looks at something that another process does.
+fn pause() {
+    #[expect(clippy::disallowed_methods, reason = "a server has no other way to say that it is up")]
+    std::thread::sleep(Duration::from_millis(20));
+}
+
+fn answers(port: u16) -> bool {
+    TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), Duration::from_millis(500)).is_ok()
+}
+
+/// A server that ends with this value: a process group of its own, so that nothing of it is left.
+#[derive(Debug)]
+struct Group(Child);
+
+impl Group {
+    fn start(command: &mut Command) -> io::Result<Self> {
+        std::os::unix::process::CommandExt::process_group(command, 0);
+        command.stdin(std::process::Stdio::null()).spawn().map(Self)
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        let group = Pid::from_raw(i32::try_from(self.0.id()).unwrap());
+        // An error means that it has ended.
+        drop(killpg(group, signal));
+    }
+
+    fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        drop(self.0.wait());
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,138 @@
+//! RabbitMQ.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+
+use crate::shared::{self, Seat};
+use crate::{Group, Missing, answers, free_port, program, wait_until};
+
+/// A RabbitMQ node on this machine.
+#[derive(Debug)]
+pub struct Rabbit {
+    port: u16,
+    home: PathBuf,
+    life: Life,
+}
+
+#[derive(Debug)]
+enum Life {
+    Shared { _seat: Seat },
+    Own { group: Option<Group>, _data: tempfile::TempDir },
+}
+
+/// Runs a node in the foreground; `$PORT` and `$DATA` are set. No plugins: the protocol is all that is tested. Its own
+/// Erlang port mapper, so that nothing of it outlives it.
+const SCRIPT: &str = "\
+    export HOME=$DATA RABBITMQ_NODENAME=tidemill-$PORT@localhost RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 RABBITMQ_NODE_PORT=$PORT \
+        RABBITMQ_DIST_PORT=$((PORT + 5000)) ERL_EPMD_PORT=$((PORT + 10000)) ERL_EPMD_ADDRESS=127.0.0.1 \
+        RABBITMQ_MNESIA_BASE=$DATA/mnesia RABBITMQ_LOG_BASE=$DATA/log RABBITMQ_ENABLED_PLUGINS_FILE=$DATA/plugins \
+        RABBITMQ_PID_FILE=$DATA/pid RABBITMQ_CONFIG_FILE=$DATA/rabbitmq.conf RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='+S 2:2 +sbwt none'
+    echo '[].' > $DATA/plugins
+    printf 'log.file.level = warning\\nvm_memory_high_watermark.absolute = 2GB\\ndisk_free_limit.absolute = 50MB\\n' > $DATA/rabbitmq.conf
+    exec $(command -v rabbitmq-server || echo /usr/lib/rabbitmq/bin/rabbitmq-server)";
+
+impl Rabbit {
+    /// One that other tests use too: keep to a prefix of your own.
+    ///
+    /// # Errors
+    /// [`Missing`]
+    pub fn shared() -> Result<Self, Missing> {
+        program("rabbitmq-server").ok_or(Missing("rabbitmq-server"))?;
+        let seat = shared::seat("rabbitmq", SCRIPT, speaks_amqp);
+        Ok(Self { port: seat.port, home: shared::folder("rabbitmq").join("data"), life: Life::Shared { _seat: seat } })
+    }
+
+    /// One of its own: it may be killed and started again.
+    ///
+    /// # Errors
+    /// [`Missing`]
+    pub fn own() -> Result<Self, Missing> {
+        program("rabbitmq-server").ok_or(Missing("rabbitmq-server"))?;
+        let data = tempfile::tempdir().unwrap();
+        let home = data.path().to_owned();
+        let mut rabbit = Self { port: free_port(), home, life: Life::Own { group: None, _data: data } };
+        rabbit.start();
+        Ok(rabbit)
+    }
+
+    /// Its address.
+    pub fn url(&self) -> String {
+        format!("amqp://127.0.0.1:{}", self.port)
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Kills it with SIGKILL.
+    ///
+    /// # Panics
+    /// For a shared one.
+    pub fn kill(&mut self) {
+        let Life::Own { group, .. } = &mut self.life else { panic!("others use it") };
+        drop(group.take());
+    }
+
+    /// Stops (SIGSTOP) or goes on (SIGCONT).
+    ///
+    /// # Panics
+    /// For a shared one.
+    pub fn signal(&mut self, signal: Signal) {
+        let Life::Own { group, .. } = &mut self.life else { panic!("others use it") };
+        group.as_mut().unwrap().signal(signal);
+    }
+
+    /// Starts it (again), with what it had written, and waits until it answers.
+    ///
+    /// # Panics
+    /// For a shared one.
+    pub fn start(&mut self) {
+        let Life::Own { group, .. } = &mut self.life else { panic!("others use it") };
+        *group = Some(start(self.port, &self.home));
+    }
+
+    /// Runs `rabbitmqctl` on it; gives what it printed.
+    pub fn control(&self, arguments: &[&str]) -> String {
+        let done = Command::new(program("rabbitmqctl").unwrap())
+            .args(["-q", "-n", &format!("tidemill-{}@localhost", self.port)])
+            .args(arguments)
+            .env("HOME", &self.home)
+            .env("ERL_EPMD_PORT", (self.port + 10_000).to_string())
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "rabbitmqctl {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap()
+    }
+}
+
+fn start(port: u16, data: &Path) -> Group {
+    let log = data.join("output");
+    let group = Group::start(
+        Command::new("sh")
+            .args(["-c", SCRIPT])
+            .env("PORT", port.to_string())
+            .env("DATA", data)
+            .stdout(std::fs::File::create(&log).unwrap())
+            .stderr(Stdio::null()),
+    )
+    .unwrap();
+    wait_until("rabbitmq", &log, || speaks_amqp(port));
+    group
+}
+
+/// It listens before it is ready; then it greets whoever speaks its protocol.
+fn speaks_amqp(port: u16) -> bool {
+    use std::io::{Read as _, Write as _};
+    if !answers(port) {
+        return false;
+    }
+    let Ok(mut socket) = std::net::TcpStream::connect(("127.0.0.1", port)) else { return false };
+    let mut greeting = [0; 1];
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(2))).is_ok()
+        && socket.write_all(b"AMQP\x00\x00\x09\x01").is_ok()
+        && socket.read_exact(&mut greeting).is_ok()
+        && greeting == [1]
+}
