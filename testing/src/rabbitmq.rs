@@ -31,7 +31,8 @@ const SCRIPT: &str = "\
         RABBITMQ_PID_FILE=$DATA/pid RABBITMQ_CONFIG_FILE=$DATA/rabbitmq.conf RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='+S 2:2 +sbwt none'
     echo '[].' > $DATA/plugins
     printf 'log.file.level = warning\\nvm_memory_high_watermark.absolute = 2GB\\ndisk_free_limit.absolute = 50MB\\n' > $DATA/rabbitmq.conf
-    exec $(command -v rabbitmq-server || echo /usr/lib/rabbitmq/bin/rabbitmq-server)";
+    epmd -port $ERL_EPMD_PORT -address 127.0.0.1 >/dev/null 2>&1 &
+    exec $SERVER";
 
 impl Rabbit {
     /// One that other tests use too: keep to a prefix of your own.
@@ -39,8 +40,8 @@ impl Rabbit {
     /// # Errors
     /// [`Missing`]
     pub fn shared() -> Result<Self, Missing> {
-        program("rabbitmq-server").ok_or(Missing("rabbitmq-server"))?;
-        let seat = shared::seat("rabbitmq", SCRIPT, speaks_amqp);
+        let server = server().ok_or(Missing("rabbitmq-server"))?;
+        let seat = shared::seat("rabbitmq", &SCRIPT.replace("$SERVER", &server.to_string_lossy()), speaks_amqp);
         Ok(Self { port: seat.port, home: shared::folder("rabbitmq").join("data"), life: Life::Shared { _seat: seat } })
     }
 
@@ -49,7 +50,7 @@ impl Rabbit {
     /// # Errors
     /// [`Missing`]
     pub fn own() -> Result<Self, Missing> {
-        program("rabbitmq-server").ok_or(Missing("rabbitmq-server"))?;
+        server().ok_or(Missing("rabbitmq-server"))?;
         let data = tempfile::tempdir().unwrap();
         let home = data.path().to_owned();
         let mut rabbit = Self { port: free_port(), home, life: Life::Own { group: None, _data: data } };
@@ -96,7 +97,7 @@ impl Rabbit {
 
     /// Runs `rabbitmqctl` on it; gives what it printed.
     pub fn control(&self, arguments: &[&str]) -> String {
-        let done = Command::new(program("rabbitmqctl").unwrap())
+        let done = Command::new(server().unwrap().with_file_name("rabbitmqctl"))
             .args(["-q", "-n", &format!("tidemill-{}@localhost", self.port)])
             .args(arguments)
             .env("HOME", &self.home)
@@ -108,6 +109,12 @@ impl Rabbit {
     }
 }
 
+/// Debian's `rabbitmq-server` in the path becomes the user `rabbitmq` and drops the environment; this is the real one.
+fn server() -> Option<PathBuf> {
+    let real = PathBuf::from("/usr/lib/rabbitmq/bin/rabbitmq-server");
+    if real.is_file() { Some(real) } else { program("rabbitmq-server") }
+}
+
 fn start(port: u16, data: &Path) -> Group {
     let log = data.join("output");
     let group = Group::start(
@@ -115,6 +122,7 @@ fn start(port: u16, data: &Path) -> Group {
             .args(["-c", SCRIPT])
             .env("PORT", port.to_string())
             .env("DATA", data)
+            .env("SERVER", server().unwrap())
             .stdout(std::fs::File::create(&log).unwrap())
             .stderr(Stdio::null()),
     )
