@@ -1,5 +1,7 @@
 //! The arguments. The doc comments are the help.
 
+mod cluster;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use clap_complete::Shell;
 use tidemill_core::settings::parse_duration;
 use tidemill_core::store::Order;
 
+pub(crate) use self::cluster::{Cancel, Dead, DeadCommand, ItemName, Results, Status, Verify, Workers};
 use crate::error::Exit;
 
 /// Run a task over many inputs, on every core and GPU, and get every outcome once and in order
@@ -27,7 +30,8 @@ Examples:
   tidemill run compute.map --range 0..1000000 -o expr='x*x - 2*x' --format ndjson
   tidemill tasks                                             what else can it do?
 
-Exit codes: 0 all ok, 1 a fault of ours, 2 usage, 3 configuration, 5 some items not ok, 130 interrupted";
+Exit codes: 0 all ok, 1 a fault of ours, 2 usage, 3 configuration, 4 cluster not reachable,
+            5 some items not ok, 130 interrupted";
 
 /// Flags of every command.
 #[derive(Debug, ClapArgs)]
@@ -50,6 +54,27 @@ pub(crate) enum Command {
     /// Nothing else is needed: broker, worker and store live inside the command.
     #[command(after_help = RUN_EXAMPLES)]
     Run(Run),
+    /// Show the batches of the cluster, or how far one has come
+    Status(Status),
+    /// Print the outcomes of a batch
+    ///
+    /// They can be read while it runs, from any place, in either order, and as often as wanted until they expire. It
+    /// exits with 0 once the batch is complete and all its items are ok, and with 5 while it is not.
+    #[command(after_help = cluster::RESULTS_EXAMPLES)]
+    Results(Results),
+    /// Cancel a batch
+    ///
+    /// What is queued is not run any more, what runs stops at its next item. Every item that has not ended becomes
+    /// `cancelled`.
+    Cancel(Cancel),
+    /// Count the outcomes of a batch anew and say whether the books balance
+    ///
+    /// It exits with 0 when every item has exactly one outcome, and with 5 when not, or not yet.
+    Verify(Verify),
+    /// Look at the items that ended their workers, and run them again
+    Dead(Dead),
+    /// List the workers that live
+    Workers(Workers),
     /// List the tasks, or show one: its options, its input, examples
     Tasks(Tasks),
     /// List the models, or show one

@@ -15,7 +15,9 @@ pub enum Exit {
     Usage = 2,
     /// The settings, or what is installed, do not allow it.
     Configuration = 3,
-    /// It finished, but some items did not end `ok`.
+    /// The cluster, or a part of it, cannot be reached.
+    Unreachable = 4,
+    /// It finished, but some items did not end `ok`, or have not ended.
     NotAllOk = 5,
     /// It was interrupted.
     Interrupted = 130,

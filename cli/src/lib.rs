@@ -2,20 +2,33 @@
 //!
 //! ```text
 //!  args ─▶ settings ─▶ ┬ run: words ─▶ producer ─▶ [broker ─▶ worker ─▶ collector ─▶ store] ─▶ printer
+//!                      ├ status, results, cancel, verify, dead, workers: client ─▶ results API
 //!                      ├ tasks, models, doctor, completions
 //!                      └ handover ─▶ tidemill-vision, where a network is to run
 //! ```
 
 mod args;
+mod cancel;
+mod client;
+mod columns;
+mod dead;
 mod doctor;
 mod error;
+mod follow;
 mod handover;
+mod interrupt;
+mod letters;
+mod line;
 mod models;
 mod out;
 mod printer;
+mod results;
 mod run;
+mod status;
 mod tasks;
+mod verify;
 mod words;
+mod workers;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -82,6 +95,12 @@ fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
     }
     match args.command {
         Command::Run(run) => run::run(run, &args.shared, settings, vision),
+        Command::Status(status) => status::status(&status, settings),
+        Command::Results(results) => results::results(&results, &args.shared, settings),
+        Command::Cancel(cancel) => cancel::cancel(&cancel, settings),
+        Command::Verify(verify) => verify::verify(&verify, settings),
+        Command::Dead(dead) => dead::dead(&dead, settings),
+        Command::Workers(workers) => workers::workers(&workers, settings),
         Command::Tasks(tasks) => tasks::tasks(&tasks, &register(settings, None)),
         Command::Models(models) => models::models(&models, &models_of(settings)),
         Command::Doctor if wants_settings => doctor::settings(&loaded),
@@ -89,6 +108,19 @@ fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
         Command::Completions { shell } => Ok(args::completions(shell)),
         Command::Devices => Ok(doctor::devices(vision)),
     }
+}
+
+/// Waits for what a command asks of the cluster.
+fn block_on<T>(asking: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    // Two threads: an interrupt is heard also while the other one is held up by whoever reads our output.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::new(Exit::Fault, format!("cannot start the runtime: {error}")))?;
+    let asked = runtime.block_on(asking);
+    runtime.shutdown_background();
+    asked
 }
 
 fn register(settings: &Settings, engine: Option<Arc<dyn Engine>>) -> Register {

@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal as _, Write};
 
 use tidemill_core::outcome::Outcome;
 
-pub(crate) use self::bar::{Bar, stderr_beside_the_bar};
+pub(crate) use self::bar::{Bar, clear, say, stderr_beside_the_bar};
 use self::table::Table;
 use crate::args::Format;
 
@@ -65,6 +65,17 @@ impl Printer {
             Form::Csv(writer) => writer.write_record(csv_record(outcome))?,
             Form::Table(table) => table.row(outcome, &mut self.text),
         }
+        if self.text.len() >= FULL_BYTES { self.write() } else { Ok(()) }
+    }
+
+    /// Whether it prints lines as they are; see [`Printer::lines`].
+    pub(crate) fn takes_lines(&self) -> bool {
+        matches!(self.form, Form::Ndjson)
+    }
+
+    /// Takes whole lines, each with its end, as they came. Only for a printer that [`Printer::takes_lines`].
+    pub(crate) fn lines(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.text.extend_from_slice(lines);
         if self.text.len() >= FULL_BYTES { self.write() } else { Ok(()) }
     }
 

@@ -64,3 +64,13 @@ fn the_settings_in_force_are_shown_with_their_origin() {
     let line = shown.lines().find(|line| line.trim_start().starts_with("threads = 3")).unwrap();
     assert!(line.contains("TIDEMILL__WORKER__THREADS"), "{line}");
 }
+
+#[test]
+fn help_of_the_commands_that_ask_a_cluster() {
+    for command in ["status", "results", "cancel", "verify", "dead", "workers"] {
+        assert_snapshot!(format!("help_of_{command}"), run(&[command, "--help"]).stdout);
+    }
+    for command in ["list", "show", "replay", "drop"] {
+        assert_snapshot!(format!("help_of_dead_{command}"), run(&["dead", command, "--help"]).stdout);
+    }
+}

@@ -29,6 +29,11 @@ impl Bar {
         Self { name: name.to_owned(), started: Instant::now(), is_wanted }
     }
 
+    /// Whether anybody would see it.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.is_wanted
+    }
+
     /// Shows the progress.
     pub(crate) fn update(&self, progress: &Progress) {
         if !self.is_wanted || self.started.elapsed() < APPEARS_AFTER {
@@ -52,10 +57,21 @@ impl Bar {
 
     /// Takes the bar away.
     pub(crate) fn end(&self) {
-        if let Some(bar) = BAR.get() {
-            bar.finish_and_clear();
-        }
+        clear();
     }
+}
+
+/// Takes the bar away, where there is one.
+pub(crate) fn clear() {
+    if let Some(bar) = BAR.get() {
+        bar.finish_and_clear();
+    }
+}
+
+/// Says something on standard error, beside the bar.
+pub(crate) fn say(text: &str) {
+    // A closed standard error is no reason to fail.
+    aside(|| drop(writeln!(io::stderr().lock(), "{text}")));
 }
 
 fn style(is_total_known: bool) -> ProgressStyle {

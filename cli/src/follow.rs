@@ -1,0 +1,146 @@
+//! Follow: a batch's outcomes from the results API to standard output, however often the way is broken on the road.
+//!
+//! ```text
+//!  results API ─▶ reader ─▶ sink ─▶ printer
+//!       ▲            │        └──▶ download
+//!       └─ patience ◀┘  from the next place on
+//! ```
+
+mod download;
+mod patience;
+mod reader;
+mod sink;
+
+use std::io::{IsTerminal as _, stderr};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tidemill_core::batch::BatchId;
+use tidemill_core::outcome::Status;
+use tidemill_core::store::{BatchInfo, Order, Progress};
+
+use self::reader::Reader;
+use self::sink::Sink;
+use crate::args::Format;
+use crate::client::Client;
+use crate::error::{CliError, Exit};
+use crate::interrupt;
+use crate::printer::{self, Bar};
+
+/// How often the bar moves.
+const TICK: Duration = Duration::from_millis(500);
+
+/// How outcomes are followed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Following<'a> {
+    /// In which order they come.
+    pub(crate) order: Order,
+    /// How they are printed.
+    pub(crate) format: Option<Format>,
+    /// The place of the first.
+    pub(crate) from: u64,
+    /// How many at most.
+    pub(crate) limit: Option<u64>,
+    /// Whether it waits for those that are not there yet, also while the API is away.
+    pub(crate) waits: bool,
+    /// Whether it waits even for an API that was never reached, and a batch that is not known yet: whoever has just
+    /// submitted one knows that it will be.
+    pub(crate) is_patient: bool,
+    /// The folder that produced files are fetched into.
+    pub(crate) download: Option<&'a Path>,
+    /// No bar, no summary.
+    pub(crate) is_quiet: bool,
+}
+
+/// Prints outcomes until the batch is complete, or there are no more now, and says in one line what became of it. An
+/// interrupt ends the process at once.
+///
+/// The exit speaks of the whole batch: `Ok` where it is complete and every item is ok, else `NotAllOk`.
+///
+/// # Errors
+/// [`CliError`] with [`Exit::Unreachable`] where the API cannot be reached and is not to be waited for.
+pub(crate) async fn follow(client: &Client, batch: &BatchId, following: Following<'_>) -> Result<Exit, CliError> {
+    let sink = Sink::open(&following)?;
+    let place = Arc::new(AtomicU64::new(following.from));
+    let staging = sink.staging();
+    let guard = interrupt::ends_at_once({
+        let (batch, place) = (batch.clone(), Arc::clone(&place));
+        move || {
+            // What cannot be removed stays: there is no time left to say so.
+            staging.map(|staging| drop(std::fs::remove_dir_all(staging))).unwrap_or_default();
+            how_to_come_back(&batch, following.order, place.load(Ordering::Relaxed))
+        }
+    });
+    let bar = show_progress(client, batch, &following);
+    let mut reader = Reader::new(client, batch, following, sink, place);
+    let read = reader.read().await;
+    if let Some(bar) = bar {
+        bar.abort();
+    }
+    printer::clear();
+    drop(guard);
+    let Some(info) = read? else { return Ok(Exit::Ok) };
+    if !following.is_quiet {
+        tell(&info, &following);
+    }
+    let progress = &info.progress;
+    let is_well = progress.is_complete() && progress.count(Status::Ok) == progress.recorded();
+    Ok(if is_well { Exit::Ok } else { Exit::NotAllOk })
+}
+
+fn how_to_come_back(batch: &BatchId, order: Order, place: u64) -> String {
+    let order = if order == Order::Completion { " --order completion" } else { "" };
+    format!(
+        "interrupted: the batch goes on; `tidemill results {batch} --follow --from {place}{order}` reads on, \
+         `tidemill cancel {batch}` ends it"
+    )
+}
+
+/// The bar follows the batch, not what was read of it: a reader may begin late and be slow.
+fn show_progress(client: &Client, batch: &BatchId, following: &Following<'_>) -> Option<tokio::task::JoinHandle<()>> {
+    let is_quiet = following.is_quiet;
+    if !Bar::new("", is_quiet).is_wanted() || !following.waits {
+        return None;
+    }
+    let (client, batch) = (client.clone(), batch.clone());
+    Some(tokio::spawn(async move {
+        let mut bar = None;
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tick.tick().await;
+            // Where the API is away the reader says so.
+            let Ok(info) = client.batch(&batch).await else { continue };
+            bar.get_or_insert_with(|| Bar::new(&info.batch.task, is_quiet)).update(&info.progress);
+        }
+    }))
+}
+
+/// One line behind the outcomes, where there is something to say or somebody who watches.
+fn tell(info: &BatchInfo, following: &Following<'_>) {
+    let progress = &info.progress;
+    let counts = counts(progress);
+    if progress.is_complete() {
+        let is_all_ok = progress.count(Status::Ok) == progress.recorded();
+        if !is_all_ok || stderr().is_terminal() {
+            let took = info.completed.map(|at| Duration::from_millis(at.saturating_sub(info.created)));
+            let took = took.map(|took| format!(" in {:.1} s", took.as_secs_f64())).unwrap_or_default();
+            printer::say(&format!("{counts}{took}"));
+        }
+    } else if following.limit.is_none() {
+        let total = progress.total.map_or_else(|| "not sealed yet".to_owned(), |total| format!("of {total}"));
+        let hint = if following.waits { "" } else { "; --follow waits for the rest" };
+        printer::say(&format!("so far {counts} ({total}){hint}"));
+    }
+}
+
+/// `3 ok, 1 failed`
+pub(crate) fn counts(progress: &Progress) -> String {
+    let counts: Vec<String> = Status::ALL
+        .into_iter()
+        .filter(|status| progress.count(*status) > 0)
+        .map(|status| format!("{} {status}", progress.count(status)))
+        .collect();
+    if counts.is_empty() { "no outcomes".to_owned() } else { counts.join(", ") }
+}

@@ -1,0 +1,124 @@
+//! The reader: takes a stream up again where it broke off, until it is whole.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use tidemill_core::batch::BatchId;
+use tidemill_core::store::BatchInfo;
+
+use super::Following;
+use super::patience::Patience;
+use super::sink::{Sink, Stop};
+use crate::client::{ApiError, Client, Trouble, Wanted};
+use crate::error::{CliError, Exit};
+
+/// No outcome is as long as this: a message of the cluster has at most 16 MiB.
+const LINE_BYTES: usize = 64 << 20;
+
+/// Reads one batch.
+pub(super) struct Reader<'a> {
+    client: &'a Client,
+    batch: &'a BatchId,
+    following: Following<'a>,
+    sink: Sink,
+    /// The place of the next outcome; shared with whoever says goodbye.
+    place: Arc<AtomicU64>,
+    /// The beginning of a line whose end has not come yet.
+    begun: Vec<u8>,
+    patience: Patience,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(
+        client: &'a Client,
+        batch: &'a BatchId,
+        following: Following<'a>,
+        sink: Sink,
+        place: Arc<AtomicU64>,
+    ) -> Self {
+        let patience = Patience::new(&following);
+        Self { client, batch, following, sink, place, begun: Vec::new(), patience }
+    }
+
+    /// Reads to the end, and says where the batch stands then; nothing where nobody listens any more.
+    pub(super) async fn read(&mut self) -> Result<Option<BatchInfo>, CliError> {
+        loop {
+            let error = match self.once().await {
+                Ok(Some(info)) => {
+                    self.sink.end()?;
+                    return Ok(Some(info));
+                }
+                Ok(None) => self.cut_short(),
+                Err(Stop::Api(error)) => error,
+                Err(Stop::Cli(error)) => return Err(error),
+                Err(Stop::Deaf) => return Ok(None),
+            };
+            self.patience.wait_out(error).await?;
+        }
+    }
+
+    /// Reads one answer; the batch, if that was all of it.
+    async fn once(&mut self) -> Result<Option<BatchInfo>, Stop> {
+        self.begun.clear();
+        let left = self.following.limit.map(|limit| limit.saturating_sub(self.received()));
+        if left != Some(0) {
+            let wanted = Wanted {
+                order: self.following.order,
+                from: self.place.load(Ordering::Relaxed),
+                limit: left,
+                follows: self.following.waits,
+                has_names: self.sink.needs_names(),
+            };
+            let mut response = self.client.results(self.batch, &wanted).await?;
+            self.patience.is_back();
+            while let Some(piece) = response.chunk().await.map_err(|error| self.client.unreachable(error))? {
+                self.take(&piece).await?;
+            }
+        }
+        let info = self.client.batch(self.batch).await?;
+        let has_enough = self.following.limit.is_some_and(|limit| self.received() >= limit);
+        // Something between us and the API may end an answer as if it were whole.
+        let is_whole = !self.following.waits || has_enough || self.is_at_the_end_of(&info);
+        Ok(is_whole.then_some(info))
+    }
+
+    fn received(&self) -> u64 {
+        self.place.load(Ordering::Relaxed).saturating_sub(self.following.from)
+    }
+
+    fn is_at_the_end_of(&self, info: &BatchInfo) -> bool {
+        info.progress.is_complete()
+            && info.progress.total.is_some_and(|total| self.place.load(Ordering::Relaxed) >= total)
+    }
+
+    /// Passes whole lines on.
+    async fn take(&mut self, piece: &Bytes) -> Result<(), Stop> {
+        let Some(end) = piece.iter().rposition(|byte| *byte == b'\n') else {
+            self.begun.extend_from_slice(piece);
+            if self.begun.len() > LINE_BYTES {
+                let message = format!("{} sends what is no outcome: a line without an end", self.client.url());
+                return Err(Stop::Cli(CliError::new(Exit::Fault, message)));
+            }
+            return Ok(());
+        };
+        let (whole, rest) = piece.split_at(end + 1);
+        let lines = if self.begun.is_empty() {
+            whole
+        } else {
+            self.begun.extend_from_slice(whole);
+            &self.begun
+        };
+        self.sink.take(self.client, lines).await?;
+        let count = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.place.fetch_add(count, Ordering::Relaxed);
+        self.patience.has_got_on();
+        self.begun.clear();
+        self.begun.extend_from_slice(rest);
+        Ok(())
+    }
+
+    fn cut_short(&self) -> ApiError {
+        ApiError::new(Trouble::Unreachable, format!("{} ended its answer before its end", self.client.url()))
+    }
+}

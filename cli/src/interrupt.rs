@@ -1,0 +1,41 @@
+//! Interrupt: commands that only watch end at once, and say how to come back.
+
+use std::io::Write as _;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::error::Exit;
+use crate::printer;
+
+/// From now on the first signal ends the process, after it has said goodbye, for as long as the guard lives. Whoever
+/// reads our output may have stopped reading, so nobody is asked and nothing is waited for.
+pub(crate) fn ends_at_once(goodbye: impl FnOnce() -> String + Send + 'static) -> Guard {
+    Guard(tokio::spawn(async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            return; // then a signal does what it does to every process
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        printer::clear();
+        // A closed standard error is no reason to stay.
+        drop(writeln!(std::io::stderr().lock(), "{}", goodbye()));
+        end();
+    }))
+}
+
+#[expect(clippy::disallowed_methods, reason = "whatever else runs only watches, and may be blocked by whoever reads")]
+fn end() {
+    std::process::exit(i32::from(Exit::Interrupted as u8));
+}
+
+/// See [`ends_at_once`].
+pub(crate) struct Guard(tokio::task::JoinHandle<()>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,132 @@
+//! `status`: the batches of the cluster, or how far one has come.
+
+use std::io::{IsTerminal as _, stdout};
+use std::time::Duration;
+
+use serde_json::json;
+use tidemill_core::batch::unix_millis;
+use tidemill_core::outcome::Status as Ended;
+use tidemill_core::settings::Settings;
+use tidemill_core::store::{BatchInfo, Progress};
+use tidemill_results_api::http::State;
+
+use crate::args::Status;
+use crate::client::Client;
+use crate::columns::{ago, columns};
+use crate::error::{CliError, Exit};
+use crate::follow::counts;
+use crate::interrupt;
+use crate::tasks::{pretty, print};
+
+/// How often a batch that is watched is looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Shows them.
+pub(crate) fn status(args: &Status, settings: &Settings) -> Result<Exit, CliError> {
+    let client = Client::new(settings)?;
+    crate::block_on(async {
+        match &args.batch {
+            None => {
+                let infos = client.batches(args.limit).await?;
+                print(&if args.json { pretty(&json!(infos)) } else { listed(&infos) })
+            }
+            Some(_) if args.watch => watch(&client, args).await,
+            Some(batch) => {
+                let info = client.batch(batch).await?;
+                print(&if args.json { pretty(&json!(info)) } else { shown(&info) })
+            }
+        }
+    })
+}
+
+/// Shows a batch whenever it has changed. On a terminal each takes the place of the one before.
+async fn watch(client: &Client, args: &Status) -> Result<Exit, CliError> {
+    let Some(batch) = &args.batch else { return Ok(Exit::Ok) };
+    let _guard = interrupt::ends_at_once({
+        let batch = batch.clone();
+        move || format!("interrupted: the batch goes on; `tidemill status {batch} --watch` comes back")
+    });
+    let terminal = console::Term::stdout();
+    let mut last: Option<(Progress, usize)> = None;
+    loop {
+        let info = client.batch(batch).await?;
+        if last.as_ref().is_none_or(|(progress, _)| *progress != info.progress) {
+            if let Some((_, lines)) = last.filter(|_| stdout().is_terminal() && !args.json) {
+                // A terminal that cannot do that shows them one below the other.
+                terminal.clear_last_lines(lines).unwrap_or_default();
+            }
+            let text = if args.json {
+                format!("{}\n", json!(info))
+            } else if stdout().is_terminal() {
+                shown(&info)
+            } else {
+                format!("{}  {}  {}\n", State::of(&info), how_far(&info.progress), counts(&info.progress))
+            };
+            print(&text)?;
+            last = Some((info.progress.clone(), text.lines().count()));
+        }
+        if info.progress.is_complete() {
+            return Ok(Exit::Ok);
+        }
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+fn listed(infos: &[BatchInfo]) -> String {
+    if infos.is_empty() {
+        return "no batches; `tidemill submit TASK INPUT…` makes one\n".into();
+    }
+    let row = |info: &BatchInfo| {
+        let bad = info.progress.recorded() - info.progress.count(Ended::Ok);
+        [
+            info.batch.id.to_string(),
+            info.batch.task.clone(),
+            State::of(info).to_string(),
+            how_far(&info.progress),
+            bad.to_string(),
+            ago(info.created),
+        ]
+    };
+    columns(["batch", "task", "state", "items", "not ok", "opened"], infos.iter().map(row))
+}
+
+fn shown(info: &BatchInfo) -> String {
+    let progress = &info.progress;
+    let mut facts = vec![
+        ("batch", info.batch.id.to_string()),
+        ("task", info.batch.task.clone()),
+        ("state", State::of(info).to_string()),
+        ("items", how_far(progress)),
+        ("outcomes", counts(progress)),
+        ("opened", format!("{} ago", ago(info.created))),
+    ];
+    if progress.total.is_none() {
+        facts.push(("accepted", format!("{} items so far", info.accepted)));
+    }
+    if let Some(completed) = info.completed {
+        let took = Duration::from_millis(completed.saturating_sub(info.created));
+        facts.push(("took", format!("{:.1} s", took.as_secs_f64())));
+    } else if let Some(left) = left(info) {
+        facts.push(("left", format!("about {}", humantime::format_duration(left))));
+    }
+    facts.into_iter().map(|(key, value)| format!("  {key:9} {value}\n")).collect()
+}
+
+/// `300 of 1000, 30 %`
+fn how_far(progress: &Progress) -> String {
+    let recorded = progress.recorded();
+    match progress.total {
+        None => format!("{recorded} of ?"),
+        Some(0) => "0".into(),
+        Some(total) if total == recorded => total.to_string(),
+        Some(total) => format!("{recorded} of {total}, {} %", 100 * recorded / total),
+    }
+}
+
+/// How long it will take if it goes on as it went so far.
+fn left(info: &BatchInfo) -> Option<Duration> {
+    let (recorded, total) = (info.progress.recorded(), info.progress.total?);
+    let gone = unix_millis().saturating_sub(info.created);
+    let millis = u128::from(gone) * u128::from(total.saturating_sub(recorded)) / u128::from(recorded).max(1);
+    (recorded > 0).then(|| Duration::from_secs(u64::try_from(millis / 1000).unwrap_or(u64::MAX)))
+}

@@ -1,0 +1,289 @@
+//! The commands that ask a cluster, against a results API inside the test.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
+
+mod support;
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+
+use serde_json::Value;
+use support::{Ended, tidemill};
+use tidemill_core::broker::Heartbeat;
+use tidemill_core::outcome::Ending;
+use tidemill_core::store::{Shared as _, Store as _};
+use tidemill_core::task::Lane;
+use tidemill_results_api::http::{Access, Api};
+use tidemill_results_api::testing::{Server, dead, outcome};
+
+/// Runs the command against the server, on a thread that may wait.
+async fn ask(server: &Server, args: &[&str]) -> Ended {
+    ask_with(&server.url, args, &[]).await
+}
+
+async fn ask_with(url: &str, args: &[&str], environment: &[(&str, &str)]) -> Ended {
+    let mut command = tidemill(args);
+    command.env("TIDEMILL__API__URL", url).envs(environment.iter().copied());
+    tokio::task::spawn_blocking(move || command.output().unwrap().into()).await.unwrap()
+}
+
+/// Starts it, to be talked to while it runs.
+fn start(url: &str, args: &[&str]) -> Child {
+    tidemill(args).env("TIDEMILL__API__URL", url).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// The next line of a child's output.
+async fn next_line<R: std::io::Read + Send + 'static>(mut reader: BufReader<R>) -> (String, BufReader<R>) {
+    tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        (line, reader)
+    })
+    .await
+    .unwrap()
+}
+
+/// How it ends, and the rest of what it says.
+async fn end<R: std::io::Read + Send + 'static>(child: Child, mut stdout: BufReader<R>) -> Ended {
+    tokio::task::spawn_blocking(move || {
+        let mut rest = String::new();
+        stdout.read_to_string(&mut rest).unwrap();
+        let output = child.wait_with_output().unwrap();
+        Ended { stdout: rest, ..output.into() }
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_are_printed_as_they_are_and_the_exit_speaks_of_the_batch() {
+    let server = Server::start().await;
+    let batch = server.batch(Some(3), 0..3).await;
+
+    let whole = ask(&server, &["results", batch.as_str()]).await;
+    assert_eq!((whole.code, whole.stderr.as_str()), (Some(0), ""));
+    assert_eq!(whole.field("output"), [0, 10, 20].map(Value::from));
+
+    let middle = ask(&server, &["results", batch.as_str(), "--from", "1", "--limit", "1"]).await;
+    assert_eq!((middle.code, middle.field("index")), (Some(0), vec![1.into()]));
+
+    let failed = server.batch(None, [0]).await;
+    server.store.record(&failed, &[Arc::new(dead(1))]).await.unwrap();
+    server.store.seal(&failed, 2).await.unwrap();
+    let some = ask(&server, &["results", failed.as_str()]).await;
+    assert_eq!((some.code, some.lines().len()), (Some(5), 2));
+    assert!(some.stderr.starts_with("1 ok, 1 dead in "), "{}", some.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_not_complete_is_read_so_far_and_that_is_said() {
+    let server = Server::start().await;
+    let batch = server.batch(Some(5), [0, 1, 3]).await;
+    let ended = ask(&server, &["results", batch.as_str()]).await;
+    assert_eq!((ended.code, ended.lines().len()), (Some(5), 2));
+    assert_eq!(ended.stderr, "so far 3 ok (of 5); --follow waits for the rest\n");
+    let landed = ask(&server, &["results", batch.as_str(), "--order", "completion", "--quiet"]).await;
+    assert_eq!((landed.stderr.as_str(), landed.field("index")), ("", [0, 1, 3].map(Value::from).to_vec()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_formats_are_made_of_the_same_lines() {
+    let server = Server::start().await;
+    let batch = server.batch(Some(2), 0..2).await;
+    let csv = ask(&server, &["results", batch.as_str(), "--format", "csv"]).await.stdout;
+    assert_eq!(csv.lines().nth(2), Some("1,1,ok,10,,,1,w,cpu,0.005,0.007"));
+    let json: Value =
+        serde_json::from_str(&ask(&server, &["results", batch.as_str(), "--format", "json"]).await.stdout).unwrap();
+    assert_eq!(json[1]["output"], 10);
+    let table = ask(&server, &["results", batch.as_str(), "--format", "table"]).await.stdout;
+    assert!(table.lines().nth(2).is_some_and(|row| row.contains("ok") && row.ends_with("10")), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn following_outlives_the_results_api_and_repeats_and_loses_nothing() {
+    let server = Server::start().await;
+    let batch = server.batch(None, 0..2).await;
+    let address = server.url.trim_start_matches("http://").to_owned();
+    let mut child = start(&server.url, &["results", batch.as_str(), "--follow"]);
+    let (first, stdout) = next_line(BufReader::new(child.stdout.take().unwrap())).await;
+    assert!(first.starts_with("{\"index\":0,"), "{first}");
+
+    let store = Arc::clone(&server.store);
+    drop(server);
+    let (away, stderr) = next_line(BufReader::new(child.stderr.take().unwrap())).await;
+    assert!(away.starts_with(&format!("cannot reach the results API at http://{address}: ")), "{away}");
+    assert!(away.ends_with("; waiting for it\n"), "{away}");
+
+    let server = loop {
+        // The old one's port is free once its last connection has ended.
+        let (store, address) = (Arc::clone(&store), address.clone());
+        let started = tokio::spawn(async move { Server::start_over(store, &address, |api| api).await });
+        if let Ok(server) = started.await {
+            break server;
+        }
+    };
+    let (back, _stderr) = next_line(stderr).await;
+    assert_eq!(back, "the results API is back\n");
+    server.record(&batch, 2..4).await;
+    server.store.seal(&batch, 4).await.unwrap();
+
+    let ended = end(child, stdout).await;
+    assert_eq!((ended.code, ended.field("index")), (Some(0), [1, 2, 3].map(Value::from).to_vec()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_ends_a_follower_at_once_and_says_how_to_come_back() {
+    let server = Server::start().await;
+    let batch = server.batch(None, 0..2).await;
+    let mut child = start(&server.url, &["results", batch.as_str(), "--follow"]);
+    let (_, stdout) = next_line(BufReader::new(child.stdout.take().unwrap())).await;
+    let (_, stdout) = next_line(stdout).await;
+
+    interrupt(&child);
+
+    let ended = end(child, stdout).await;
+    assert_eq!(ended.code, Some(130));
+    assert!(
+        ended.stderr.contains(&format!("`tidemill results {batch} --follow --from 2` reads on")),
+        "{}",
+        ended.stderr
+    );
+    assert!(!server.store.progress(&batch).await.unwrap().cancelled);
+}
+
+fn interrupt(child: &Child) {
+    use nix::sys::signal::{Signal, kill};
+    kill(nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_lists_shows_and_watches() {
+    let server = Server::start().await;
+    assert!(ask(&server, &["status"]).await.stdout.starts_with("no batches"));
+    let batch = server.batch(Some(4), 0..3).await;
+
+    let listed = ask(&server, &["status"]).await.stdout;
+    assert!(
+        listed.lines().nth(1).unwrap().starts_with(&format!("{batch}  compute.map  running  3 of 4, 75 %  0")),
+        "{listed}"
+    );
+    let shown = ask(&server, &["status", batch.as_str()]).await.stdout;
+    assert!(shown.contains("  state     running\n  items     3 of 4, 75 %\n  outcomes  3 ok\n"), "{shown}");
+    let json: Value = serde_json::from_str(&ask(&server, &["status", batch.as_str(), "--json"]).await.stdout).unwrap();
+    assert_eq!(json["progress"]["total"], 4);
+
+    let mut child = start(&server.url, &["status", batch.as_str(), "--watch"]);
+    let (first, stdout) = next_line(BufReader::new(child.stdout.take().unwrap())).await;
+    assert_eq!(first, "running  3 of 4, 75 %  3 ok\n");
+    server.record(&batch, [3]).await;
+    let ended = end(child, stdout).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "complete  4  4 ok\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancel_says_where_the_batch_stands() {
+    let server = Server::start().await;
+    let batch = server.batch(Some(2), [0]).await;
+    let ended = ask(&server, &["cancel", batch.as_str()]).await;
+    assert_eq!(ended.code, Some(0));
+    assert!(ended.stdout.starts_with(&format!("{batch} is being cancelled, so far 1 ok")), "{}", ended.stdout);
+
+    server.store.record(&batch, &[Arc::new(outcome(1, Ending::Cancelled))]).await.unwrap();
+    let ended = ask(&server, &["cancel", batch.as_str()]).await;
+    assert_eq!(ended.stdout, format!("{batch} is cancelled: 1 ok, 1 cancelled\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_prints_the_books_and_exits_by_them() {
+    let server = Server::start().await;
+    let batch = server.batch(Some(9), [0, 1, 5]).await;
+    let ended = ask(&server, &["verify", batch.as_str()]).await;
+    assert_eq!(ended.code, Some(5));
+    insta::assert_snapshot!(ended.stdout.replace(batch.as_str(), "BATCH"), @r"
+    BATCH
+      submitted   9 ≠ 3 ok + 0 failed + 0 dead + 0 cancelled + 0 expired
+      duplicates  0 suppressed
+      missing     6: 2, 3, 4, 6, 7, 8
+      the books do not balance, or not yet
+    ");
+
+    server.record(&batch, 0..9).await;
+    let ended = ask(&server, &["verify", batch.as_str()]).await;
+    assert_eq!(ended.code, Some(0));
+    insta::assert_snapshot!(ended.stdout.replace(batch.as_str(), "BATCH"), @r"
+    BATCH
+      submitted   9 = 9 ok + 0 failed + 0 dead + 0 cancelled + 0 expired
+      duplicates  3 suppressed
+      missing     0
+      the books balance
+    ");
+    let json: Value = serde_json::from_str(&ask(&server, &["verify", batch.as_str(), "--json"]).await.stdout).unwrap();
+    assert_eq!((&json["balanced"], &json["books"]["duplicates"]), (&true.into(), &3.into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dead_are_listed_and_shown() {
+    let server = Server::start().await;
+    let batch = server.batch(Some(2), [0]).await;
+    server.store.record(&batch, &[Arc::new(dead(1))]).await.unwrap();
+
+    let listed = ask(&server, &["dead", "list"]).await.stdout;
+    assert!(listed.contains(&format!("{batch}:1  compute.map  its worker ended with signal 9")), "{listed}");
+    let shown = ask(&server, &["dead", "show", &format!("{batch}:1")]).await.stdout;
+    assert!(shown.contains("  input  1\n"), "{shown}");
+    let none = ask(&server, &["dead", "show", &format!("{batch}:0")]).await;
+    assert_eq!(none.code, Some(2));
+    assert!(none.stderr.contains(&format!("item 0 of batch {batch} is not dead")), "{}", none.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_are_listed() {
+    let server = Server::start().await;
+    let heartbeat = Heartbeat {
+        name: "mill-1".into(),
+        lanes: vec![Lane::Cpu, Lane::Vision],
+        threads: 8,
+        memory_bytes: 16 << 30,
+        held: 3,
+        items: 12_345,
+        ..Heartbeat::default()
+    };
+    server.store.beat(&[heartbeat]).await.unwrap();
+    let listed = ask(&server, &["workers"]).await.stdout;
+    assert!(listed.contains("mill-1  cpu vision  8        16GiB"), "{listed}");
+    let json: Value = serde_json::from_str(&ask(&server, &["workers", "--json"]).await.stdout).unwrap();
+    assert_eq!(json[0]["items"], 12_345);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_trouble_has_its_words_and_its_exit() {
+    let nobody = ask_with("http://127.0.0.1:1", &["status"], &[]).await;
+    assert_eq!(nobody.code, Some(4));
+    assert!(
+        nobody.stderr.starts_with("error: cannot reach the results API at http://127.0.0.1:1: "),
+        "{}",
+        nobody.stderr
+    );
+    assert!(nobody.stderr.contains("hint: api.url says where it is"), "{}", nobody.stderr);
+
+    let server = Server::start_with(|api| Api {
+        access: Access { token: Some("a-secret".parse().unwrap()), is_open: false },
+        ..api
+    })
+    .await;
+    let stranger = ask(&server, &["status"]).await;
+    assert_eq!(stranger.code, Some(3));
+    assert!(stranger.stderr.contains("a token is needed"), "{}", stranger.stderr);
+    let known = ask_with(&server.url, &["status"], &[("TIDEMILL__API__TOKEN", "a-secret")]).await;
+    assert_eq!(known.code, Some(0), "{}", known.stderr);
+
+    let server = Server::start().await;
+    let unknown = ask(&server, &["results", "0197c2a4", "--follow"]).await;
+    assert_eq!(unknown.code, Some(2));
+    assert!(unknown.stderr.contains("no batch 0197c2a4 is known; it may have expired"), "{}", unknown.stderr);
+    server.store.set_away(true);
+    let away = ask(&server, &["verify", "0197c2a4"]).await;
+    assert_eq!(away.code, Some(4));
+    assert!(away.stderr.contains("the store cannot be reached now"), "{}", away.stderr);
+    assert_eq!(ask(&server, &["status", "a/b"]).await.code, Some(2));
+}
