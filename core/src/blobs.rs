@@ -262,7 +262,7 @@ impl Blobs {
 }
 
 /// Both HTTP clients are built without a cryptography of their own, so that the process has one.
-fn choose_cryptography() {
+pub(crate) fn choose_cryptography() {
     // An error means that it was chosen before.
     drop(rustls::crypto::ring::default_provider().install_default());
 }

@@ -30,6 +30,9 @@ pub enum Lane {
 }
 
 impl Lane {
+    /// Every lane.
+    pub const ALL: [Self; 2] = [Self::Cpu, Self::Vision];
+
     /// The word for it in queue names, settings and texts.
     pub fn as_str(self) -> &'static str {
         match self {
