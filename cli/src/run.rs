@@ -43,7 +43,7 @@ pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option
                 .map_err(|error| CliError::new(Exit::Configuration, format!("cannot run networks: {error}")))?;
             crate::register(settings, Some(engine))
         }
-        (Lane::Cpu, _) => crate::register(settings, None),
+        (Lane::Cpu | Lane::Wait, _) => crate::register(settings, None),
     };
     let sources = words::sources(&run, kind, &*job)?;
     let about = kind.about();
@@ -64,7 +64,10 @@ pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option
         .enable_all()
         .build()
         .map_err(|error| CliError::new(Exit::Fault, format!("cannot start the runtime: {error}")))?;
-    let mill = Mill::new(&run, settings, register, &*job, out)?;
+    let mill = {
+        let _inside = runtime.enter();
+        Mill::new(&run, settings, register, &*job, out)?
+    };
     let exit = runtime.block_on(mill.grind(&run, shared, &*job, sources));
     // Threads that block (a terminal that is read from, an item over its timeout) are not waited for.
     runtime.shutdown_background();
@@ -121,8 +124,20 @@ impl Mill {
         let setup = Setup {
             name: settings.worker.name.clone().unwrap_or_else(own_name),
             lanes: vec![job.lane()],
-            permits: permits(job.engine(), pool.threads(), settings.worker.waiting.div_ceil(cut.max_items)),
+            permits: match job.engine() {
+                // One runs, one is ready when it ends.
+                Engine::Compute => |_, setup| 2 * setup.threads,
+                Engine::Wait(_) => |_, setup| setup.waiting,
+            },
+            threads: pool.threads(),
+            waiting: match job.engine() {
+                Engine::Wait(Hands::PerCore(hands)) => hands * pool.threads(),
+                _ => settings.worker.waiting.div_ceil(cut.max_items),
+            },
             grace: settings.worker.grace,
+            stuck_after: settings.worker.stuck_after,
+            isolation: None,
+            heartbeat: None,
         };
         let tools = Tools { compute: pool, blobs: blobs.clone() };
         let batch = Batch {
@@ -161,7 +176,8 @@ impl Mill {
         let started = Instant::now();
         let cancel = CancellationToken::new();
         let stop = CancellationToken::new();
-        let worker = tokio::spawn(self.worker.clone().run(stop.clone()));
+        let working = self.worker.clone().run(stop.clone());
+        let worker = tokio::spawn(async { working.await.map(drop) });
         let collector = tokio::spawn({
             let (broker, store, stop) = (Arc::clone(&self.broker), Arc::clone(&self.store), stop.clone());
             let window = Arc::clone(&self.window);
@@ -337,16 +353,6 @@ async fn interrupts(
 #[expect(clippy::disallowed_methods, reason = "this is the impolite stop: a second signal means now")]
 fn end_at_once() {
     std::process::exit(i32::from(Exit::Interrupted as u8));
-}
-
-/// How many deliveries one worker may hold.
-fn permits(engine: Engine, threads: usize, waiting: usize) -> usize {
-    match engine {
-        // One runs, one is ready when it ends.
-        Engine::Compute => 2 * threads,
-        Engine::Wait(Hands::Many) => waiting,
-        Engine::Wait(Hands::PerCore(hands)) => hands * threads,
-    }
 }
 
 /// Host and process: what tells workers apart.

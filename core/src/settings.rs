@@ -72,6 +72,8 @@ pub struct BrokerSettings {
     #[serde(deserialize_with = "values::optional")]
     pub password: Option<Secret>,
     pub prefix: String,
+    #[serde(deserialize_with = "values::duration")]
+    pub look_ahead: Duration,
     #[serde(deserialize_with = "values::size")]
     pub queue_bytes: u64,
 }

@@ -178,7 +178,17 @@ impl World {
     }
 
     fn worker_with_grace(&self, name: &str, threads: usize, grace: Duration) -> Worker {
-        let setup = Setup { name: name.into(), lanes: vec![Lane::Cpu], permits: 2 * threads, grace };
+        let setup = Setup {
+            name: name.into(),
+            lanes: vec![Lane::Cpu, Lane::Wait],
+            permits: |_, setup| 2 * setup.threads,
+            threads,
+            waiting: 1,
+            grace,
+            stuck_after: PATIENCE,
+            isolation: None,
+            heartbeat: None,
+        };
         let limits = FetchLimits { max_bytes: 1, timeout: PATIENCE };
         let tools = Tools { compute: Pool::new(threads).unwrap(), blobs: Blobs::without_store(limits) };
         Worker::new(setup, Arc::clone(&self.broker), Arc::clone(&self.register), tools)
