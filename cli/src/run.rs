@@ -17,10 +17,11 @@ use tidemill_core::settings::Settings;
 use tidemill_core::store::{self, Progress, Store};
 use tidemill_core::task::{Engine, Hands, Job, Kind, Lane, Register, Tools, raw};
 use tidemill_producer::inputs::{Inputs, Source};
-use tidemill_producer::{Cut, Produced, Producer, Window};
+use tidemill_producer::{Cut, Produced, Producer, Span, UnderWay, Window};
 use tidemill_results_api::{Stream, collect};
 use tidemill_worker::{Setup, Worker};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Run, Shared};
@@ -194,13 +195,22 @@ impl Mill {
             self.batch.id.clone(),
             self.out.as_ref().map(Out::staging),
         ));
-        // Opened before anybody reads of it; the producer opens it once more, which changes nothing.
+        // Opened before anybody reads of it; the producer's word opens it once more, which changes nothing.
         self.store.open(&self.batch).await.map_err(fault)?;
 
         let mut out = self.out.take();
         let (produced, tally) = {
-            let producer = Producer { broker: &*self.broker, store: &*self.store, cut: self.cut, window: &self.window };
-            let producing = producer.produce(Arc::clone(&self.batch), job, Inputs::walk(sources), &cancel);
+            let producer = Producer {
+                broker: &*self.broker,
+                cut: self.cut,
+                window: Some(&self.window),
+                // Memory takes everything at once; the window is what bounds it.
+                under_way: UnderWay { messages: 4, bytes: u64::MAX },
+                ready: None,
+                accepted: watch::Sender::new(0),
+            };
+            let span = Span { from: 0, seal_when_stopped: true };
+            let producing = producer.produce(Arc::clone(&self.batch), job, Inputs::walk(sources), span, &cancel);
             let reading = self.read(run, shared, out.as_mut(), &cancel);
             // Each waits for the other; where one fails, the other would wait for ever.
             tokio::try_join!(async { producing.await.map_err(fault) }, reading)?

@@ -8,6 +8,8 @@
 
 mod collect;
 mod stream;
+mod tend;
 
 pub use collect::collect;
 pub use stream::Stream;
+pub use tend::tend;
