@@ -261,8 +261,8 @@ impl Blobs {
     }
 }
 
-/// Both HTTP clients are built without a cryptography of their own, so that the process has one.
-pub(crate) fn choose_cryptography() {
+/// HTTP clients are built without a cryptography of their own, so that the process has one: call this before making one.
+pub fn choose_cryptography() {
     // An error means that it was chosen before.
     drop(rustls::crypto::ring::default_provider().install_default());
 }

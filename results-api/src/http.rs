@@ -1,0 +1,226 @@
+//! HTTP: the API over store, broker and blobs.
+//!
+//! ```text
+//!  socket ─▶ log ─▶ guard ─▶ ┬ batches, results, dead ─▶ Store, Broker
+//!                            ├ create ─▶ Submitter
+//!                            ├ blobs ─▶ Blobs
+//!                            └ about, health, openapi
+//!            whatever goes wrong ─▶ problem (RFC 9457)
+//! ```
+//!
+//! Every route is described in `http/openapi.json`; a test makes sure of it.
+
+mod about;
+mod asked;
+mod batches;
+mod dead;
+mod guard;
+mod health;
+mod log;
+mod openapi;
+mod problem;
+mod pump;
+mod results;
+
+use std::fmt;
+use std::future::IntoFuture as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, StatusCode};
+use axum::middleware;
+use axum::routing::{get, post, put};
+use axum::serve::ListenerExt as _;
+use serde_json::Value;
+use tidemill_core::broker::Broker;
+use tidemill_core::settings::{ApiSettings, Secret};
+use tidemill_core::store::{BatchInfo, Shared};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::TimeoutLayer;
+
+pub use health::install_metrics;
+pub use metrics_exporter_prometheus::PrometheusHandle;
+
+use self::problem::Problem;
+
+/// How long a stop waits for answers under way; streams are broken off at once, and their readers come back elsewhere.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long the beginning of an answer may take; a stream may then go on for days.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// The largest body that is read whole.
+const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// What the API serves.
+#[derive(Debug)]
+pub struct Api {
+    /// Where outcomes are.
+    pub store: Arc<dyn Shared>,
+    /// Where cancellations are announced, and whose health is told.
+    pub broker: Arc<dyn Broker>,
+    /// What `/v1/tasks` and `/v1/models` tell.
+    pub catalogue: Catalogue,
+    /// Where `/metrics` come from; see [`install_metrics`].
+    pub metrics: Option<PrometheusHandle>,
+    /// Who may call.
+    pub access: Access,
+}
+
+/// Who may call.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// What callers must present; without one, only this machine may call.
+    pub token: Option<Secret>,
+    /// Anybody may call even without a token: something else guards the API.
+    pub is_open: bool,
+}
+
+impl From<&ApiSettings> for Access {
+    fn from(settings: &ApiSettings) -> Self {
+        Self { token: settings.token.clone(), is_open: settings.open }
+    }
+}
+
+/// What there is to run, as the command `tidemill tasks --json` and `tidemill models --json` tell it.
+#[derive(Clone, Debug, Default)]
+pub struct Catalogue {
+    /// `{"about": {"name": …}, "schemas": …}` each.
+    pub tasks: Vec<Value>,
+    /// `{"folder": …, "card": {"name": …}}` each.
+    pub models: Vec<Value>,
+}
+
+/// What every handler has at hand.
+#[derive(Debug)]
+struct Served {
+    api: Api,
+    /// Streams end when this is cancelled.
+    stop: CancellationToken,
+}
+
+/// Why the API cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A matter of settings: the message names the keys.
+    #[error(
+        "api.listen is {0}, which others can reach, and there is no token\n\
+         set api.token or api.token_file; or api.open = true where something else guards the API"
+    )]
+    Unguarded(SocketAddr),
+    /// The system would not.
+    #[error("cannot serve the results API: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// Serves until `stop` is cancelled and the answers under way have ended.
+///
+/// # Errors
+/// [`ServeError::Unguarded`] where others could call and need no token.
+pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> Result<(), ServeError> {
+    let address = listener.local_addr()?;
+    if api.access.token.is_none() && !api.access.is_open && !address.ip().is_loopback() {
+        return Err(ServeError::Unguarded(address));
+    }
+    tracing::info!(%address, "the results API listens");
+    let router = router(Arc::new(Served { api, stop: stop.clone() }));
+    let serving = axum::serve(listener.tap_io(prepare), router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let grace_is_over = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        served = serving.into_future() => Ok(served?),
+        () = grace_is_over => {
+            tracing::warn!("some answers had not ended and were broken off");
+            Ok(())
+        }
+    }
+}
+
+/// A reader that vanished without a word would be waited for as long as its batch runs.
+fn prepare(socket: &mut TcpStream) {
+    let keep_alive =
+        socket2::TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
+    let prepared =
+        socket.set_nodelay(true).and_then(|()| socket2::SockRef::from(&*socket).set_tcp_keepalive(&keep_alive));
+    if let Err(error) = prepared {
+        tracing::debug!(%error, "a socket has the system's own options");
+    }
+}
+
+/// Every route.
+fn router(served: Arc<Served>) -> Router {
+    let guarded = Router::new()
+        .route("/v1/batches", get(batches::list))
+        .route("/v1/batches/{id}", get(batches::show).delete(batches::cancel))
+        .route("/v1/batches/{id}/accepted", put(batches::accept))
+        .route("/v1/batches/{id}/verify", get(batches::verify))
+        .route("/v1/batches/{id}/results", get(results::stream))
+        .route("/v1/batches/{id}/items/{index}", get(results::item))
+        .route("/v1/batches/{id}/items/{index}/revive", post(dead::revive))
+        .route("/v1/dead", get(dead::list))
+        .route("/v1/tasks", get(about::tasks))
+        .route("/v1/tasks/{name}", get(about::task))
+        .route("/v1/models", get(about::models))
+        .route("/v1/workers", get(about::workers))
+        .route("/metrics", get(health::metrics))
+        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_WITHIN))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&served), guard::guard));
+    Router::new()
+        .merge(guarded)
+        .route("/healthz", get(health::lives))
+        .route("/readyz", get(health::ready))
+        .route("/openapi.json", get(openapi::description))
+        .fallback(|| async { Problem::no_such_address() })
+        .method_not_allowed_fallback(|method: Method| async move { Problem::method_not_allowed(&method) })
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(CatchPanicLayer::custom(problem::panicked))
+        .layer(middleware::from_fn(log::log))
+        .with_state(served)
+}
+
+/// Where a batch stands, in one word: `open` (more items may come), `running`, `cancelling`, `complete` or `cancelled`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is explained above")]
+pub enum State {
+    Open,
+    Running,
+    Cancelling,
+    Complete,
+    Cancelled,
+}
+
+impl State {
+    /// The batch's state.
+    pub fn of(info: &BatchInfo) -> Self {
+        let progress = &info.progress;
+        match (progress.is_complete(), progress.cancelled) {
+            (true, false) => Self::Complete,
+            (true, true) => Self::Cancelled,
+            (false, true) => Self::Cancelling,
+            (false, false) if progress.total.is_none() => Self::Open,
+            (false, false) => Self::Running,
+        }
+    }
+
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Running => "running",
+            Self::Cancelling => "cancelling",
+            Self::Complete => "complete",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}

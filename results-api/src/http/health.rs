@@ -1,0 +1,98 @@
+//! Health: whether the process lives, whether it can do its work, and its numbers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use metrics::gauge;
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use serde_json::{Value, json};
+use tidemill_core::broker::{Health, Queue};
+use tidemill_core::task::Lane;
+
+use super::problem::Problem;
+use super::{Served, guard};
+
+/// A store that has not answered by then is away, as far as anybody who waits is concerned.
+const STORE_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+/// The same for the broker's queues.
+const BROKER_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+/// The queues whose depth is told, each with its name there.
+const QUEUES: [(Queue, &str); 6] = [
+    (Queue::Jobs(Lane::Cpu), "jobs.cpu"),
+    (Queue::Jobs(Lane::Vision), "jobs.vision"),
+    (Queue::Suspects(Lane::Cpu), "suspects.cpu"),
+    (Queue::Suspects(Lane::Vision), "suspects.vision"),
+    (Queue::Results, "results"),
+    (Queue::Dead, "dead"),
+];
+
+/// Times in seconds; a summary's quantiles could not be added up over several processes, a histogram's buckets can.
+const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+/// Makes this process count; once a process. The handle is for [`super::Api::metrics`].
+///
+/// # Errors
+/// [`BuildError`] where it counts already.
+pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
+    PrometheusBuilder::new().set_buckets(&SECONDS)?.install_recorder()
+}
+
+/// `GET /healthz`
+pub(super) async fn lives() -> Json<Value> {
+    Json(json!({ "lives": true }))
+}
+
+/// `GET /readyz`
+pub(super) async fn ready(State(served): State<Arc<Served>>, headers: HeaderMap) -> Response {
+    let store = tokio::time::timeout(STORE_ANSWERS_WITHIN, served.api.store.health()).await;
+    let store = store.unwrap_or_else(|_| Health::Away("it does not answer".into()));
+    let broker = served.api.broker.health();
+    let is_ready = broker == Health::Ready && store == Health::Ready;
+    // Reasons name hosts: they are for those who may call.
+    let tells = guard::check(&served.api.access, &headers).is_ok();
+    let body = json!({ "ready": is_ready, "broker": told(&broker, tells), "store": told(&store, tells) });
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(body)).into_response()
+}
+
+fn told(health: &Health, with_reason: bool) -> Value {
+    let (state, reason) = match health {
+        Health::Ready => ("ready", None),
+        Health::Blocked(reason) => ("blocked", Some(reason)),
+        Health::Away(reason) => ("away", Some(reason)),
+    };
+    match reason.filter(|_| with_reason) {
+        Some(reason) => json!({ "state": state, "reason": reason }),
+        None => json!({ "state": state }),
+    }
+}
+
+/// `GET /metrics`
+pub(super) async fn metrics(State(served): State<Arc<Served>>) -> Result<Response, Problem> {
+    let handle = served.api.metrics.as_ref().ok_or_else(|| {
+        Problem::not_found("no_metrics", "this process does not count; the results API of a cluster does")
+    })?;
+    measure_queues(&served).await;
+    handle.run_upkeep();
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], handle.render()).into_response())
+}
+
+/// Asked for when somebody looks, and not otherwise.
+async fn measure_queues(served: &Served) {
+    let measuring = async {
+        for (queue, name) in QUEUES {
+            match served.api.broker.depth(queue).await {
+                Ok(depth) => gauge!("tidemill_queue_depth", "queue" => name).set(depth as f64),
+                Err(error) => tracing::debug!(%error, name, "the depth of a queue is not known"),
+            }
+        }
+    };
+    if tokio::time::timeout(BROKER_ANSWERS_WITHIN, measuring).await.is_err() {
+        tracing::debug!("the broker does not tell how deep its queues are");
+    }
+}

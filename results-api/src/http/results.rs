@@ -1,0 +1,123 @@
+//! Results: outcomes as a stream that can be taken up again where it broke off.
+//!
+//! Lines: whoever asked for `from` and has received *n* lines goes on with `from` + *n*. A body that was cut short (no
+//! last chunk, in HTTP's words) is not the end. Events: each has as its id where to go on, and the last is `end`.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use serde::Deserialize;
+use tidemill_core::store::Order;
+
+use super::Served;
+use super::asked::{Asked, Id, Index};
+use super::problem::Problem;
+use super::pump::{Broken, Form, Pump, Running};
+
+/// Where a browser's EventSource says how far it came.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// What may be asked of a batch's results.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Reading {
+    order: Order,
+    from: u64,
+    limit: u64,
+    follow: bool,
+    names: bool,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self { order: Order::Input, from: 0, limit: u64::MAX, follow: true, names: false }
+    }
+}
+
+/// `GET /v1/batches/{id}/results`
+pub(super) async fn stream(
+    State(served): State<Arc<Served>>,
+    Id(batch): Id,
+    Asked(reading): Asked<Reading>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let form = form(&headers);
+    let resumed = if form == Form::Events { last_event_id(&headers)? } else { None };
+    let pump = Pump {
+        store: Arc::clone(&served.api.store),
+        batch,
+        order: reading.order,
+        next: resumed.unwrap_or(reading.from),
+        left: reading.limit,
+        follows: reading.follow,
+        has_names: reading.names,
+        form,
+        stop: served.stop.clone(),
+    };
+    let start = pump.next;
+    let (first, running) = pump.start().await?;
+    if resumed == Some(running.place()) && running.is_over() {
+        // By this, and nothing else, an EventSource learns that it need not come back.
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let media_type = match form {
+        Form::Lines => "application/x-ndjson",
+        Form::Events => "text/event-stream",
+    };
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(media_type)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        // Else nginx would gather what should flow.
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+        (HeaderName::from_static("tidemill-from"), start.into()),
+    ];
+    Ok((headers, body(first, running)).into_response())
+}
+
+/// The first piece and all that follow, each made when the one before has gone out.
+fn body(first: Bytes, running: Running) -> Body {
+    let first = (!first.is_empty()).then_some(first);
+    let rest = futures::stream::try_unfold(running, |mut running| async move {
+        match running.next().await {
+            Ok(piece) => Ok(piece.map(|piece| (piece, running))),
+            Err(broken) => {
+                tracing::debug!(%broken, "a stream of results breaks off");
+                Err(broken)
+            }
+        }
+    });
+    Body::from_stream(futures::stream::iter(first.map(Ok::<Bytes, Broken>)).chain(rest))
+}
+
+/// `GET /v1/batches/{id}/items/{index}`
+pub(super) async fn item(
+    State(served): State<Arc<Served>>,
+    Id(batch): Id,
+    Index(index): Index,
+) -> Result<Response, Problem> {
+    let mut line = Vec::new();
+    let rendered = served.api.store.render(&batch, Order::Input, index, 1, &mut line).await?;
+    if rendered.lines == 0 {
+        return Err(Problem::not_found("no_outcome", format!("item {index} of batch {batch} has no outcome")));
+    }
+    Ok(([(header::CONTENT_TYPE, "application/json")], line).into_response())
+}
+
+fn form(headers: &HeaderMap) -> Form {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let wants_events = accepted.flat_map(|value| value.split(',')).any(|kind| {
+        kind.split(';').next().map(str::trim).is_some_and(|kind| kind.eq_ignore_ascii_case("text/event-stream"))
+    });
+    if wants_events { Form::Events } else { Form::Lines }
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
+    let place = value.to_str().ok().and_then(|text| text.parse().ok());
+    place.map(Some).ok_or_else(|| Problem::bad_request("Last-Event-ID is not an id that this API has given"))
+}

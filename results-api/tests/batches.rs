@@ -1,0 +1,124 @@
+//! Batches over HTTP, as a program of another language would ask.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
+
+mod support;
+
+use std::sync::Arc;
+
+use serde_json::json;
+use support::Asking;
+use tidemill_core::broker::{Broker as _, Notice};
+use tidemill_core::outcome::Ending;
+use tidemill_core::store::Store as _;
+use tidemill_results_api::testing::{Server, dead, outcome};
+
+#[tokio::test]
+async fn a_batch_is_shown_with_where_it_stands_in_words_and_numbers() {
+    let server = Server::start().await;
+    let batch = server.batch(Some(4), 0..3).await;
+
+    let shown = server.get(&format!("/v1/batches/{batch}")).await.json(200);
+
+    assert_eq!(shown["batch"]["id"], batch.as_str());
+    assert_eq!(shown["batch"]["options"], json!({"expr": "10*x"}));
+    assert_eq!(
+        (&shown["state"], &shown["recorded"], &shown["progress"]["total"]),
+        (&"running".into(), &3.into(), &4.into())
+    );
+    assert_eq!(shown["statuses"], json!({"ok": 3, "failed": 0, "dead": 0, "cancelled": 0, "expired": 0}));
+    let info: tidemill_core::store::BatchInfo = serde_json::from_value(shown).unwrap();
+    assert_eq!(info.progress.recorded(), 3);
+}
+
+#[tokio::test]
+async fn the_list_has_the_newest_first_and_no_more_than_was_asked_for() {
+    let server = Server::start().await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(server.batch(None, []).await);
+    }
+
+    let listed = server.get("/v1/batches?limit=2").await.json(200);
+
+    let listed: Vec<&str> =
+        listed["batches"].as_array().unwrap().iter().map(|b| b["batch"]["id"].as_str().unwrap()).collect();
+    assert_eq!(listed, [ids[2].as_str(), ids[1].as_str()]);
+}
+
+#[tokio::test]
+async fn cancelling_is_recorded_and_announced_and_twice_is_once() {
+    let server = Server::start().await;
+    let batch = server.batch(Some(2), [0]).await;
+    let mut notices = server.broker.notices().await.unwrap();
+
+    for _ in 0..2 {
+        let shown = server.send("DELETE", &format!("/v1/batches/{batch}"), &[], "").await.json(200);
+        assert_eq!(shown["state"], "cancelling");
+    }
+
+    assert_eq!(notices.next().await, Some(Notice::Cancel(batch.clone())));
+    server.store.record(&batch, &[Arc::new(outcome(1, Ending::Cancelled))]).await.unwrap();
+    assert_eq!(server.get(&format!("/v1/batches/{batch}")).await.json(200)["state"], "cancelled");
+}
+
+#[tokio::test]
+async fn a_batch_that_is_complete_stays_so_when_it_is_cancelled() {
+    let server = Server::start().await;
+    let batch = server.batch(Some(1), [0]).await;
+    let shown = server.send("DELETE", &format!("/v1/batches/{batch}"), &[], "").await.json(200);
+    assert_eq!(shown["state"], "complete");
+}
+
+#[tokio::test]
+async fn what_the_broker_has_is_remembered_and_never_goes_back() {
+    let server = Server::start().await;
+    let batch = server.batch(None, []).await;
+    for before in [7, 3] {
+        let body = json!({ "before": before }).to_string();
+        let path = format!("/v1/batches/{batch}/accepted");
+        server.send("PUT", &path, &[("content-type", "application/json")], body).await.json(200);
+    }
+    assert_eq!(server.get(&format!("/v1/batches/{batch}")).await.json(200)["accepted"], 7);
+}
+
+#[tokio::test]
+async fn the_books_say_whether_they_balance() {
+    let server = Server::start().await;
+    let batch = server.batch(Some(3), [0, 2]).await;
+    let path = format!("/v1/batches/{batch}/verify");
+
+    let books = server.get(&path).await.json(200);
+    assert_eq!((&books["balanced"], &books["missing"]), (&false.into(), &1.into()));
+    assert_eq!(books["missing_first"], json!([[1, 2]]));
+
+    server.record(&batch, [1, 1]).await;
+    let books = server.get(&path).await.json(200);
+    assert_eq!((&books["balanced"], &books["duplicates"]), (&true.into(), &1.into()));
+}
+
+#[tokio::test]
+async fn dead_items_are_listed_and_revived_once() {
+    let server = Server::start().await;
+    let batch = server.batch(Some(2), [0]).await;
+    server.store.record(&batch, &[Arc::new(dead(1))]).await.unwrap();
+
+    let listed = server.get(&format!("/v1/dead?batch={batch}")).await.json(200);
+    assert_eq!((&listed["dead"][0]["index"], &listed["dead"][0]["failure"]["kind"]), (&1.into(), &"crash".into()));
+
+    for (index, is_revived) in [(1, true), (1, false), (0, false)] {
+        let path = format!("/v1/batches/{batch}/items/{index}/revive");
+        assert_eq!(server.send("POST", &path, &[], "").await.json(200)["revived"], is_revived);
+    }
+    assert_eq!(server.get("/v1/dead").await.json(200)["dead"], json!([]));
+}
+
+#[tokio::test]
+async fn tasks_models_and_workers_are_told() {
+    let server = Server::start().await;
+    assert_eq!(server.get("/v1/tasks").await.json(200)["tasks"].as_array().unwrap().len(), 2);
+    assert_eq!(server.get("/v1/tasks/time.sleep").await.json(200)["about"]["name"], "time.sleep");
+    let problem = server.get("/v1/tasks/time.slep").await.problem(404);
+    assert!(problem["detail"].as_str().unwrap().contains("did you mean time.sleep?"), "{problem}");
+    assert_eq!(server.get("/v1/models").await.json(200)["models"][0]["card"]["name"], "tiny");
+    assert_eq!(server.get("/v1/workers").await.json(200)["workers"], json!([]));
+}

@@ -1,0 +1,162 @@
+//! Manners: who may call, what is answered to nonsense, and what is told of health.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
+
+mod support;
+
+use serde_json::Value;
+use support::Asking;
+use tidemill_core::batch::BatchId;
+use tidemill_results_api::http::{Access, Api, ServeError, serve};
+use tidemill_results_api::testing::Server;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+fn with_token(api: Api) -> Api {
+    Api { access: Access { token: Some("a-secret".parse().unwrap()), is_open: false }, ..api }
+}
+
+#[tokio::test]
+async fn what_is_asked_wrongly_is_answered_with_what_was_wrong() {
+    let server = Server::start().await;
+    let unknown = BatchId::new();
+    for (path, status, kind, detail) in [
+        (format!("/v1/batches/{unknown}"), 404, "unknown_batch", format!("no batch {unknown} is known")),
+        (format!("/v1/batches/{unknown}/results"), 404, "unknown_batch", "may have expired".into()),
+        ("/v1/batches/a%2Fb".into(), 400, "bad_request", "is no batch id".into()),
+        ("/v1/batches?limit=many".into(), 400, "bad_request", "invalid digit".into()),
+        ("/v1/batches?limits=3".into(), 400, "bad_request", "unknown field `limits`".into()),
+        (format!("/v1/batches/{unknown}/results?order=random"), 400, "bad_request", "random".into()),
+        ("/v2/batches".into(), 404, "no_such_address", "openapi.json".into()),
+    ] {
+        let problem = server.get(&path).await.problem(status);
+        assert_eq!(problem["type"], format!("urn:tidemill:problem:{kind}"), "{path}");
+        assert!(problem["detail"].as_str().unwrap().contains(&detail), "{path}: {problem}");
+    }
+    server.send("PATCH", "/v1/batches", &[], "").await.problem(405);
+    let path = format!("/v1/batches/{unknown}/accepted");
+    server.send("PUT", &path, &[("content-type", "application/json")], "{\"after\":1}").await.problem(400);
+    server.send("PUT", &path, &[], "{\"before\":1}").await.problem(415);
+    let large = format!("{{\"before\":{}1}}", " ".repeat(2 << 20));
+    server.send("PUT", &path, &[("content-type", "application/json")], large).await.problem(413);
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_said_and_its_address_is_not() {
+    let server = Server::start().await;
+    let batch = server.batch(None, []).await;
+    server.store.set_away(true);
+
+    for path in [format!("/v1/batches/{batch}"), format!("/v1/batches/{batch}/results"), "/v1/workers".into()] {
+        let answer = server.get(&path).await;
+        let problem = answer.problem(503);
+        assert!(answer.headers.contains_key("retry-after"));
+        assert!(!problem.to_string().contains("secret-host"), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn with_a_token_only_who_presents_it_may_call() {
+    let server = Server::start_with(with_token).await;
+    for presented in [None, Some("Bearer another"), Some("Bearer a-secre"), Some("Basic a-secret"), Some("a-secret")] {
+        let headers: Vec<_> = presented.map(|value| ("authorization", value)).into_iter().collect();
+        let answer = server.send("GET", "/v1/batches", &headers, "").await;
+        answer.problem(401);
+        assert_eq!(answer.headers["www-authenticate"], "Bearer");
+    }
+    for presented in ["Bearer a-secret", "bearer a-secret"] {
+        server.send("GET", "/v1/batches", &[("authorization", presented)], "").await.json(200);
+    }
+    server.get("/healthz").await.json(200);
+}
+
+#[tokio::test]
+async fn without_a_token_a_page_in_a_browser_may_not_call() {
+    let server = Server::start().await;
+    let evil = [("host", "evil.example"), ("origin", "https://evil.example")];
+    for headers in [&evil[..1], &evil[1..], &[("origin", "null")]] {
+        server.send("GET", "/v1/batches", headers, "").await.problem(403);
+    }
+    server.send("GET", "/v1/batches", &[("host", "localhost:1"), ("origin", "http://localhost:1")], "").await.json(200);
+    server.send("GET", "/v1/batches", &[("host", "[::1]:8460")], "").await.json(200);
+}
+
+#[tokio::test]
+async fn without_a_token_it_does_not_listen_where_others_can_call() {
+    let server = Server::start().await;
+    let api = |access| Api {
+        store: server.store.clone(),
+        broker: server.broker.clone(),
+        catalogue: Default::default(),
+        metrics: None,
+        access,
+    };
+    let stop = CancellationToken::new();
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let error = serve(listener, api(Access::default()), stop.clone()).await.unwrap_err();
+    assert!(matches!(error, ServeError::Unguarded(_)));
+    assert!(error.to_string().contains("set api.token or api.token_file"), "{error}");
+
+    stop.cancel();
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    serve(listener, api(Access { token: None, is_open: true }), stop).await.unwrap();
+}
+
+#[tokio::test]
+async fn ready_says_who_is_away_and_tells_why_only_to_those_who_may_call() {
+    let server = Server::start_with(with_token).await;
+    assert_eq!(server.get("/readyz").await.json(200)["ready"], true);
+
+    server.store.set_away(true);
+
+    let told = server.get("/readyz").await.json(503);
+    assert_eq!((&told["store"]["state"], &told["broker"]["state"]), (&"away".into(), &"ready".into()));
+    assert_eq!(told["store"].get("reason"), None);
+    let told = server.send("GET", "/readyz", &[("authorization", "Bearer a-secret")], "").await.json(503);
+    assert_eq!(told["store"]["reason"], "secret-host:6379 refused the connection");
+}
+
+#[tokio::test]
+async fn numbers_are_told_in_the_words_of_prometheus() {
+    let handle = tidemill_results_api::http::install_metrics().unwrap();
+    let server = Server::start_with(|api| Api { metrics: Some(handle), ..api }).await;
+    server.get("/v1/batches").await.json(200);
+
+    let told = server.get("/metrics").await;
+    assert!(told.headers["content-type"].to_str().unwrap().starts_with("text/plain"));
+    let told = told.text();
+    for line in [
+        r#"tidemill_http_requests_total{route="/v1/batches",method="GET",status="200"} 1"#,
+        r#"tidemill_queue_depth{queue="jobs.cpu"} 0"#,
+    ] {
+        assert!(told.contains(line), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_has_an_id_its_own_or_ours() {
+    let server = Server::start().await;
+    let ours = server.get("/healthz").await.headers["x-request-id"].clone();
+    assert_eq!(ours.len(), 32);
+    let own = server.send("GET", "/healthz", &[("x-request-id", "abc-1")], "").await;
+    assert_eq!(own.headers["x-request-id"], "abc-1");
+    let bad = server.send("GET", "/healthz", &[("x-request-id", "a b")], "").await;
+    assert_ne!(bad.headers["x-request-id"], "a b");
+}
+
+#[tokio::test]
+async fn every_route_is_described() {
+    let server = Server::start().await;
+    let described = server.get("/openapi.json").await.json(200);
+    let source = include_str!("../src/http.rs");
+    let routes: Vec<&str> = source.split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert!(routes.len() > 10);
+    for (route, handlers) in routes.iter().zip(source.split(".route(\"").skip(1)) {
+        let handlers = handlers.lines().next().unwrap();
+        for method in ["get", "post", "put", "delete", "head"] {
+            let is_handled = handlers.contains(&format!("{method}("));
+            let is_described = described["paths"][*route].get(method).is_some_and(Value::is_object);
+            assert_eq!(is_handled, is_described, "{method} {route}");
+        }
+    }
+    assert_eq!(described["paths"].as_object().unwrap().len(), routes.len());
+}
