@@ -15,6 +15,8 @@ pub enum Exit {
     Usage = 2,
     /// The settings, or what is installed, do not allow it.
     Configuration = 3,
+    /// The cluster cannot be reached, or takes nothing.
+    Unreachable = 4,
     /// It finished, but some items did not end `ok`.
     NotAllOk = 5,
     /// It was interrupted.

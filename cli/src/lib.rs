@@ -2,20 +2,24 @@
 //!
 //! ```text
 //!  args ─▶ settings ─▶ ┬ run: words ─▶ producer ─▶ [broker ─▶ worker ─▶ collector ─▶ store] ─▶ printer
+//!                      ├ submit ─▶ producer ─▶ RabbitMQ ─▶ worker ─▶ RabbitMQ ─▶ results-api ─▶ Redis
 //!                      ├ tasks, models, doctor, completions
 //!                      └ handover ─▶ tidemill-vision, where a network is to run
 //! ```
 
 mod args;
+mod cluster;
 mod doctor;
 mod error;
 mod handover;
 mod models;
 mod out;
 mod printer;
+mod results_api;
 mod run;
 mod tasks;
 mod words;
+mod worker;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -82,6 +86,10 @@ fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
     }
     match args.command {
         Command::Run(run) => run::run(run, &args.shared, settings, vision),
+        Command::Submit(_) => Err(CliError::usage("submit is being built")),
+        Command::Worker(_) => worker::worker(settings, vision),
+        Command::ResultsApi(_) => results_api::results_api(settings),
+        Command::Health(health) => worker::health(&health),
         Command::Tasks(tasks) => tasks::tasks(&tasks, &register(settings, None)),
         Command::Models(models) => models::models(&models, &models_of(settings)),
         Command::Doctor if wants_settings => doctor::settings(&loaded),

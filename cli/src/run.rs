@@ -13,7 +13,7 @@ use tidemill_core::compute::Pool;
 use tidemill_core::nearest::{did_you_mean, nearest};
 use tidemill_core::outcome::{Outcome, Status};
 use tidemill_core::retry::RetryPolicy;
-use tidemill_core::settings::Settings;
+use tidemill_core::settings::{RetrySettings, Settings};
 use tidemill_core::store::{self, Progress, Store};
 use tidemill_core::task::{Engine, Hands, Job, Kind, Lane, Register, Tools, raw};
 use tidemill_producer::inputs::{Inputs, Source};
@@ -24,7 +24,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{Run, Shared};
+use crate::args::{Run, Shared, Work};
+use crate::cluster::own_name;
 use crate::error::{CliError, Exit};
 use crate::out::Out;
 use crate::printer::{Bar, Printer};
@@ -36,7 +37,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Runs a task over inputs.
 pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option<Vision>) -> Result<Exit, CliError> {
     let plain = crate::register(settings, None);
-    let (kind, job) = prepare(&run, &plain)?;
+    let (kind, job) = prepare(&run.work, &plain)?;
     let register = match (job.lane(), vision) {
         (Lane::Vision, None) => return Err(handover::hand_over(settings)),
         (Lane::Vision, Some(vision)) => {
@@ -46,10 +47,10 @@ pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option
         }
         (Lane::Cpu | Lane::Wait, _) => crate::register(settings, None),
     };
-    let sources = words::sources(&run, kind, &*job)?;
+    let sources = words::sources(&run.work, kind, &*job)?;
     let about = kind.about();
-    let out = match (&run.out, about.makes_files) {
-        (Some(folder), true) => Some(Out::open(folder, &run.inputs)?),
+    let out = match (&run.show.out, about.makes_files) {
+        (Some(folder), true) => Some(Out::open(folder, &run.work.inputs)?),
         (None, true) => {
             return Err(CliError::usage(format!("{} makes files, and nothing says where to put them", about.name))
                 .hint("name a folder with --out DIR"));
@@ -76,19 +77,19 @@ pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option
 }
 
 /// Finds the task and makes its options ready.
-fn prepare<'a>(run: &Run, register: &'a Register) -> Result<(&'a dyn Kind, Arc<dyn Job>), CliError> {
-    let kind = register.find(&run.task).map_err(|unknown| {
+pub(crate) fn prepare<'a>(work: &Work, register: &'a Register) -> Result<(&'a dyn Kind, Arc<dyn Job>), CliError> {
+    let kind = register.find(&work.task).map_err(|unknown| {
         CliError::usage(format!("{unknown}{}", did_you_mean(&unknown.nearest))).hint("`tidemill tasks` lists them")
     })?;
-    let options: Map<String, Value> = run.options.iter().cloned().collect();
+    let options: Map<String, Value> = work.options.iter().cloned().collect();
     let job = kind.prepare(&raw(&options)).map_err(|invalid| {
         let known = kind.schemas().options;
         let known = known.get("properties").and_then(Value::as_object);
         let known: Vec<&str> = known.into_iter().flat_map(Map::keys).map(String::as_str).collect();
         let unknown = options.keys().find(|key| !known.contains(&key.as_str()));
         let near = unknown.map(|key| did_you_mean(&nearest(key, known.iter().copied()))).unwrap_or_default();
-        CliError::usage(format!("options of {}: {invalid}{near}", run.task))
-            .hint(format!("`tidemill tasks {}` shows its options", run.task))
+        CliError::usage(format!("options of {}: {invalid}{near}", work.task))
+            .hint(format!("`tidemill tasks {}` shows its options", work.task))
     })?;
     Ok((kind, job))
 }
@@ -117,11 +118,7 @@ impl Mill {
         let limits = FetchLimits { max_bytes: settings.fetch.max_bytes, timeout: settings.fetch.timeout };
         let blobs = out.as_ref().map_or_else(|| Ok(Blobs::without_store(limits)), |out| out.blobs(limits))?;
         let broker: Arc<dyn Broker> = Arc::new(broker::embedded::Embedded::new(settings.broker.queue_bytes));
-        let chunk = &settings.chunk;
-        let cut = match run.chunk {
-            Some(items) => Cut::fixed(items as usize, chunk.max_bytes),
-            None => Cut::by_cost(job.cost(), chunk.target, chunk.max_items, chunk.max_bytes, pool.threads()),
-        };
+        let cut = cut_of(&run.work, settings, job, pool.threads());
         let setup = Setup {
             name: settings.worker.name.clone().unwrap_or_else(own_name),
             lanes: vec![job.lane()],
@@ -141,19 +138,7 @@ impl Mill {
             heartbeat: None,
         };
         let tools = Tools { compute: pool, blobs: blobs.clone() };
-        let batch = Batch {
-            id: BatchId::new(),
-            task: run.task.clone(),
-            options: raw(&run.options.iter().cloned().collect::<Map<String, Value>>()),
-            retry: RetryPolicy {
-                attempts: settings.retry.attempts,
-                base: settings.retry.base,
-                max: settings.retry.max,
-            },
-            timeout: run.timeout.unwrap_or(settings.task.timeout),
-            priority: Priority::default(),
-            expires: None,
-        };
+        let batch = batch_of(&run.work, settings, BatchId::new());
         Ok(Self {
             batch: Arc::new(batch),
             worker: Worker::new(setup, Arc::clone(&broker), Arc::new(register), tools),
@@ -236,9 +221,9 @@ impl Mill {
         cancel: &CancellationToken,
     ) -> Result<Tally, CliError> {
         let mut tally = Tally::default();
-        let mut printer = Printer::new(run.format).map_err(fault)?;
-        let bar = Bar::new(&run.task, shared.quiet > 0);
-        let mut stream = Stream::new(Arc::clone(&self.store), self.batch.id.clone(), run.order.into(), 0);
+        let mut printer = Printer::new(run.show.format).map_err(fault)?;
+        let bar = Bar::new(&run.work.task, shared.quiet > 0);
+        let mut stream = Stream::new(Arc::clone(&self.store), self.batch.id.clone(), run.show.order.into(), 0);
         let mut tick = tokio::time::interval(TICK);
         loop {
             let page = tokio::select! {
@@ -365,9 +350,27 @@ fn end_at_once() {
     std::process::exit(i32::from(Exit::Interrupted as u8));
 }
 
-/// Host and process: what tells workers apart.
-fn own_name() -> String {
-    format!("{}-{}", gethostname::gethostname().to_string_lossy(), std::process::id())
+/// The batch that the arguments describe.
+pub(crate) fn batch_of(work: &Work, settings: &Settings, id: BatchId) -> Batch {
+    let RetrySettings { attempts, base, max } = settings.retry;
+    Batch {
+        id,
+        task: work.task.clone(),
+        options: raw(&work.options.iter().cloned().collect::<Map<String, Value>>()),
+        retry: RetryPolicy { attempts, base, max },
+        timeout: work.timeout.unwrap_or(settings.task.timeout),
+        priority: Priority::default(),
+        expires: None,
+    }
+}
+
+/// How its chunks are cut.
+pub(crate) fn cut_of(work: &Work, settings: &Settings, job: &dyn Job, cores: usize) -> Cut {
+    let chunk = &settings.chunk;
+    match work.chunk {
+        Some(items) => Cut::fixed(items as usize, chunk.max_bytes),
+        None => Cut::by_cost(job.cost(), chunk.target, chunk.max_items, chunk.max_bytes, cores),
+    }
 }
 
 fn fault(error: impl std::fmt::Display) -> CliError {

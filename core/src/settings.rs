@@ -175,7 +175,7 @@ pub struct ChunkSettings {
 }
 
 /// `[retry]`: how often, and how far apart.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "config/default.toml is the one description of each key")]
 pub struct RetrySettings {

@@ -218,7 +218,8 @@ impl World {
         };
         let span = Span { from: 0, seal_when_stopped: true };
         let inputs = Inputs::walk(vec![Source::Values(deeds.iter().map(raw).collect())]);
-        let produced = producer.produce(Arc::clone(batch), &*job, inputs, span, &CancellationToken::new()).await.unwrap();
+        let produced =
+            producer.produce(Arc::clone(batch), &*job, inputs, span, &CancellationToken::new()).await.unwrap();
         assert_eq!(produced, Produced { total: deeds.len() as u64, is_whole: true });
     }
 

@@ -44,6 +44,8 @@ pub struct Options {
     pub name: String,
     /// How long a message may wait for the broker before [`Broker::publish`] gives up; `None`: as long as it takes.
     pub patience: Option<Duration>,
+    /// How much work a consumer of [`Queue::Jobs`] may hold ahead, beyond its permits, where messages are short.
+    pub look_ahead: Option<Duration>,
 }
 
 impl std::fmt::Debug for Options {
@@ -58,6 +60,7 @@ impl std::fmt::Debug for Options {
 pub struct RabbitMq {
     topology: Topology,
     patience: Option<Duration>,
+    look_ahead: Option<Duration>,
     publishing: Arc<Link>,
     consuming: Arc<Link>,
 }
@@ -78,6 +81,7 @@ impl RabbitMq {
             consuming: link("consuming"),
             topology: topology.clone(),
             patience: options.patience,
+            look_ahead: options.look_ahead,
         })
     }
 

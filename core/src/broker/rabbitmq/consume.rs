@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
@@ -38,11 +40,12 @@ pub(super) async fn consume(
     let until = broker.patience.map(|patience| Instant::now() + patience);
     let live = broker.consuming.live(until).await?;
     let permits = permits.0.clamp(1, MOST);
+    let look_ahead = broker.look_ahead.filter(|_| matches!(queue, Queue::Jobs(_)));
     Ok(Box::new(Intake {
         broker: broker.clone(),
         queue,
         permits: Arc::new(Semaphore::new(permits)),
-        prefetch: u16::try_from(permits).unwrap_or(u16::MAX),
+        pace: Pace::new(permits, look_ahead),
         stop,
         subscription: None,
         first: Some(live),
@@ -54,7 +57,7 @@ struct Intake {
     broker: RabbitMq,
     queue: Queue,
     permits: Arc<Semaphore>,
-    prefetch: u16,
+    pace: Pace,
     stop: CancellationToken,
     subscription: Option<Subscription>,
     first: Option<Arc<Live>>,
@@ -65,7 +68,77 @@ struct Subscription {
     live: Arc<Live>,
     /// The most urgent first.
     queues: Vec<Consumer>,
+    channel: Channel,
     settler: mpsc::Sender<Settled>,
+    /// Consumers that were replaced, with what had come to them.
+    leftover: Vec<Consumer>,
+}
+
+impl Subscription {
+    /// Asks for more messages at a time: a consumer keeps the prefetch that it began with, so new ones take the places
+    /// of the old ones on the same channel. What was delivered stays ours.
+    async fn ask_for(&mut self, prefetch: u16) {
+        let asking = async {
+            self.channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+            for old in &mut self.queues {
+                let name = old.queue();
+                let (options, fields) = (BasicConsumeOptions::default(), FieldTable::default());
+                let fresh = self.channel.basic_consume(name, "".into(), options, fields).await?;
+                let old = std::mem::replace(old, fresh);
+                self.channel.basic_cancel(old.tag(), BasicCancelOptions::default()).await?;
+                self.leftover.push(old);
+            }
+            Ok::<(), lapin::Error>(())
+        };
+        if let Err(error) = asking.await {
+            // The channel is broken by it, which the next delivery shows.
+            tracing::debug!(error = why(&error), "cannot ask for more messages at a time");
+        }
+    }
+}
+
+/// How many messages are asked for at a time.
+#[derive(Debug)]
+struct Pace {
+    prefetch: u16,
+    look_ahead: Option<Duration>,
+    /// Messages handed out since, and how often none was free to be handed out: only a consumer that is short of
+    /// messages gains by more.
+    since: Instant,
+    count: u32,
+    short: u32,
+}
+
+impl Pace {
+    /// How long is counted.
+    const SPAN: Duration = Duration::from_millis(200);
+    /// No more, however short they are.
+    const MOST: u16 = 512;
+
+    fn new(permits: usize, look_ahead: Option<Duration>) -> Self {
+        let prefetch = u16::try_from(permits).unwrap_or(u16::MAX);
+        Self { prefetch, look_ahead, since: Instant::now(), count: 0, short: 0 }
+    }
+
+    /// Counts a message; gives how many more are asked for from now on. `free` is how many permits are left.
+    fn handed_out(&mut self, free: usize) -> Option<usize> {
+        let look_ahead = self.look_ahead?;
+        self.count += 1;
+        self.short += u32::from(free == 0);
+        let span = self.since.elapsed();
+        if span < Self::SPAN {
+            return None;
+        }
+        // As many as are done within the look-ahead at the pace of this span.
+        let done = f64::from(self.count) * look_ahead.as_secs_f64() / span.as_secs_f64();
+        let is_short = 2 * self.short > self.count;
+        (self.since, self.count, self.short) = (Instant::now(), 0, 0);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+        let wanted = done.clamp(0.0, f64::from(Self::MOST)) as u16;
+        let more = wanted.checked_sub(self.prefetch).filter(|_| is_short && wanted / 2 >= self.prefetch)?;
+        self.prefetch = wanted;
+        Some(usize::from(more))
+    }
 }
 
 #[async_trait]
@@ -74,8 +147,9 @@ impl Incoming<Delivery> for Intake {
         let stop = self.stop.clone();
         let next = stop.run_until_cancelled(self.take()).await;
         if next.is_none() {
-            // Closing the channel gives back what it had delivered and nobody was handed.
-            self.subscription = None;
+            if let Some(subscription) = self.subscription.take() {
+                subscription.give_back().await;
+            }
         }
         next
     }
@@ -86,17 +160,24 @@ impl Intake {
         loop {
             // Closed never: the semaphore is ours.
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { continue };
+            if let Some(more) = self.pace.handed_out(self.permits.available_permits()) {
+                tracing::debug!(queue = %self.queue, prefetch = self.pace.prefetch, "messages are short, asking for more at a time");
+                self.permits.add_permits(more);
+                if let Some(subscription) = &mut self.subscription {
+                    subscription.ask_for(self.pace.prefetch).await;
+                }
+            }
             let subscription = match &mut self.subscription {
                 Some(subscription) => subscription,
                 none => {
-                    let Some(fresh) = subscribe(&self.broker, self.queue, self.prefetch, self.first.take()).await
+                    let Some(fresh) = subscribe(&self.broker, self.queue, self.pace.prefetch, self.first.take()).await
                     else {
                         continue;
                     };
                     none.insert(fresh)
                 }
             };
-            let came = next_of(&mut subscription.queues, &subscription.live.broken).await;
+            let came = subscription.next().await;
             let Some(mut delivery) = came else {
                 self.subscription = None;
                 continue;
@@ -129,18 +210,41 @@ impl Intake {
     }
 }
 
-/// The next delivery, of the most urgent queue that has one; `None` when the subscription is over.
-async fn next_of(queues: &mut [Consumer], broken: &CancellationToken) -> Option<lapin::message::Delivery> {
-    let next = std::future::poll_fn(|context| {
-        for queue in queues.iter_mut() {
-            // An end, and an error, are the broker's way to say that this subscription is over.
-            if let std::task::Poll::Ready(came) = queue.poll_next_unpin(context) {
-                return std::task::Poll::Ready(came.and_then(Result::ok));
+impl Subscription {
+    /// Gives back what came and nobody was handed. What is still on its way goes back when the channel closes, with the
+    /// last delivery that somebody holds.
+    async fn give_back(self) {
+        let Self { mut queues, leftover, settler, .. } = self;
+        queues.extend(leftover);
+        for queue in &mut queues {
+            while let Some(Some(Ok(delivery))) = queue.next().now_or_never() {
+                drop(settler.send(Settled::GiveBack(delivery.delivery_tag)).await);
             }
         }
-        std::task::Poll::Pending
-    });
-    broken.run_until_cancelled(next).await.flatten()
+    }
+
+    /// The next delivery, of the most urgent queue that has one; `None` when the subscription is over.
+    async fn next(&mut self) -> Option<lapin::message::Delivery> {
+        let Self { queues, leftover, .. } = self;
+        let next = std::future::poll_fn(|context| {
+            while let Some(queue) = leftover.first_mut() {
+                match queue.poll_next_unpin(context) {
+                    Poll::Ready(Some(Ok(delivery))) => return Poll::Ready(Some(delivery)),
+                    // It is cancelled, so it ends.
+                    Poll::Ready(_) => drop(leftover.remove(0)),
+                    Poll::Pending => break,
+                }
+            }
+            for queue in queues.iter_mut() {
+                // An end, and an error, are the broker's way to say that this subscription is over.
+                if let Poll::Ready(came) = queue.poll_next_unpin(context) {
+                    return Poll::Ready(came.and_then(Result::ok));
+                }
+            }
+            Poll::Pending
+        });
+        self.live.broken.run_until_cancelled(next).await.flatten()
+    }
 }
 
 /// Subscribes over the connection there is; `None` where that breaks meanwhile.
@@ -187,8 +291,8 @@ async fn open(broker: &RabbitMq, queue: Queue, prefetch: u16, live: &Arc<Live>) 
         }
     }
     let (settler, settled) = mpsc::channel(usize::from(prefetch).max(64));
-    tokio::spawn(settle_all(channel, settled, Arc::clone(live)));
-    Ok(Subscription { live: Arc::clone(live), queues, settler })
+    tokio::spawn(settle_all(channel.clone(), settled, Arc::clone(live)));
+    Ok(Subscription { live: Arc::clone(live), queues, channel, settler, leftover: Vec::new() })
 }
 
 /// Gives urgent work that waits already the time to arrive, so that nothing overtakes it. Only the queue's length is

@@ -18,7 +18,14 @@ struct Sandbox {
 }
 
 fn options(server: &Rabbit) -> Options {
-    Options { url: server.url(), password: None, prefix: unique(), name: "test".into(), patience: None }
+    Options {
+        url: server.url(),
+        password: None,
+        prefix: unique(),
+        name: "test".into(),
+        patience: None,
+        look_ahead: None,
+    }
 }
 
 async fn sandbox() -> Option<Sandbox> {
@@ -78,6 +85,7 @@ async fn nobody_there_is_unreachable_once_patience_is_over() {
         prefix: unique(),
         name: "test".into(),
         patience: Some(Duration::from_millis(200)),
+        look_ahead: None,
     };
     let broker = RabbitMq::connect(options).unwrap();
 
