@@ -1,6 +1,7 @@
 //! The arguments. The doc comments are the help.
 
 mod cluster;
+mod roles;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,8 +10,10 @@ use clap::{Args as ClapArgs, CommandFactory as _, Parser, Subcommand, ValueEnum}
 use clap_complete::Shell;
 use tidemill_core::settings::parse_duration;
 use tidemill_core::store::Order;
+use tidemill_core::task::Lane;
 
 pub(crate) use self::cluster::{Cancel, Dead, DeadCommand, ItemName, Results, Status, Verify, Workers};
+pub(crate) use self::roles::{Health, ResultsApi, Submit, WorkerArgs};
 use crate::error::Exit;
 
 /// Run a task over many inputs, on every core and GPU, and get every outcome once and in order
@@ -54,6 +57,12 @@ pub(crate) enum Command {
     /// Nothing else is needed: broker, worker and store live inside the command.
     #[command(after_help = RUN_EXAMPLES)]
     Run(Run),
+    /// Send a task with its inputs to the cluster
+    ///
+    /// It prints the batch's id once the broker has everything on disk. With --wait it prints the outcomes too, as `run`
+    /// does; Ctrl-C then only stops the waiting.
+    #[command(after_help = roles::SUBMIT_EXAMPLES)]
+    Submit(Submit),
     /// Show the batches of the cluster, or how far one has come
     Status(Status),
     /// Print the outcomes of a batch
@@ -79,6 +88,13 @@ pub(crate) enum Command {
     Tasks(Tasks),
     /// List the models, or show one
     Models(ModelsArgs),
+    /// Work for the cluster: take chunks from RabbitMQ, run them, send back the outcomes
+    Worker(WorkerArgs),
+    /// Collect outcomes from RabbitMQ into Redis, and serve them over HTTP
+    ResultsApi(ResultsApi),
+    /// Ask a role whether it is ready; for health checks of containers
+    #[command(hide = true)]
+    Health(Health),
     /// Say what is installed, what is missing, and how to mend it
     ///
     /// With --config and no file it prints the settings in force instead, and where each comes from.
@@ -102,9 +118,9 @@ Examples:
   tidemill run image.transform photos/ -o steps='[{\"blur\":15},{\"thumbnail\":[1200,1200]}]' --out small
   printf '\"a.jpg\"\\n\"b.jpg\"\\n' | tidemill run vision.classify -";
 
-/// `run`.
+/// What is to be done: the task, its options, its inputs.
 #[derive(Debug, ClapArgs)]
-pub(crate) struct Run {
+pub(crate) struct Work {
     /// The task, such as image.transform; `tidemill tasks` lists them
     pub(crate) task: String,
     /// Inputs: files, folders (with all that is in them), globs, URLs; values; or - for NDJSON on standard input
@@ -119,18 +135,6 @@ pub(crate) struct Run {
     /// An option of the task; the value is JSON, else a string
     #[arg(short, long = "option", value_name = "KEY=VALUE", value_parser = parse_option)]
     pub(crate) options: Vec<(String, serde_json::Value)>,
-    /// In which order outcomes are printed: as the inputs came, or as they were finished
-    #[arg(long, value_name = "ORDER", value_enum, default_value_t)]
-    pub(crate) order: OrderArg,
-    /// How outcomes are printed; by default a table on a terminal, ndjson elsewhere
-    #[arg(long, value_name = "FORMAT", value_enum)]
-    pub(crate) format: Option<Format>,
-    /// The folder for produced files; names and folders of the inputs are kept
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: Option<PathBuf>,
-    /// Computing threads; by default one for each core
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "How it is run")]
-    pub(crate) workers: Option<u16>,
     /// Items that travel together; by default as many as make a good piece of work
     #[arg(long, value_name = "ITEMS", value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "How it is run")]
     pub(crate) chunk: Option<u32>,
@@ -140,6 +144,32 @@ pub(crate) struct Run {
     /// How long one attempt of one item may take, such as 30s
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout, help_heading = "How it is run")]
     pub(crate) timeout: Option<Duration>,
+}
+
+/// How outcomes are shown.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Show {
+    /// In which order outcomes are printed: as the inputs came, or as they were finished
+    #[arg(long, value_name = "ORDER", value_enum, default_value_t)]
+    pub(crate) order: OrderArg,
+    /// How outcomes are printed; by default a table on a terminal, ndjson elsewhere
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub(crate) format: Option<Format>,
+    /// The folder for produced files; names and folders of the inputs are kept
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// `run`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) work: Work,
+    #[command(flatten)]
+    pub(crate) show: Show,
+    /// Computing threads; by default one for each core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "How it is run")]
+    pub(crate) workers: Option<u16>,
     /// Where networks run: auto, cpu, cuda, cuda:N
     #[arg(long, value_name = "DEVICE", help_heading = "How it is run")]
     pub(crate) device: Option<String>,
@@ -211,19 +241,37 @@ impl Args {
             (_, 2) => set("log.level", "debug".into()),
             (_, 3..) => set("log.level", "trace".into()),
         }
-        if let Command::Run(run) = &self.command {
-            let flags = [
+        let attempts = |work: &Work| work.retries.map(|retries| retries.saturating_add(1).to_string());
+        let flags = match &self.command {
+            Command::Run(run) => vec![
                 ("worker.threads", run.workers.map(|threads| threads.to_string())),
-                ("retry.attempts", run.retries.map(|retries| retries.saturating_add(1).to_string())),
+                ("retry.attempts", attempts(&run.work)),
                 ("vision.device", run.device.clone()),
                 ("vision.precision", run.precision.clone()),
-            ];
-            for (key, value) in flags {
-                value.into_iter().for_each(|value| set(key, value));
-            }
+            ],
+            Command::Submit(submit) => vec![("retry.attempts", attempts(&submit.work))],
+            Command::Worker(worker) => vec![
+                ("worker.threads", worker.threads.map(|threads| threads.to_string())),
+                ("worker.lanes", lanes(&worker.lanes)),
+                ("worker.name", worker.name.clone()),
+                ("worker.listen", worker.listen.map(|address| address.to_string())),
+                ("vision.device", worker.device.clone()),
+                ("vision.precision", worker.precision.clone()),
+            ],
+            Command::ResultsApi(api) => vec![("api.listen", api.listen.map(|address| address.to_string()))],
+            _ => Vec::new(),
+        };
+        for (key, value) in flags {
+            value.into_iter().for_each(|value| set(key, value));
         }
         overrides
     }
+}
+
+/// As the settings take them.
+fn lanes(lanes: &[Lane]) -> Option<String> {
+    let names: Vec<&str> = lanes.iter().map(|lane| lane.as_str()).collect();
+    (!names.is_empty()).then(|| names.join(","))
 }
 
 /// Prints what the shell asks for.

@@ -15,7 +15,7 @@ pub enum Exit {
     Usage = 2,
     /// The settings, or what is installed, do not allow it.
     Configuration = 3,
-    /// The cluster, or a part of it, cannot be reached.
+    /// The cluster cannot be reached, or takes nothing.
     Unreachable = 4,
     /// It finished, but some items did not end `ok`, or have not ended.
     NotAllOk = 5,

@@ -3,6 +3,7 @@
 //! ```text
 //!  args ─▶ settings ─▶ ┬ run: words ─▶ producer ─▶ [broker ─▶ worker ─▶ collector ─▶ store] ─▶ printer
 //!                      ├ status, results, cancel, verify, dead, workers: client ─▶ results API
+//!                      ├ submit ─▶ producer ─▶ RabbitMQ ─▶ worker ─▶ RabbitMQ ─▶ results-api ─▶ Redis
 //!                      ├ tasks, models, doctor, completions
 //!                      └ handover ─▶ tidemill-vision, where a network is to run
 //! ```
@@ -10,6 +11,7 @@
 mod args;
 mod cancel;
 mod client;
+mod cluster;
 mod columns;
 mod dead;
 mod doctor;
@@ -23,11 +25,13 @@ mod models;
 mod out;
 mod printer;
 mod results;
+mod results_api;
 mod run;
 mod status;
 mod tasks;
 mod verify;
 mod words;
+mod worker;
 mod workers;
 
 use std::io::Write as _;
@@ -101,6 +105,10 @@ fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
         Command::Verify(verify) => verify::verify(&verify, settings),
         Command::Dead(dead) => dead::dead(&dead, settings),
         Command::Workers(workers) => workers::workers(&workers, settings),
+        Command::Submit(_) => Err(CliError::usage("submit is being built")),
+        Command::Worker(_) => worker::worker(settings, vision),
+        Command::ResultsApi(_) => results_api::results_api(settings),
+        Command::Health(health) => worker::health(&health),
         Command::Tasks(tasks) => tasks::tasks(&tasks, &register(settings, None)),
         Command::Models(models) => models::models(&models, &models_of(settings)),
         Command::Doctor if wants_settings => doctor::settings(&loaded),

@@ -13,8 +13,7 @@ use crate::tasks::{pretty, print};
 pub(crate) fn models(args: &ModelsArgs, models: &Models) -> Result<Exit, CliError> {
     let cards = Card::list(&models.folders);
     let Some(name) = &args.model else {
-        let as_json = || cards.values().flatten().map(as_json).collect::<Value>();
-        return print(&if args.json { pretty(&as_json()) } else { listed(models, &cards) });
+        return print(&if args.json { pretty(&values(models).into()) } else { listed(models, &cards) });
     };
     match cards.get(name) {
         Some(Ok(card)) => print(&if args.json { pretty(&as_json(card)) } else { shown(card) }),
@@ -24,6 +23,11 @@ pub(crate) fn models(args: &ModelsArgs, models: &Models) -> Result<Exit, CliErro
             Err(CliError::usage(format!("no model is called {name:?}{near}")).hint("`tidemill models` lists them"))
         }
     }
+}
+
+/// Every model that can be used, as JSON.
+pub(crate) fn values(models: &Models) -> Vec<Value> {
+    Card::list(&models.folders).values().flatten().map(as_json).collect()
 }
 
 fn as_json(card: &Card) -> Value {

@@ -13,17 +13,19 @@ use tidemill_core::compute::Pool;
 use tidemill_core::nearest::{did_you_mean, nearest};
 use tidemill_core::outcome::{Outcome, Status};
 use tidemill_core::retry::RetryPolicy;
-use tidemill_core::settings::Settings;
+use tidemill_core::settings::{RetrySettings, Settings};
 use tidemill_core::store::{self, Progress, Store};
 use tidemill_core::task::{Engine, Hands, Job, Kind, Lane, Register, Tools, raw};
 use tidemill_producer::inputs::{Inputs, Source};
-use tidemill_producer::{Cut, Produced, Producer, Window};
+use tidemill_producer::{Cut, Produced, Producer, Span, UnderWay, Window};
 use tidemill_results_api::{Stream, collect};
 use tidemill_worker::{Setup, Worker};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{Run, Shared};
+use crate::args::{Run, Shared, Work};
+use crate::cluster::own_name;
 use crate::error::{CliError, Exit};
 use crate::out::Out;
 use crate::printer::{Bar, Printer};
@@ -35,7 +37,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Runs a task over inputs.
 pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option<Vision>) -> Result<Exit, CliError> {
     let plain = crate::register(settings, None);
-    let (kind, job) = prepare(&run, &plain)?;
+    let (kind, job) = prepare(&run.work, &plain)?;
     let register = match (job.lane(), vision) {
         (Lane::Vision, None) => return Err(handover::hand_over(settings)),
         (Lane::Vision, Some(vision)) => {
@@ -43,12 +45,12 @@ pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option
                 .map_err(|error| CliError::new(Exit::Configuration, format!("cannot run networks: {error}")))?;
             crate::register(settings, Some(engine))
         }
-        (Lane::Cpu, _) => crate::register(settings, None),
+        (Lane::Cpu | Lane::Wait, _) => crate::register(settings, None),
     };
-    let sources = words::sources(&run, kind, &*job)?;
+    let sources = words::sources(&run.work, kind, &*job)?;
     let about = kind.about();
-    let out = match (&run.out, about.makes_files) {
-        (Some(folder), true) => Some(Out::open(folder, &run.inputs)?),
+    let out = match (&run.show.out, about.makes_files) {
+        (Some(folder), true) => Some(Out::open(folder, &run.work.inputs)?),
         (None, true) => {
             return Err(CliError::usage(format!("{} makes files, and nothing says where to put them", about.name))
                 .hint("name a folder with --out DIR"));
@@ -64,7 +66,10 @@ pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option
         .enable_all()
         .build()
         .map_err(|error| CliError::new(Exit::Fault, format!("cannot start the runtime: {error}")))?;
-    let mill = Mill::new(&run, settings, register, &*job, out)?;
+    let mill = {
+        let _inside = runtime.enter();
+        Mill::new(&run, settings, register, &*job, out)?
+    };
     let exit = runtime.block_on(mill.grind(&run, shared, &*job, sources));
     // Threads that block (a terminal that is read from, an item over its timeout) are not waited for.
     runtime.shutdown_background();
@@ -72,19 +77,19 @@ pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option
 }
 
 /// Finds the task and makes its options ready.
-fn prepare<'a>(run: &Run, register: &'a Register) -> Result<(&'a dyn Kind, Arc<dyn Job>), CliError> {
-    let kind = register.find(&run.task).map_err(|unknown| {
+pub(crate) fn prepare<'a>(work: &Work, register: &'a Register) -> Result<(&'a dyn Kind, Arc<dyn Job>), CliError> {
+    let kind = register.find(&work.task).map_err(|unknown| {
         CliError::usage(format!("{unknown}{}", did_you_mean(&unknown.nearest))).hint("`tidemill tasks` lists them")
     })?;
-    let options: Map<String, Value> = run.options.iter().cloned().collect();
+    let options: Map<String, Value> = work.options.iter().cloned().collect();
     let job = kind.prepare(&raw(&options)).map_err(|invalid| {
         let known = kind.schemas().options;
         let known = known.get("properties").and_then(Value::as_object);
         let known: Vec<&str> = known.into_iter().flat_map(Map::keys).map(String::as_str).collect();
         let unknown = options.keys().find(|key| !known.contains(&key.as_str()));
         let near = unknown.map(|key| did_you_mean(&nearest(key, known.iter().copied()))).unwrap_or_default();
-        CliError::usage(format!("options of {}: {invalid}{near}", run.task))
-            .hint(format!("`tidemill tasks {}` shows its options", run.task))
+        CliError::usage(format!("options of {}: {invalid}{near}", work.task))
+            .hint(format!("`tidemill tasks {}` shows its options", work.task))
     })?;
     Ok((kind, job))
 }
@@ -113,31 +118,27 @@ impl Mill {
         let limits = FetchLimits { max_bytes: settings.fetch.max_bytes, timeout: settings.fetch.timeout };
         let blobs = out.as_ref().map_or_else(|| Ok(Blobs::without_store(limits)), |out| out.blobs(limits))?;
         let broker: Arc<dyn Broker> = Arc::new(broker::embedded::Embedded::new(settings.broker.queue_bytes));
-        let chunk = &settings.chunk;
-        let cut = match run.chunk {
-            Some(items) => Cut::fixed(items as usize, chunk.max_bytes),
-            None => Cut::by_cost(job.cost(), chunk.target, chunk.max_items, chunk.max_bytes, pool.threads()),
-        };
+        let cut = cut_of(&run.work, settings, job, pool.threads());
         let setup = Setup {
             name: settings.worker.name.clone().unwrap_or_else(own_name),
             lanes: vec![job.lane()],
-            permits: permits(job.engine(), pool.threads(), settings.worker.waiting.div_ceil(cut.max_items)),
+            permits: match job.engine() {
+                // One runs, one is ready when it ends.
+                Engine::Compute => |_, setup| 2 * setup.threads,
+                Engine::Wait(_) => |_, setup| setup.waiting,
+            },
+            threads: pool.threads(),
+            waiting: match job.engine() {
+                Engine::Wait(Hands::PerCore(hands)) => hands * pool.threads(),
+                _ => settings.worker.waiting.div_ceil(cut.max_items),
+            },
             grace: settings.worker.grace,
+            stuck_after: settings.worker.stuck_after,
+            isolation: None,
+            heartbeat: None,
         };
         let tools = Tools { compute: pool, blobs: blobs.clone() };
-        let batch = Batch {
-            id: BatchId::new(),
-            task: run.task.clone(),
-            options: raw(&run.options.iter().cloned().collect::<Map<String, Value>>()),
-            retry: RetryPolicy {
-                attempts: settings.retry.attempts,
-                base: settings.retry.base,
-                max: settings.retry.max,
-            },
-            timeout: run.timeout.unwrap_or(settings.task.timeout),
-            priority: Priority::default(),
-            expires: None,
-        };
+        let batch = batch_of(&run.work, settings, BatchId::new());
         Ok(Self {
             batch: Arc::new(batch),
             worker: Worker::new(setup, Arc::clone(&broker), Arc::new(register), tools),
@@ -161,7 +162,8 @@ impl Mill {
         let started = Instant::now();
         let cancel = CancellationToken::new();
         let stop = CancellationToken::new();
-        let worker = tokio::spawn(self.worker.clone().run(stop.clone()));
+        let working = self.worker.clone().run(stop.clone());
+        let worker = tokio::spawn(async { working.await.map(drop) });
         let collector = tokio::spawn({
             let (broker, store, stop) = (Arc::clone(&self.broker), Arc::clone(&self.store), stop.clone());
             let window = Arc::clone(&self.window);
@@ -178,13 +180,22 @@ impl Mill {
             self.batch.id.clone(),
             self.out.as_ref().map(Out::staging),
         ));
-        // Opened before anybody reads of it; the producer opens it once more, which changes nothing.
+        // Opened before anybody reads of it; the producer's word opens it once more, which changes nothing.
         self.store.open(&self.batch).await.map_err(fault)?;
 
         let mut out = self.out.take();
         let (produced, tally) = {
-            let producer = Producer { broker: &*self.broker, store: &*self.store, cut: self.cut, window: &self.window };
-            let producing = producer.produce(Arc::clone(&self.batch), job, Inputs::walk(sources), &cancel);
+            let producer = Producer {
+                broker: &*self.broker,
+                cut: self.cut,
+                window: Some(&self.window),
+                // Memory takes everything at once; the window is what bounds it.
+                under_way: UnderWay { messages: 4, bytes: u64::MAX },
+                ready: None,
+                accepted: watch::Sender::new(0),
+            };
+            let span = Span { from: 0, seal_when_stopped: true };
+            let producing = producer.produce(Arc::clone(&self.batch), job, Inputs::walk(sources), span, &cancel);
             let reading = self.read(run, shared, out.as_mut(), &cancel);
             // Each waits for the other; where one fails, the other would wait for ever.
             tokio::try_join!(async { producing.await.map_err(fault) }, reading)?
@@ -210,9 +221,9 @@ impl Mill {
         cancel: &CancellationToken,
     ) -> Result<Tally, CliError> {
         let mut tally = Tally::default();
-        let mut printer = Printer::new(run.format).map_err(fault)?;
-        let bar = Bar::new(&run.task, shared.quiet > 0);
-        let mut stream = Stream::new(Arc::clone(&self.store), self.batch.id.clone(), run.order.into(), 0);
+        let mut printer = Printer::new(run.show.format).map_err(fault)?;
+        let bar = Bar::new(&run.work.task, shared.quiet > 0);
+        let mut stream = Stream::new(Arc::clone(&self.store), self.batch.id.clone(), run.show.order.into(), 0);
         let mut tick = tokio::time::interval(TICK);
         loop {
             let page = tokio::select! {
@@ -339,19 +350,27 @@ fn end_at_once() {
     std::process::exit(i32::from(Exit::Interrupted as u8));
 }
 
-/// How many deliveries one worker may hold.
-fn permits(engine: Engine, threads: usize, waiting: usize) -> usize {
-    match engine {
-        // One runs, one is ready when it ends.
-        Engine::Compute => 2 * threads,
-        Engine::Wait(Hands::Many) => waiting,
-        Engine::Wait(Hands::PerCore(hands)) => hands * threads,
+/// The batch that the arguments describe.
+pub(crate) fn batch_of(work: &Work, settings: &Settings, id: BatchId) -> Batch {
+    let RetrySettings { attempts, base, max } = settings.retry;
+    Batch {
+        id,
+        task: work.task.clone(),
+        options: raw(&work.options.iter().cloned().collect::<Map<String, Value>>()),
+        retry: RetryPolicy { attempts, base, max },
+        timeout: work.timeout.unwrap_or(settings.task.timeout),
+        priority: Priority::default(),
+        expires: None,
     }
 }
 
-/// Host and process: what tells workers apart.
-fn own_name() -> String {
-    format!("{}-{}", gethostname::gethostname().to_string_lossy(), std::process::id())
+/// How its chunks are cut.
+pub(crate) fn cut_of(work: &Work, settings: &Settings, job: &dyn Job, cores: usize) -> Cut {
+    let chunk = &settings.chunk;
+    match work.chunk {
+        Some(items) => Cut::fixed(items as usize, chunk.max_bytes),
+        None => Cut::by_cost(job.cost(), chunk.target, chunk.max_items, chunk.max_bytes, cores),
+    }
 }
 
 fn fault(error: impl std::fmt::Display) -> CliError {

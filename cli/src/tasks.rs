@@ -20,7 +20,7 @@ pub(crate) fn tasks(args: &Tasks, register: &Register) -> Result<Exit, CliError>
             })?;
             if args.json { pretty(&as_json(kind)) } else { shown(kind) }
         }
-        None if args.json => pretty(&register.iter().map(as_json).collect()),
+        None if args.json => pretty(&values(register).into()),
         None => listed(register),
     };
     print(&text)
@@ -39,6 +39,11 @@ pub(crate) fn print(text: &str) -> Result<Exit, CliError> {
 /// JSON for people's eyes too.
 pub(crate) fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
+}
+
+/// Every task, as JSON.
+pub(crate) fn values(register: &Register) -> Vec<Value> {
+    register.iter().map(as_json).collect()
 }
 
 fn as_json(kind: &dyn Kind) -> Value {

@@ -7,24 +7,24 @@ use tidemill_core::nearest::{did_you_mean, nearest};
 use tidemill_core::task::{About, Arguments, Job, Kind, raw};
 use tidemill_producer::inputs::{Place, PlaceError, Source};
 
-use crate::args::Run;
+use crate::args::Work;
 use crate::error::CliError;
 
 /// Finds every source that the arguments name, so that a misspelt one is an error before anything runs.
-pub(crate) fn sources(run: &Run, kind: &dyn Kind, job: &dyn Job) -> Result<Vec<Source>, CliError> {
+pub(crate) fn sources(work: &Work, kind: &dyn Kind, job: &dyn Job) -> Result<Vec<Source>, CliError> {
     let about = kind.about();
-    let folders = run.inputs.iter().filter(|word| Path::new(word).is_dir()).count();
+    let folders = work.inputs.iter().filter(|word| Path::new(word).is_dir()).count();
     let mut sources = Vec::new();
-    for word in &run.inputs {
+    for word in &work.inputs {
         sources.push(match word.as_str() {
             "-" => lines("standard input", Box::new(std::io::stdin()), &about),
             word => source(word, kind, &about, folders > 1)?,
         });
     }
-    if let Some((from, to)) = run.range {
+    if let Some((from, to)) = work.range {
         sources.push(Source::Range(from, to));
     }
-    for path in &run.items {
+    for path in &work.items {
         let file: Box<dyn std::io::Read + Send> = if path == Path::new("-") {
             Box::new(std::io::stdin())
         } else {

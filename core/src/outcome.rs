@@ -218,7 +218,8 @@ impl Line<'_> {
 
 /// Milliseconds to the microsecond, which is as fine as these clocks deserve.
 fn write_millis(duration: Duration, text: &mut Vec<u8>) {
-    let micros = duration.as_micros();
+    // 64 bits hold half a million years; 128 are divided by a call.
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     text.extend_from_slice(itoa::Buffer::new().format(micros / 1000).as_bytes());
     let rest = micros % 1000;
     if rest > 0 {
@@ -230,7 +231,8 @@ fn write_millis(duration: Duration, text: &mut Vec<u8>) {
 
 /// A line has no line breaks in it, whatever white space somebody put into an input.
 fn write_raw(json: &RawValue, text: &mut Vec<u8>) {
-    if json.get().contains(['\n', '\r']) {
+    // Bytes, not characters: a search that decodes showed in the profile of a million cheap items.
+    if json.get().bytes().any(|byte| matches!(byte, b'\n' | b'\r')) {
         write_json(&serde_json::from_str::<serde_json::Value>(json.get()).unwrap_or_default(), text);
     } else {
         text.extend_from_slice(json.get().as_bytes());

@@ -72,6 +72,8 @@ pub struct BrokerSettings {
     #[serde(deserialize_with = "values::optional")]
     pub password: Option<Secret>,
     pub prefix: String,
+    #[serde(deserialize_with = "values::duration")]
+    pub look_ahead: Duration,
     #[serde(deserialize_with = "values::size")]
     pub queue_bytes: u64,
 }
@@ -173,7 +175,7 @@ pub struct ChunkSettings {
 }
 
 /// `[retry]`: how often, and how far apart.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "config/default.toml is the one description of each key")]
 pub struct RetrySettings {

@@ -315,6 +315,9 @@ pub enum StoreErrorKind {
     Conflict,
     /// It was there and was let go.
     Forgotten,
+    /// The store answers and will not: credentials, rights, a version, or what it holds is not ours. Trying again is of
+    /// no use; the reason says what to do.
+    Refused,
 }
 
 impl StoreError {

@@ -25,15 +25,22 @@ use crate::failure::Failure;
 pub enum Lane {
     /// Work for any machine.
     Cpu,
+    /// Work for any machine that keeps none busy: it waits, thousands at a time ([`Hands::Many`]). In a queue with work
+    /// that computes, it would have to wait for that.
+    Wait,
     /// Work that needs the network engine (libtorch).
     Vision,
 }
 
 impl Lane {
+    /// Every lane.
+    pub const ALL: [Self; 3] = [Self::Cpu, Self::Wait, Self::Vision];
+
     /// The word for it in queue names, settings and texts.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
+            Self::Wait => "wait",
             Self::Vision => "vision",
         }
     }
@@ -518,7 +525,10 @@ impl<T: Task, By: Runs<T>> Job for Planned<T, By> {
     }
 
     fn lane(&self) -> Lane {
-        self.task.lane(&self.plan)
+        match (self.task.lane(&self.plan), self.engine()) {
+            (Lane::Cpu, Engine::Wait(Hands::Many)) => Lane::Wait,
+            (lane, _) => lane,
+        }
     }
 
     fn cost(&self) -> Cost {

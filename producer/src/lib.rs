@@ -12,5 +12,5 @@ mod produce;
 mod window;
 
 pub use cut::Cut;
-pub use produce::{ProduceError, Produced, Producer};
+pub use produce::{NotReady, ProduceError, Produced, Producer, Ready, Span, UnderWay};
 pub use window::Window;

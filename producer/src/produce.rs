@@ -1,15 +1,19 @@
 //! Produce: opens a batch, publishes its chunks, seals it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use futures::stream::FuturesUnordered;
+use futures::{StreamExt as _, stream};
 use tidemill_core::batch::{Attempt, Batch, ItemIndex, Priority};
 use tidemill_core::broker::{Body, Broker, BrokerError, Message, Queue};
 use tidemill_core::chunk::{Chunk, Item};
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Ending, Maker, Outcome};
-use tidemill_core::store::{Store, StoreError};
 use tidemill_core::task::Job;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cut::{Cut, Cutter};
@@ -18,24 +22,64 @@ use crate::window::Window;
 
 /// How long an unfinished chunk waits for more inputs.
 const LINGER: Duration = Duration::from_millis(20);
+/// Inputs that are made ready at the same time.
+const READYING: usize = 8;
 
 /// Publishes one batch.
 #[derive(Debug)]
 pub struct Producer<'a> {
-    /// Where chunks go.
+    /// Where everything goes: the chunks, and the batch's beginning and end.
     pub broker: &'a dyn Broker,
-    /// Where the batch is opened and sealed.
-    pub store: &'a dyn Store,
     /// How chunks are cut.
     pub cut: Cut,
-    /// How much may be on its way.
-    pub window: &'a Window,
+    /// How much may be on its way between here and whoever reads; without it, whatever the broker takes.
+    pub window: Option<&'a Window>,
+    /// What may be published and not confirmed yet.
+    pub under_way: UnderWay,
+    /// What is done to each input before it is published.
+    pub ready: Option<&'a dyn Ready>,
+    /// Told how many items, from the first on, the broker has confirmed.
+    pub accepted: watch::Sender<u64>,
 }
 
-/// A batch that was published and sealed.
+/// How much may be published and not confirmed yet.
+#[derive(Clone, Copy, Debug)]
+pub struct UnderWay {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes of input in them.
+    pub bytes: u64,
+}
+
+/// Makes an input ready for workers that cannot see this machine.
+#[async_trait]
+pub trait Ready: Send + Sync + std::fmt::Debug {
+    /// Puts the bytes of a file where workers find them, and names that place in the input.
+    ///
+    /// # Errors
+    /// What stops the whole submission: nothing can be stored. That a single file cannot be read is no error but
+    /// the input's refusal.
+    async fn ready(&self, input: &mut Input) -> Result<(), NotReady>;
+}
+
+/// Files cannot be put where workers find them; why, for people.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotReady(pub String);
+
+/// Where a submission begins and what it does at its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// Items before this one were accepted before; they are passed over.
+    pub from: u64,
+    /// Whether the batch is sealed at what was read when it is stopped; else it stays open and can be resumed.
+    pub seal_when_stopped: bool,
+}
+
+/// A batch that was published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Produced {
-    /// How many items it has.
+    /// How many items were read.
     pub total: u64,
     /// Whether these are all the inputs; not so where it was stopped.
     pub is_whole: bool,
@@ -47,14 +91,26 @@ pub enum ProduceError {
     /// The broker would not.
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    /// The store would not.
+    /// Inputs could not be put where workers find them.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    NotReady(#[from] NotReady),
 }
 
-impl Producer<'_> {
-    /// Publishes every input and seals the batch. When `stop` is cancelled it takes no more inputs and seals what there
-    /// is.
+/// One batch on its way out.
+struct Sending<'p, 'a> {
+    producer: &'p Producer<'a>,
+    batch: Arc<Batch>,
+    queue: Queue,
+    flying: FuturesUnordered<futures::future::BoxFuture<'p, (u64, u64, Result<(), BrokerError>)>>,
+    bytes: u64,
+    /// Messages in the order of publishing: whether each is confirmed, and how many items are accepted with it.
+    order: VecDeque<(u64, bool)>,
+    /// The number of the message at the front of `order`.
+    front: u64,
+}
+
+impl<'a> Producer<'a> {
+    /// Publishes every input and seals the batch. When `stop` is cancelled it takes no more inputs.
     ///
     /// An input that the task does not take is not sent: its outcome is published at once.
     ///
@@ -65,20 +121,33 @@ impl Producer<'_> {
         batch: Arc<Batch>,
         job: &dyn Job,
         mut inputs: Inputs,
+        span: Span,
         stop: &CancellationToken,
     ) -> Result<Produced, ProduceError> {
-        self.store.open(&batch).await?;
-        let queue = Queue::Jobs(job.lane());
+        let mut sending = Sending {
+            producer: self,
+            batch: Arc::clone(&batch),
+            queue: Queue::Jobs(job.lane()),
+            flying: FuturesUnordered::new(),
+            bytes: 0,
+            order: VecDeque::new(),
+            front: 0,
+        };
+        self.accepted.send_replace(span.from);
+        self.broker.publish(Queue::Results, Message::new(Body::Open(Arc::clone(&batch)), Priority::default())).await?;
         let nobody = Arc::new(Maker { worker: String::new(), device: String::new() });
         let mut cutter = Cutter::new(self.cut);
         let mut refused = Vec::new();
         let (mut total, mut is_whole) = (0, false);
-        while let Some(next) = self.next(&mut inputs, &batch, queue, &mut cutter, stop).await? {
-            let Some(bundle) = next else {
+        while let Some(next) = sending.next(&mut inputs, &mut cutter, stop).await? {
+            let Some(mut bundle) = next else {
                 is_whole = true;
                 break;
             };
-            for mut input in bundle {
+            let known = span.from.saturating_sub(total).min(bundle.len() as u64);
+            total += known;
+            bundle.drain(..usize::try_from(known).unwrap_or(usize::MAX));
+            for mut input in self.make_ready(bundle).await? {
                 let index = ItemIndex(total);
                 total += 1;
                 if let Some(failure) = refusal(job, &mut input) {
@@ -92,35 +161,55 @@ impl Producer<'_> {
                         queued: Duration::ZERO,
                         run: Duration::ZERO,
                     }));
-                } else if let Some(items) =
-                    cutter.push(Item { index, input: input.json, name: input.name, source: input.source })
-                {
-                    self.refuse(&batch, &mut refused).await?;
-                    self.publish(&batch, queue, items).await?;
+                    continue;
+                }
+                let item = Item { index, input: input.json, name: input.name, source: input.source };
+                if let Some(items) = cutter.push(item) {
+                    sending.refuse(&mut refused).await?;
+                    sending.chunk(items).await?;
                 }
             }
-            self.refuse(&batch, &mut refused).await?;
+            sending.refuse(&mut refused).await?;
         }
         if let Some(items) = cutter.take() {
-            self.publish(&batch, queue, items).await?;
+            sending.chunk(items).await?;
         }
-        self.store.seal(&batch.id, total).await?;
+        sending.land().await?;
+        if is_whole || span.seal_when_stopped {
+            let body = Body::Seal { batch: batch.id.clone(), total };
+            self.broker.publish(Queue::Results, Message::new(body, Priority::default())).await?;
+            self.accepted.send_replace(total);
+        }
         Ok(Produced { total, is_whole })
     }
 
+    async fn make_ready(&self, bundle: Vec<Input>) -> Result<Vec<Input>, NotReady> {
+        let Some(ready) = self.ready else { return Ok(bundle) };
+        let readying = bundle.into_iter().map(|mut input| async move {
+            if input.refused.is_none() {
+                ready.ready(&mut input).await?;
+            }
+            Ok(input)
+        });
+        // In order, and several at a time.
+        let results: Vec<Result<Input, NotReady>> = stream::iter(readying).buffered(READYING).collect().await;
+        results.into_iter().collect()
+    }
+}
+
+impl<'p> Sending<'p, '_> {
     /// The next inputs, `Some(None)` at their end, `None` when it was stopped. While the window is full or the inputs
     /// are slow, what was cut so far goes out: whoever reads in order may be waiting for just that.
     ///
     /// Only waiting for inputs is broken off by `stop`: a chunk that was cut is published, or its items were lost.
     async fn next(
-        &self,
+        &mut self,
         inputs: &mut Inputs,
-        batch: &Arc<Batch>,
-        queue: Queue,
         cutter: &mut Cutter,
         stop: &CancellationToken,
     ) -> Result<Option<Option<Vec<Input>>>, ProduceError> {
-        if !self.window.is_full() {
+        let window = self.producer.window;
+        if !window.is_some_and(Window::is_full) {
             match stop.run_until_cancelled(tokio::time::timeout(LINGER, inputs.next())).await {
                 Some(Ok(bundle)) => return Ok(Some(bundle)),
                 Some(Err(_)) => {}
@@ -128,31 +217,93 @@ impl Producer<'_> {
             }
         }
         if let Some(items) = cutter.take() {
-            self.publish(batch, queue, items).await?;
+            self.chunk(items).await?;
         }
         let when_there_is_room = async {
-            self.window.take(0).await;
+            if let Some(window) = window {
+                window.take(0).await;
+            }
             inputs.next().await
         };
-        Ok(stop.run_until_cancelled(when_there_is_room).await)
+        let mut when_there_is_room = std::pin::pin!(stop.run_until_cancelled(when_there_is_room));
+        loop {
+            tokio::select! {
+                next = &mut when_there_is_room => return Ok(next),
+                // Confirms are taken note of while the inputs are slow.
+                Some(landed) = self.flying.next(), if !self.flying.is_empty() => self.landed(landed)?,
+            }
+        }
     }
 
-    async fn publish(&self, batch: &Arc<Batch>, queue: Queue, items: Vec<Item>) -> Result<(), ProduceError> {
-        let chunk = Chunk { batch: Arc::clone(batch), attempt: Attempt::FIRST, items };
-        self.window.take(chunk.weight_bytes()).await;
-        Ok(self.broker.publish(queue, Message::new(Body::Chunk(chunk), batch.priority)).await?)
+    async fn chunk(&mut self, items: Vec<Item>) -> Result<(), ProduceError> {
+        let upto = items.last().map_or(0, |item| item.index.0 + 1);
+        let chunk = Chunk { batch: Arc::clone(&self.batch), attempt: Attempt::FIRST, items };
+        let bytes = chunk.weight_bytes();
+        if let Some(window) = self.producer.window {
+            window.take(bytes).await;
+        }
+        self.send(self.queue, Message::new(Body::Chunk(chunk), self.batch.priority), bytes, upto).await
     }
 
     /// Publishes the outcomes of what was refused. It never waits for the window: an earlier item may still be uncut,
     /// and whoever reads in order would wait for that one.
-    async fn refuse(&self, batch: &Batch, outcomes: &mut Vec<Arc<Outcome>>) -> Result<(), ProduceError> {
+    async fn refuse(&mut self, outcomes: &mut Vec<Arc<Outcome>>) -> Result<(), ProduceError> {
         if outcomes.is_empty() {
             return Ok(());
         }
         let outcomes = std::mem::take(outcomes);
-        self.window.take_now(outcomes.iter().map(|outcome| outcome.weight_bytes()).sum());
-        let body = Body::Outcomes { batch: batch.id.clone(), outcomes };
-        Ok(self.broker.publish(Queue::Results, Message::new(body, Priority::default())).await?)
+        let bytes = outcomes.iter().map(|outcome| outcome.weight_bytes()).sum();
+        if let Some(window) = self.producer.window {
+            window.take_now(bytes);
+        }
+        let body = Body::Outcomes { batch: self.batch.id.clone(), outcomes };
+        self.send(Queue::Results, Message::new(body, Priority::default()), bytes, 0).await
+    }
+
+    /// Publishes, and waits only while as much as may be is under way.
+    async fn send(&mut self, queue: Queue, message: Message, bytes: u64, upto: u64) -> Result<(), ProduceError> {
+        let UnderWay { messages, bytes: most } = self.producer.under_way;
+        while self.flying.len() >= messages || (self.bytes + bytes > most && !self.flying.is_empty()) {
+            if let Some(landed) = self.flying.next().await {
+                self.landed(landed)?;
+            }
+        }
+        let number = self.front + self.order.len() as u64;
+        self.order.push_back((upto, false));
+        self.bytes += bytes;
+        let broker = self.producer.broker;
+        self.flying.push(Box::pin(async move { (number, bytes, broker.publish(queue, message).await) }));
+        // It begins to travel with the first poll, in the order of sending.
+        if let Some(Some(landed)) = futures::FutureExt::now_or_never(self.flying.next()) {
+            self.landed(landed)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything is confirmed.
+    async fn land(&mut self) -> Result<(), ProduceError> {
+        while let Some(landed) = self.flying.next().await {
+            self.landed(landed)?;
+        }
+        Ok(())
+    }
+
+    fn landed(&mut self, (number, bytes, result): (u64, u64, Result<(), BrokerError>)) -> Result<(), ProduceError> {
+        result?;
+        self.bytes -= bytes;
+        if let Some((_, is_confirmed)) = usize::try_from(number - self.front).ok().and_then(|n| self.order.get_mut(n)) {
+            *is_confirmed = true;
+        }
+        while let Some((upto, true)) = self.order.front().copied() {
+            self.order.pop_front();
+            self.front += 1;
+            self.producer.accepted.send_if_modified(|accepted| {
+                let is_more = upto > *accepted;
+                *accepted = upto.max(*accepted);
+                is_more
+            });
+        }
+        Ok(())
     }
 }
 

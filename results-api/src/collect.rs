@@ -1,14 +1,23 @@
 //! The collector: writes outcomes to the store, then acknowledges.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tidemill_core::broker::{Body, Broker, BrokerError, Message, Permits, Queue, Settlement};
+use futures::FutureExt as _;
+use tidemill_core::broker::{Body, Broker, BrokerError, Deliveries, Delivery, Permits, Queue, Settlement};
 use tidemill_core::outcome::Outcome;
-use tidemill_core::store::{Store, StoreError};
+use tidemill_core::segment::Segment;
+use tidemill_core::store::{Store, StoreError, StoreErrorKind};
 use tokio_util::sync::CancellationToken;
 
-/// Messages in hand: enough that the broker's next one is there when a write ends.
-const PERMITS: Permits = Permits(64);
+/// Messages in hand: enough that the broker's next ones are there when a write ends.
+const PERMITS: Permits = Permits(128);
+/// Messages that are written together.
+const TOGETHER: usize = 64;
+/// A message of a batch that nobody has opened comes again so often: its opening may be in another collector's hands.
+const UNKNOWN_AGAIN: u32 = 100;
+/// How long it is held before it comes again.
+const UNKNOWN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Collects until `stop` is cancelled. Several collectors may run at once: recording is once per item.
 ///
@@ -24,29 +33,78 @@ pub async fn collect(
     stop: CancellationToken,
 ) -> Result<(), BrokerError> {
     let mut deliveries = broker.consume(Queue::Results, PERMITS, stop).await?;
-    while let Some(delivery) = deliveries.next().await {
-        if let Body::Outcomes { outcomes, .. } = &delivery.message.body {
-            landed(outcomes);
+    while let Some(first) = deliveries.next().await {
+        let mut segments = Vec::new();
+        for delivery in gather(first, &mut deliveries).await {
+            let result = match &delivery.message.body {
+                Body::Segment(segment) => {
+                    let segment = segment.clone();
+                    segments.push((segment, delivery));
+                    continue;
+                }
+                // In the order in which they came: what a batch begins with goes before its outcomes.
+                Body::Open(batch) => store.open(batch).await,
+                Body::Seal { batch, total } => {
+                    write(store, &mut segments).await;
+                    store.seal(batch, *total).await
+                }
+                Body::Outcomes { batch, outcomes } => {
+                    landed(outcomes);
+                    store.record(batch, outcomes).await
+                }
+                _ => {
+                    settle(delivery, Settlement::Reject("this is nothing for the queue of outcomes".into())).await;
+                    continue;
+                }
+            };
+            conclude(delivery, result).await;
         }
-        let settlement = record(store, &delivery.message).await;
-        if let Err(error) = delivery.settle(settlement).await {
-            tracing::warn!(%error, "outcomes were recorded but not acknowledged, they will come again");
-        }
+        write(store, &mut segments).await;
     }
     Ok(())
 }
 
-async fn record(store: &dyn Store, message: &Message) -> Settlement {
-    let Body::Outcomes { batch, outcomes } = &message.body else {
-        return Settlement::Reject("work lies in the queue for outcomes".into());
-    };
-    match store.record(batch, outcomes).await {
-        Ok(()) => Settlement::Ack,
-        Err(error) => trouble(&error),
+/// The delivery and whatever has come besides.
+async fn gather(first: Delivery, deliveries: &mut Deliveries) -> Vec<Delivery> {
+    let mut gathered = vec![first];
+    while gathered.len() < TOGETHER {
+        match deliveries.next().now_or_never() {
+            Some(Some(next)) => gathered.push(next),
+            _ => break,
+        }
+    }
+    gathered
+}
+
+/// Writes segments in as few round trips as can be, and acknowledges what was written.
+async fn write(store: &dyn Store, segments: &mut Vec<(Segment, Delivery)>) {
+    if segments.is_empty() {
+        return;
+    }
+    let (segments, deliveries): (Vec<_>, Vec<_>) = std::mem::take(segments).into_iter().unzip();
+    for (delivery, result) in deliveries.into_iter().zip(store.record_segments(&segments).await) {
+        conclude(delivery, result).await;
     }
 }
 
-fn trouble(error: &StoreError) -> Settlement {
-    tracing::warn!(%error, "outcomes could not be recorded");
-    if error.is_transient() { Settlement::Requeue } else { Settlement::Reject(error.to_string()) }
+async fn conclude(delivery: Delivery, result: Result<(), StoreError>) {
+    let settlement = match result {
+        Ok(()) => Settlement::Ack,
+        Err(error) if error.kind == StoreErrorKind::Unknown && delivery.redelivered < UNKNOWN_AGAIN => {
+            tracing::debug!(%error, "outcomes of a batch that is not open yet");
+            tokio::time::sleep(UNKNOWN_PAUSE).await;
+            Settlement::Requeue
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a message could not be recorded");
+            if error.is_transient() { Settlement::Requeue } else { Settlement::Reject(error.to_string()) }
+        }
+    };
+    settle(delivery, settlement).await;
+}
+
+async fn settle(delivery: Delivery, settlement: Settlement) {
+    if let Err(error) = delivery.settle(settlement).await {
+        tracing::warn!(%error, "what was recorded could not be acknowledged, it will come again");
+    }
 }

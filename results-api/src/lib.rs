@@ -8,8 +8,10 @@
 mod collect;
 pub mod http;
 mod stream;
+mod tend;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use collect::collect;
 pub use stream::Stream;
+pub use tend::tend;

@@ -112,7 +112,7 @@ impl Group {
     fn signal(&mut self, signal: Signal) {
         let group = Pid::from_raw(i32::try_from(self.0.id()).unwrap());
         // An error means that it has ended.
-        drop(killpg(group, signal));
+        killpg(group, signal).unwrap_or_default();
     }
 
     fn kill(&mut self) {

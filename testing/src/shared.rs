@@ -61,7 +61,7 @@ pub(crate) fn seat(kind: &str, script: &str, is_up: impl Fn(u16) -> bool) -> Sea
             exec 8>&- 9>&-
         done"
     );
-    Command::new("sh")
+    let watcher = Command::new("sh")
         .args(["-c", &watcher])
         .env("PORT", port.to_string())
         .env("DATA", &data)
@@ -70,8 +70,9 @@ pub(crate) fn seat(kind: &str, script: &str, is_up: impl Fn(u16) -> bool) -> Sea
         .stdout(File::create(&log).unwrap())
         .stderr(File::create(folder.join("errors")).unwrap())
         .process_group(0)
-        .spawn()
-        .unwrap();
+        .spawn();
+    // It outlives this process, so nobody here waits for it.
+    std::mem::forget(watcher.unwrap());
     crate::wait_until(kind, &log, || is_up(port));
     Seat { _users: users, port }
 }

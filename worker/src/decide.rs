@@ -12,6 +12,8 @@ use tidemill_core::outcome::{Ending, Maker, Outcome};
 use tidemill_core::task::Lane;
 use tidemill_core::telemetry::events::ItemRetried;
 
+use crate::suspects::Suspected;
+
 /// What a delivery came to. [`crate::settle`] is the only code that turns this into broker verbs.
 #[derive(Debug)]
 pub enum Verdict {
@@ -24,6 +26,8 @@ pub enum Verdict {
         /// The items that failed for a passing reason and have attempts left.
         again: Option<Again>,
     },
+    /// They may end their worker: to the suspects, whole or in halves.
+    Suspect(Suspected),
     /// Malformed: to the dead letters, never again.
     Reject(Refusal),
     /// We are leaving; costs no attempt.
@@ -61,6 +65,10 @@ pub(crate) enum Stopped {
     Cancelled {
         begun: bool,
     },
+    /// Its batch's time was over before it began.
+    Expired,
+    /// It went on after its timeout, and after it was asked to stop: it keeps its thread.
+    Stuck(Failure),
 }
 
 /// Sorts a chunk's items into those that have ended and those that run again. `ran` has one entry an item, in order.
@@ -85,6 +93,11 @@ pub(crate) fn decide(chunk: &Chunk, lane: Lane, ran: Vec<Ran>, maker: &Arc<Maker
                 continue;
             }
             Err(Stopped::Failed(failure)) => Ending::Failed(failure),
+            Err(Stopped::Expired) => {
+                attempts.0 -= 1;
+                Ending::Expired
+            }
+            Err(Stopped::Stuck(failure)) => Ending::Dead(failure),
         };
         outcomes.push(Arc::new(Outcome {
             index: item.index,

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tidemill_core::batch::BatchId;
+use tidemill_core::batch::{BatchId, unix_millis};
 use tidemill_core::broker::{Body, Message};
 use tidemill_core::chunk::Chunk;
 use tidemill_core::task::{Job, Register};
@@ -28,6 +28,11 @@ impl Work {
             Body::Chunk(chunk) => chunk,
             _ => unreachable!("decode makes work of chunks only"),
         }
+    }
+
+    /// Whether its batch's time is over.
+    pub(crate) fn is_expired(&self) -> bool {
+        self.chunk().batch.expires.is_some_and(|expires| unix_millis() >= expires)
     }
 }
 

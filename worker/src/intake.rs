@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use crate::{Verdict, Worker, decode, run, settle};
+use crate::{Verdict, Worker, decode, run, settle, suspects};
 
 /// Starts to take from a lane. The task ends once `stop` is cancelled or the broker is gone.
 pub(crate) async fn start(
@@ -17,7 +17,7 @@ pub(crate) async fn start(
     stop_working: CancellationToken,
     held: TaskTracker,
 ) -> Result<JoinHandle<()>, BrokerError> {
-    let permits = Permits(worker.setup.permits);
+    let permits = Permits((worker.setup.permits)(lane, &worker.setup));
     let mut deliveries = worker.broker.consume(Queue::Jobs(lane), permits, stop).await?;
     Ok(tokio::spawn(async move {
         while let Some(delivery) = deliveries.next().await {
@@ -27,14 +27,19 @@ pub(crate) async fn start(
 }
 
 /// Listens to what is announced to all workers, until `stop_working`.
-pub(crate) async fn listen(worker: &Worker, stop_working: CancellationToken) -> Result<JoinHandle<()>, BrokerError> {
+pub(crate) async fn listen(
+    worker: &Worker,
+    stop: CancellationToken,
+    stop_working: CancellationToken,
+) -> Result<JoinHandle<()>, BrokerError> {
     let mut notices = worker.broker.notices().await?;
-    let cancelled = worker.cancelled.clone();
+    let (cancelled, setup) = (worker.cancelled.clone(), worker.setup.clone());
     Ok(tokio::spawn(async move {
         let listening = async {
             while let Some(notice) = notices.next().await {
                 match notice {
                     Notice::Cancel(batch) => cancelled.cancel(&batch),
+                    Notice::Drain(name) if name.as_ref().is_none_or(|name| *name == setup.name) => stop.cancel(),
                     Notice::Drain(_) => {}
                 }
             }
@@ -48,10 +53,17 @@ async fn handle(worker: Worker, delivery: Delivery, stop_working: CancellationTo
     let span = tracing::debug_span!("delivery", redelivered = delivery.redelivered);
     async {
         let verdict = match decode::decode(&worker, &delivery.message) {
-            Ok(work) => stop_working.run_until_cancelled(run::run(&worker, work)).await.unwrap_or(Verdict::HandBack),
+            Ok(work) if suspects::is_one(&worker, &delivery) => Verdict::Suspect(suspects::suspected(&work)),
+            Ok(work) => {
+                let running = async {
+                    let _beside_others = worker.gate.read().await;
+                    run::run(&worker, work).await
+                };
+                stop_working.run_until_cancelled(running).await.unwrap_or(Verdict::HandBack)
+            }
             Err(refusal) => Verdict::Reject(refusal),
         };
-        settle::settle(&*worker.broker, delivery, verdict).await;
+        settle::settle(&worker, delivery, verdict).await;
     }
     .instrument(span)
     .await;

@@ -7,27 +7,34 @@
 //!                 (computes)               (waits)
 //! ```
 //!
+//! Beside it: `suspects` runs alone what may have ended other workers, `heartbeat` says that this one lives.
+//!
 //! One file a stage. What a delivery came to is one value, the [`Verdict`]; [`settle`] is the only code that turns it
 //! into the broker's verbs, and it publishes outcomes, confirmed, before it acknowledges.
 
 mod cancelled;
 mod decide;
 mod decode;
+mod heartbeat;
 mod intake;
 mod report;
 mod run;
 mod settle;
+mod suspects;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use tidemill_core::broker::{Broker, BrokerError};
+use tidemill_core::broker::{Broker, BrokerError, Heartbeat};
 use tidemill_core::compute::Pool;
 use tidemill_core::task::{Lane, Register, Tools};
+use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use decide::{Again, Refusal, Verdict};
+pub use suspects::Suspected;
 
 /// How a worker is set up.
 #[derive(Clone, Debug)]
@@ -36,10 +43,38 @@ pub struct Setup {
     pub name: String,
     /// The queues it takes from.
     pub lanes: Vec<Lane>,
-    /// Deliveries of each lane that it holds at once: no more than there are hands for.
-    pub permits: usize,
+    /// Deliveries of a lane that it holds at once: no more than there are hands for.
+    pub permits: fn(Lane, &Setup) -> usize,
+    /// Computing threads; what [`Setup::permits`] goes by.
+    pub threads: usize,
+    /// Items that only wait which it holds at once; what [`Setup::permits`] goes by.
+    pub waiting: usize,
     /// How long it may go on with what it holds once it is told to stop.
     pub grace: Duration,
+    /// How long an item may go on after its timeout before it is dead and its thread is given up.
+    pub stuck_after: Duration,
+    /// How it finds out which items end their workers; `None` where nothing outlives this process anyway.
+    pub isolation: Option<Isolation>,
+    /// What it says of itself, and how often; `None`: nothing.
+    pub heartbeat: Option<Heartbeat>,
+}
+
+/// How items that end their workers are found out.
+#[derive(Clone, Copy, Debug)]
+pub struct Isolation {
+    /// A chunk that was handed out so often without an end is a suspect, which runs alone.
+    pub suspect_after: u32,
+    /// An item that ended so many workers while it ran alone is dead.
+    pub crash_limit: u32,
+}
+
+/// How a worker's run came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// An item keeps a computing thread and will not give it back: only a new process has all its threads again.
+    ThreadsLost,
 }
 
 /// What a worker works with.
@@ -51,37 +86,63 @@ pub struct Worker {
     tools: Tools,
     cancelled: cancelled::Cancelled,
     jobs: decode::Jobs,
+    reporter: report::Reporter,
+    /// Held shared by whatever runs, and alone by a suspect.
+    gate: Arc<RwLock<()>>,
+    tally: Arc<Tally>,
+}
+
+/// What a worker counts of itself.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// Items that have ended.
+    pub(crate) items: AtomicU64,
+    /// Cancelled once a computing thread is lost.
+    pub(crate) threads_lost: CancellationToken,
 }
 
 impl Worker {
-    /// Makes a worker; [`Worker::run`] starts it.
+    /// Makes a worker; [`Worker::run`] starts it. To be called within a tokio runtime.
     pub fn new(setup: Setup, broker: Arc<dyn Broker>, register: Arc<Register>, tools: Tools) -> Self {
         Self {
             setup: Arc::new(setup),
+            reporter: report::Reporter::start(Arc::clone(&broker)),
             broker,
             register,
             tools,
             cancelled: cancelled::Cancelled::default(),
             jobs: decode::Jobs::default(),
+            gate: Arc::default(),
+            tally: Arc::default(),
         }
     }
 
-    /// Works until `stop` is cancelled: then takes nothing new, finishes what it holds within the grace period, and
-    /// gives back what is left.
+    /// Works until `stop` is cancelled, or everybody is told to: then takes nothing new, finishes what it holds within
+    /// the grace period, and gives back what is left.
     ///
     /// Dropping the future gives everything back at once.
     ///
     /// # Errors
     /// [`BrokerError`] where it cannot begin to consume.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), BrokerError> {
+    pub async fn run(self, stop: CancellationToken) -> Result<Ended, BrokerError> {
+        // A child: being told by a notice, or having lost a thread, stops this worker and nothing beside it.
+        let stop = stop.child_token();
         let stop_working = CancellationToken::new();
         let _gives_back_when_dropped = stop_working.clone().drop_guard();
         let held = TaskTracker::new();
 
-        let listening = intake::listen(&self, stop_working.clone()).await?;
+        let listening = intake::listen(&self, stop.clone(), stop_working.clone()).await?;
+        let beating = heartbeat::start(&self, held.clone(), stop.clone());
         let mut intakes = Vec::new();
         for lane in self.setup.lanes.clone() {
             intakes.push(intake::start(self.clone(), lane, stop.clone(), stop_working.clone(), held.clone()).await?);
+            if self.setup.isolation.is_some() {
+                intakes.push(suspects::start(self.clone(), lane, stop.clone(), stop_working.clone()));
+            }
+        }
+        let threads_lost = self.tally.threads_lost.clone();
+        if stop.run_until_cancelled(threads_lost.cancelled()).await.is_some() {
+            stop.cancel();
         }
         for intake in intakes {
             // An intake ends by itself when it is told to stop; a panic in it would be ours and is logged by the hook.
@@ -95,7 +156,11 @@ impl Worker {
             held.wait().await;
         }
         listening.abort();
-        Ok(())
+        if let Some(beating) = beating {
+            // It says good-bye.
+            drop(beating.await);
+        }
+        Ok(if threads_lost.is_cancelled() { Ended::ThreadsLost } else { Ended::Stopped })
     }
 
     fn compute(&self) -> &Pool {

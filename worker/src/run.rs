@@ -1,5 +1,6 @@
 //! Run: a chunk's items on the engine that their task asks for.
 
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,11 +8,11 @@ use std::time::{Duration, Instant};
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt as _, StreamExt as _};
 use serde_json::value::RawValue;
-use tidemill_core::chunk::Chunk;
+use tidemill_core::chunk::{Chunk, Item};
 use tidemill_core::compute::message_of;
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Maker, Status};
-use tidemill_core::task::{Engine, Stop};
+use tidemill_core::task::{Engine, Stop, raw};
 use tidemill_core::telemetry::events::ChunkFinished;
 use tokio_util::sync::CancellationToken;
 
@@ -63,7 +64,10 @@ async fn wait(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
             if work.cancelled.is_cancelled() {
                 return Ran::cancelled(false);
             }
-            let running = async { work.job.wait(&item.input, worker.tools.clone()).await };
+            if work.is_expired() {
+                return Ran::expired();
+            }
+            let running = async { work.job.wait(&input_of(item), worker.tools.clone()).await };
             // A panicking item leaves nothing behind: its input was its own, job and tools are read only.
             let running = AssertUnwindSafe(running).catch_unwind();
             let attempt = tokio::time::timeout(timeout, running);
@@ -79,10 +83,21 @@ async fn wait(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
     running.collect().await
 }
 
+/// What a go over a chunk's items ended with.
+enum Went {
+    /// Its batch was cancelled.
+    Cancelled,
+    /// All ran.
+    Through(Result<(), tidemill_core::compute::Panicked>),
+    /// One (or all at once) took too long; the results of those before it.
+    Overdue(Vec<Ran>),
+}
+
 /// Runs the items one after the other on a computing thread, or at once where their task says so.
 ///
 /// A thread cannot be taken away from an item that exceeds its timeout: it is asked to stop, its outcome is written,
-/// and its neighbours go on on another thread. Items that run at once exceed it at once.
+/// and its neighbours go on on another thread. Items that run at once exceed it at once. One that does not stop when it
+/// is asked is dead, and its thread is lost.
 async fn compute(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
     let taken = Instant::now();
     let timeout = work.chunk().batch.timeout;
@@ -90,15 +105,23 @@ async fn compute(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
     let at_once = if work.job.runs_together() { items } else { 1 };
     let mut ran: Vec<Ran> = Vec::with_capacity(items);
     while ran.len() < items {
-        let pass = Arc::new(Pass { first: ran.len(), taken, done: Mutex::default() });
+        let pass = Arc::new(Pass { first: ran.len(), taken, done: Mutex::default(), left: CancellationToken::new() });
         let running = worker.compute().run({
             let (work, pass) = (Arc::clone(work), Arc::clone(&pass));
-            move |stop| if work.job.runs_together() { pass.run_together(&work, stop) } else { pass.run(&work, stop) }
+            move |stop| {
+                let _left = pass.left.clone().drop_guard();
+                if work.job.runs_together() { pass.run_together(&work, stop) } else { pass.run(&work, stop) }
+            }
         });
-        tokio::select! {
+        // Whatever it ends with, nobody awaits `running` after this: that asks the item to stop.
+        let went = tokio::select! {
             biased;
-            // The item that is running ends when it next asks whether it should; nobody waits for it.
-            () = work.cancelled.cancelled() => {
+            () = work.cancelled.cancelled() => Went::Cancelled,
+            finished = running => Went::Through(finished),
+            ended = pass.overdue(timeout) => Went::Overdue(ended),
+        };
+        match went {
+            Went::Cancelled => {
                 let (mut ended, was_running) = pass.take();
                 ran.append(&mut ended);
                 let begun = if was_running { ran.len() + at_once } else { ran.len() };
@@ -106,20 +129,50 @@ async fn compute(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
                     ran.push(Ran::cancelled(ran.len() < begun));
                 }
             }
-            finished = running => {
+            Went::Through(finished) => {
                 ran.append(&mut pass.take().0);
                 // Items catch their own panics; one that comes through is in our own few lines, and ends the chunk.
                 if let Err(panicked) = finished {
                     ran.resize_with(items, || Ran::failed(Failure::panicked(&panicked.0)));
                 }
             }
-            mut ended = pass.overdue(timeout) => {
+            Went::Overdue(mut ended) => {
                 ran.append(&mut ended);
-                ran.resize_with(ran.len() + at_once, || Ran { run: timeout, ..Ran::failed(Failure::timed_out(timeout)) });
+                let stopped = late(worker, &pass, timeout).await;
+                ran.resize_with(ran.len() + at_once, || Ran { run: timeout, ..Ran::stopped(stopped.clone()) });
             }
         }
     }
     ran
+}
+
+/// What becomes of an item that exceeded its timeout and was asked to stop.
+async fn late(worker: &Worker, pass: &Pass, timeout: Duration) -> Stopped {
+    let patience = worker.setup.stuck_after;
+    if tokio::time::timeout(patience, pass.left.cancelled()).await.is_ok() {
+        return Stopped::Failed(Failure::timed_out(timeout));
+    }
+    tracing::error!(
+        "an item keeps its thread: it goes on {patience:?} after its timeout of {timeout:?} and after it was asked to stop"
+    );
+    worker.tally.threads_lost.cancel();
+    Stopped::Stuck(Failure::permanent(
+        "stuck",
+        format!("it did not end within {patience:?} after its timeout of {timeout:?}, though it was asked to stop"),
+    ))
+}
+
+/// The input that the task is given: where the worker finds the bytes elsewhere, with that place for the path.
+fn input_of(item: &Item) -> Cow<'_, RawValue> {
+    let Some(source) = &item.source else { return Cow::Borrowed(&item.input) };
+    // A path stands by itself or as the field `path`; the producer names a source for nothing else.
+    match serde_json::from_str::<serde_json::Value>(item.input.get()) {
+        Ok(serde_json::Value::Object(mut fields)) => {
+            fields.insert("path".into(), (**source).into());
+            Cow::Owned(raw(&fields))
+        }
+        _ => Cow::Owned(raw(&**source)),
+    }
 }
 
 impl Ran {
@@ -128,7 +181,15 @@ impl Ran {
     }
 
     fn failed(failure: Failure) -> Self {
-        Self { result: Err(Stopped::Failed(failure)), queued: Duration::ZERO, run: Duration::ZERO }
+        Self::stopped(Stopped::Failed(failure))
+    }
+
+    fn expired() -> Self {
+        Self::stopped(Stopped::Expired)
+    }
+
+    fn stopped(stopped: Stopped) -> Self {
+        Self { result: Err(stopped), queued: Duration::ZERO, run: Duration::ZERO }
     }
 }
 
@@ -137,6 +198,8 @@ struct Pass {
     first: usize,
     taken: Instant,
     done: Mutex<Done>,
+    /// Cancelled when the computing thread has left it.
+    left: CancellationToken,
 }
 
 #[derive(Default)]
@@ -155,7 +218,11 @@ impl Pass {
         let mut started = Instant::now();
         self.lock().running_since = Some(started);
         while let Some(item) = items.next() {
-            let result = work.job.compute(&item.input, &Stop(stop)).map_err(Stopped::Failed);
+            let result = if work.is_expired() {
+                Err(Stopped::Expired)
+            } else {
+                work.job.compute(&input_of(item), &Stop(stop)).map_err(Stopped::Failed)
+            };
             let ended = Instant::now();
             let mut done = self.lock();
             if done.is_taken {
@@ -169,7 +236,9 @@ impl Pass {
 
     /// On the computing thread: runs all items at once. Each took its share of the time.
     fn run_together(&self, work: &Work, stop: &CancellationToken) {
-        let inputs: Vec<&RawValue> = work.chunk().items[self.first..].iter().map(|item| &*item.input).collect();
+        let items = &work.chunk().items[self.first..];
+        let inputs: Vec<_> = items.iter().map(input_of).collect();
+        let inputs: Vec<&RawValue> = inputs.iter().map(AsRef::as_ref).collect();
         let started = Instant::now();
         self.lock().running_since = Some(started);
         let results = work.job.compute_together(&inputs, &Stop(stop));
@@ -218,11 +287,10 @@ mod tests {
     use tidemill_core::blobs::{Blobs, FetchLimits};
     use tidemill_core::broker::embedded::Embedded;
     use tidemill_core::broker::{Body, Message};
-    use tidemill_core::chunk::Item;
     use tidemill_core::compute::Pool;
     use tidemill_core::outcome::Outcome;
     use tidemill_core::retry::RetryPolicy;
-    use tidemill_core::task::{About, Arguments, Compute, Cost, Invalid, Lane, Register, Task, Tools, raw};
+    use tidemill_core::task::{About, Arguments, Compute, Cost, Invalid, Lane, Register, Task, Tools};
     use tokio::sync::Notify;
 
     use super::*;
@@ -315,7 +383,17 @@ mod tests {
         let items = (0..).zip(inputs).map(item).collect();
         let chunk = Chunk { batch: Arc::new(batch), attempt: Attempt::FIRST, items };
         let message = Arc::new(Message::new(Body::Chunk(chunk), Priority(0)));
-        let setup = Setup { name: "w".into(), lanes: vec![Lane::Cpu], permits: 1, grace: Duration::ZERO };
+        let setup = Setup {
+            name: "w".into(),
+            lanes: vec![Lane::Cpu],
+            permits: |_, _| 1,
+            threads: 1,
+            waiting: 1,
+            grace: Duration::ZERO,
+            stuck_after: LONG,
+            isolation: None,
+            heartbeat: None,
+        };
         let limits = FetchLimits { max_bytes: 1, timeout };
         let tools = Tools { compute: Pool::new(1).unwrap(), blobs: Blobs::without_store(limits) };
         let worker = Worker::new(setup, Arc::new(Embedded::new(1 << 20)), Arc::new(register), tools);

@@ -1,17 +1,21 @@
 //! Settle: the only place that tells the broker what becomes of a delivery.
 
-use tidemill_core::broker::{Broker, BrokerError, Delivery, Settlement};
+use std::sync::atomic::Ordering;
 
-use crate::Verdict;
-use crate::report::{report, run_again};
+use tidemill_core::broker::{BrokerError, Delivery, Settlement};
+
+use crate::report::{run_again, suspect};
+use crate::{Verdict, Worker};
 
 /// Publishes what the verdict holds, confirmed, and only then settles. Where the broker does not take it, the
 /// delivery is given back and will come again: recording is once, so that does no harm.
-pub(crate) async fn settle(broker: &dyn Broker, delivery: Delivery, verdict: Verdict) {
+pub(crate) async fn settle(worker: &Worker, delivery: Delivery, verdict: Verdict) {
+    let broker = &*worker.broker;
     let settled = match verdict {
         Verdict::Done { batch, outcomes, again } => {
             let published = async {
-                report(broker, batch, outcomes).await?;
+                worker.tally.items.fetch_add(outcomes.len() as u64, Ordering::Relaxed);
+                worker.reporter.report(batch, outcomes).await?;
                 match again {
                     Some(again) => run_again(broker, again).await,
                     None => Ok(()),
@@ -22,6 +26,10 @@ pub(crate) async fn settle(broker: &dyn Broker, delivery: Delivery, verdict: Ver
                 Err(error) => give_back(delivery, &error).await,
             }
         }
+        Verdict::Suspect(suspected) => match suspect(broker, suspected.lane, suspected.chunks).await {
+            Ok(()) => delivery.settle(Settlement::Ack).await,
+            Err(error) => give_back(delivery, &error).await,
+        },
         Verdict::Reject(refusal) => {
             tracing::warn!(reason = refusal.0, "refused a message");
             delivery.settle(Settlement::Reject(refusal.0)).await

@@ -25,10 +25,10 @@ use tidemill_core::task::{
     About, Arguments, Compute, Cost, Invalid, Job, Lane, Register, Stop, Task, Tools, Wait, raw,
 };
 use tidemill_producer::inputs::{Inputs, Source};
-use tidemill_producer::{Cut, Produced, Producer, Window};
+use tidemill_producer::{Cut, Produced, Producer, Span, UnderWay, Window};
 use tidemill_results_api::{Stream, collect};
 use tidemill_worker::{Setup, Worker};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 /// How long a test waits before it says that something never came.
@@ -178,7 +178,17 @@ impl World {
     }
 
     fn worker_with_grace(&self, name: &str, threads: usize, grace: Duration) -> Worker {
-        let setup = Setup { name: name.into(), lanes: vec![Lane::Cpu], permits: 2 * threads, grace };
+        let setup = Setup {
+            name: name.into(),
+            lanes: vec![Lane::Cpu, Lane::Wait],
+            permits: |_, setup| 2 * setup.threads,
+            threads,
+            waiting: 1,
+            grace,
+            stuck_after: PATIENCE,
+            isolation: None,
+            heartbeat: None,
+        };
         let limits = FetchLimits { max_bytes: 1, timeout: PATIENCE };
         let tools = Tools { compute: Pool::new(threads).unwrap(), blobs: Blobs::without_store(limits) };
         Worker::new(setup, Arc::clone(&self.broker), Arc::clone(&self.register), tools)
@@ -198,9 +208,18 @@ impl World {
 
     async fn produce(&self, batch: &Arc<Batch>, deeds: &[Deed], cut: Cut) {
         let job: Arc<dyn Job> = self.register.find(&batch.task).unwrap().prepare(&batch.options).unwrap();
-        let producer = Producer { broker: &*self.broker, store: &*self.store, cut, window: &self.window };
+        let producer = Producer {
+            broker: &*self.broker,
+            cut,
+            window: Some(&self.window),
+            under_way: UnderWay { messages: 4, bytes: u64::MAX },
+            ready: None,
+            accepted: watch::Sender::new(0),
+        };
+        let span = Span { from: 0, seal_when_stopped: true };
         let inputs = Inputs::walk(vec![Source::Values(deeds.iter().map(raw).collect())]);
-        let produced = producer.produce(Arc::clone(batch), &*job, inputs, &CancellationToken::new()).await.unwrap();
+        let produced =
+            producer.produce(Arc::clone(batch), &*job, inputs, span, &CancellationToken::new()).await.unwrap();
         assert_eq!(produced, Produced { total: deeds.len() as u64, is_whole: true });
     }
 
@@ -364,7 +383,7 @@ async fn a_stopped_worker_gives_back_what_it_cannot_finish_and_it_costs_no_attem
     stop.cancel();
     tokio::time::timeout(PATIENCE, leaving).await.expect("it ends within its grace").unwrap().unwrap();
 
-    assert_eq!(world.broker.depth(Queue::Jobs(Lane::Cpu)).await.unwrap(), 1, "the delivery is back in its queue");
+    assert_eq!(world.broker.depth(Queue::Jobs(Lane::Wait)).await.unwrap(), 1, "the delivery is back in its queue");
     tokio::spawn(world.worker("staying", 1).run(world.stop.clone()));
     world.shared.begun.notified().await;
     world.broker.announce(Notice::Cancel(batch.id.clone())).await.unwrap();

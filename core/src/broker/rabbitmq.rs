@@ -1,1 +1,174 @@
-//! The broker on RabbitMQ: messages that outlive every process of ours.
+//! The broker on RabbitMQ: messages that outlive every process of ours. Works on 3.10 to 4.4.
+//!
+//! ```text
+//!             ┌ link (publishing) ── channels, each with its publisher: a window of unconfirmed messages
+//!  RabbitMq ──┤
+//!             └ link (consuming)  ── a channel for each consumer: prefetch, acknowledgements
+//! ```
+//!
+//! A [`link`] is a connection that is kept up: when it breaks, everything that hung on it is built anew under the next
+//! generation, and what was delivered under an old one can no longer be acknowledged (the broker delivers it again).
+//! Publishing and consuming have connections of their own, for a broker that is short of memory blocks those that
+//! publish. Nothing but [`topology`] knows what queues look like.
+
+mod consume;
+mod link;
+mod message;
+mod publish;
+mod topology;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lapin::uri::AMQPUri;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::link::Link;
+use self::publish::Parcel;
+use self::topology::Topology;
+use super::{Broker, BrokerError, BrokerErrorKind, Deliveries, Health, Message, Notice, Notices, Permits, Queue};
+use crate::wire;
+
+/// How to reach a RabbitMQ.
+#[derive(Clone)]
+pub struct Options {
+    /// `amqp://` or `amqps://` URLs, separated by commas, which are tried in turn.
+    pub url: String,
+    /// In place of the password in the URLs.
+    pub password: Option<String>,
+    /// How the names of queues and exchanges begin.
+    pub prefix: String,
+    /// What the broker shows as the connection's name.
+    pub name: String,
+    /// How long a message may wait for the broker before [`Broker::publish`] gives up; `None`: as long as it takes.
+    pub patience: Option<Duration>,
+    /// How much work a consumer of [`Queue::Jobs`] may hold ahead, beyond its permits, where messages are short.
+    pub look_ahead: Option<Duration>,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { prefix, name, patience, .. } = self;
+        f.debug_struct("Options").field("prefix", prefix).field("name", name).field("patience", patience).finish()
+    }
+}
+
+/// Queues in RabbitMQ. Cheap to clone; the connections end with the last clone.
+#[derive(Clone, Debug)]
+pub struct RabbitMq {
+    topology: Topology,
+    patience: Option<Duration>,
+    look_ahead: Option<Duration>,
+    publishing: Arc<Link>,
+    consuming: Arc<Link>,
+}
+
+impl RabbitMq {
+    /// Begins to connect, and keeps connected until it is dropped. [`RabbitMq::ready`] waits for it.
+    ///
+    /// # Errors
+    /// [`BrokerErrorKind::Mismatch`] where an address is none.
+    pub fn connect(options: Options) -> Result<Self, BrokerError> {
+        crate::blobs::choose_cryptography();
+        let uris = addresses(&options)?;
+        let topology = Topology::new(&options.prefix);
+        let link =
+            |role: &str| Arc::new(Link::keep(uris.clone(), format!("{} ({role})", options.name), topology.clone()));
+        Ok(Self {
+            publishing: link("publishing"),
+            consuming: link("consuming"),
+            topology: topology.clone(),
+            patience: options.patience,
+            look_ahead: options.look_ahead,
+        })
+    }
+
+    /// Resolves when it is connected and its queues are there.
+    ///
+    /// # Errors
+    /// After `patience`: [`BrokerErrorKind::Unreachable`]. At once where waiting does not help:
+    /// [`BrokerErrorKind::Mismatch`].
+    pub async fn ready(&self, patience: Option<Duration>) -> Result<(), BrokerError> {
+        let until = patience.map(|patience| Instant::now() + patience);
+        self.publishing.live(until).await?;
+        self.consuming.live(until).await.map(drop)
+    }
+
+    /// The addresses that are tried, without passwords.
+    pub fn addresses(&self) -> String {
+        self.publishing.addresses()
+    }
+
+    async fn post(&self, parcel: Parcel) -> Result<(), BrokerError> {
+        publish::post(&self.publishing, &self.topology, parcel, self.patience).await
+    }
+}
+
+fn addresses(options: &Options) -> Result<Vec<AMQPUri>, BrokerError> {
+    let addresses = options.url.split(',').map(str::trim).filter(|address| !address.is_empty());
+    addresses
+        .map(|address| {
+            let mut uri: AMQPUri = address.parse().map_err(|reason| BrokerError {
+                kind: BrokerErrorKind::Mismatch,
+                action: "read the address of the broker".into(),
+                reason: format!("{reason}; it should be amqp://user@host:5672 or amqps://…"),
+            })?;
+            if let Some(password) = &options.password {
+                uri.authority.userinfo.password.clone_from(password);
+            }
+            // A lost host is noticed after two of these; the client's own default is a minute.
+            uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+            uri.query.connection_timeout.get_or_insert(CONNECTION_TIMEOUT_MS);
+            Ok(uri)
+        })
+        .collect()
+}
+
+const HEARTBEAT_SECONDS: u16 = 10;
+const CONNECTION_TIMEOUT_MS: u64 = 10_000;
+
+#[async_trait]
+impl Broker for RabbitMq {
+    async fn publish(&self, queue: Queue, message: Message) -> Result<(), BrokerError> {
+        let bodies = wire::encode(&message.body);
+        let routes = self.topology.route(queue, &message);
+        let parcels = bodies.into_iter().map(|bytes| self.post(message::parcel(&message, bytes, routes.clone())));
+        futures::future::try_join_all(parcels).await.map(drop)
+    }
+
+    async fn consume(
+        &self,
+        queue: Queue,
+        permits: Permits,
+        stop: CancellationToken,
+    ) -> Result<Deliveries, BrokerError> {
+        consume::consume(self, queue, permits, stop).await
+    }
+
+    async fn depth(&self, queue: Queue) -> Result<u64, BrokerError> {
+        let until = self.patience.map(|patience| Instant::now() + patience);
+        let live = self.consuming.live(until).await?;
+        self.topology.depth(&live, queue).await
+    }
+
+    async fn announce(&self, notice: Notice) -> Result<(), BrokerError> {
+        self.post(message::notice(&notice, self.topology.control())).await
+    }
+
+    async fn notices(&self) -> Result<Notices, BrokerError> {
+        consume::notices(self).await
+    }
+
+    fn health(&self) -> Health {
+        match (self.publishing.health(), self.consuming.health()) {
+            (Health::Ready, other) | (other, Health::Ready) => other,
+            (Health::Away(reason), _) | (_, Health::Away(reason)) => Health::Away(reason),
+            (blocked, _) => blocked,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

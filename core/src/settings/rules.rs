@@ -28,7 +28,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
     scheme("store.url", &store.url, &STORES)?;
     scheme("api.url", &api.url, &["http", "https"])?;
     if worker.lanes.is_empty() {
-        return Err(("worker.lanes", InvalidValue::new("empty", "name one or more of cpu, vision")));
+        return Err(("worker.lanes", InvalidValue::new("empty", "name one or more of cpu, wait, vision")));
     }
     if let Some(url) = &blobs.url {
         scheme("blobs.url", url, &["file", "memory", "redis", "rediss", "s3", "gcs", "azblob", "http", "https"])?;
@@ -58,6 +58,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
         between(key, value, least, most)?;
     }
     for (key, value, least, most) in [
+        ("broker.look_ahead", broker.look_ahead, Duration::ZERO, MINUTE),
         ("chunk.target", chunk.target, MILLISECOND, HOUR),
         ("retry.base", retry.base, MILLISECOND, DAY),
         ("retry.max", retry.max, MILLISECOND, DAY),

@@ -98,6 +98,10 @@ impl From<StoreError> for Problem {
             StoreErrorKind::Forgotten => {
                 Self::new(StatusCode::GONE, "forgotten", "it was there and is no longer", error.reason)
             }
+            StoreErrorKind::Refused => {
+                tracing::error!(%error, "the store refuses");
+                Self::away("the store refuses to work; its operators find the reason in the log of the results API")
+            }
         }
     }
 }

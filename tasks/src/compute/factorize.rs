@@ -1,5 +1,7 @@
 //! `compute.factorize`: prime factors.
 
+mod middle;
+
 use num_prime::nt_funcs::{factorize64, is_prime64};
 use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Compute, Cost, Invalid, Stop, Task};
@@ -58,21 +60,20 @@ impl Compute for Factorize {
 
 /// The prime factors of `number`, ascending, with multiplicity; none for 0 and 1.
 ///
-/// Small primes are divided out here (two thirds of the time of num-prime alone goes into them and into the map that
-/// it returns: 865 ns a number of the classic load with it alone, 230 ns this way); num-prime does the rest: a
-/// deterministic primality test, and Pollard's rho and relatives for what is composite.
+/// Small primes are divided out first, and most rests are small enough for [`middle`]: 140 ns a number of the classic
+/// load, 620 ns with num-prime for every rest. num-prime does the large ones: a deterministic primality test, and
+/// Pollard's rho and relatives for what is composite.
 pub fn factors(number: u64) -> Vec<u64> {
     let mut found = Vec::with_capacity(8);
     if number < 2 {
         return found;
     }
     let rest = divide_small(number, &mut found);
-    match rest {
-        1 => {}
-        rest if rest < AFTER_SMALL * AFTER_SMALL || is_prime64(rest) => found.push(rest),
-        rest => {
-            found.extend(factorize64(rest).into_iter().flat_map(|(prime, power)| std::iter::repeat_n(prime, power)))
-        }
+    match u32::try_from(rest) {
+        Ok(1) => {}
+        Ok(rest) if rest < middle::LIMIT => middle::divide(rest, &mut found),
+        _ if is_prime64(rest) => found.push(rest),
+        _ => found.extend(factorize64(rest).into_iter().flat_map(|(prime, power)| std::iter::repeat_n(prime, power))),
     }
     found
 }
@@ -86,6 +87,14 @@ struct OddPrime {
     prime: u64,
     inverse: u64,
     greatest: u64,
+}
+
+impl OddPrime {
+    /// `number` divided by it, where it divides.
+    fn quotient(&self, number: u64) -> Option<u64> {
+        let quotient = number.wrapping_mul(self.inverse);
+        (quotient <= self.greatest).then_some(quotient)
+    }
 }
 
 /// How many odd primes are divided out; the first left out is [`AFTER_SMALL`].
@@ -118,27 +127,24 @@ const fn small_primes() -> [OddPrime; SMALL] {
 }
 
 /// Moves the factors below [`AFTER_SMALL`] into `found` and gives what is left, which is 1 or has none of them.
+///
+/// It first asks every prime whether it divides, without a branch, and then goes to those that do: 60 ns, 90 ns when it
+/// divided as it went.
 fn divide_small(number: u64, found: &mut Vec<u64>) -> u64 {
     let twos = number.trailing_zeros();
     found.extend(std::iter::repeat_n(2, twos as usize));
     let mut rest = number >> twos;
-    for small in &SMALL_PRIMES {
-        if small.prime * small.prime > rest {
-            break;
-        }
-        loop {
-            let quotient = rest.wrapping_mul(small.inverse);
-            if quotient > small.greatest {
-                break;
-            }
+    let mut dividing = 0u64;
+    for (place, small) in SMALL_PRIMES.iter().enumerate() {
+        dividing |= u64::from(small.quotient(rest).is_some()) << place;
+    }
+    while dividing != 0 {
+        let small = &SMALL_PRIMES[dividing.trailing_zeros() as usize];
+        while let Some(quotient) = small.quotient(rest) {
             rest = quotient;
             found.push(small.prime);
         }
-    }
-    if rest > 1 && rest < AFTER_SMALL {
-        // The loop ended early because no smaller square is left: what is left is prime.
-        found.push(rest);
-        rest = 1;
+        dividing &= dividing - 1;
     }
     rest
 }
@@ -190,6 +196,14 @@ mod tests {
     proptest! {
         #[test]
         fn factors_multiply_back_and_are_prime_and_ascend(number in 1u64..) {
+            let factors = factors(number);
+            prop_assert_eq!(factors.iter().product::<u64>(), number);
+            prop_assert!(factors.is_sorted());
+            prop_assert!(factors.iter().all(|factor| is_prime64(*factor)));
+        }
+
+        #[test]
+        fn small_numbers_factors_multiply_back_and_are_prime_and_ascend(number in 20_000u64..1_000_000_000) {
             let factors = factors(number);
             prop_assert_eq!(factors.iter().product::<u64>(), number);
             prop_assert!(factors.is_sorted());

@@ -1,0 +1,140 @@
+//! The cluster: what the commands that need one share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemill_core::blobs::{Blobs, FetchLimits};
+use tidemill_core::broker::rabbitmq::{self, RabbitMq};
+use tidemill_core::broker::{BrokerError, BrokerErrorKind};
+use tidemill_core::settings::Settings;
+use tidemill_core::store::redis::{self, Redis};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{CliError, Exit};
+
+/// The broker of the cluster. It is connected to in the background; [`ready`] waits for it.
+pub(crate) fn broker(settings: &Settings, role: &str, patience: Option<Duration>) -> Result<RabbitMq, CliError> {
+    let broker = &settings.broker;
+    if broker.url.is_memory() {
+        return Err(CliError::new(Exit::Configuration, "broker.url is memory://, the broker inside one process")
+            .hint("a cluster needs RabbitMQ: set broker.url, or TIDEMILL__BROKER__URL=amqp://host"));
+    }
+    RabbitMq::connect(rabbitmq::Options {
+        url: broker.url.expose().to_owned(),
+        password: broker.password.as_ref().map(|password| password.expose().to_owned()),
+        prefix: broker.prefix.clone(),
+        name: format!("tidemill {role} {}", own_name()),
+        patience,
+        look_ahead: Some(broker.look_ahead),
+    })
+    .map_err(|error| broker_error(&error))
+}
+
+/// Waits until the broker is there.
+pub(crate) async fn ready(broker: &RabbitMq, patience: Option<Duration>) -> Result<(), CliError> {
+    broker.ready(patience).await.map_err(|error| broker_error(&error))
+}
+
+/// A broker's trouble, for people.
+pub(crate) fn broker_error(error: &BrokerError) -> CliError {
+    let (exit, hint) = match error.kind {
+        BrokerErrorKind::Unreachable | BrokerErrorKind::NotConfirmed => {
+            (Exit::Unreachable, "is RabbitMQ running there? `tidemill doctor` says what can be reached")
+        }
+        BrokerErrorKind::Blocked => (Exit::Unreachable, "RabbitMQ is short of memory or disk; its log says which"),
+        BrokerErrorKind::Mismatch => {
+            (Exit::Configuration, "see broker.url and broker.password in `tidemill doctor --config`")
+        }
+        BrokerErrorKind::Unroutable | BrokerErrorKind::Refused => {
+            (Exit::Fault, "was a queue deleted or limited? `tidemill doctor` says what there is")
+        }
+    };
+    CliError::new(exit, error.to_string()).hint(hint)
+}
+
+/// The store of the cluster, which waits for Redis as long as it takes.
+pub(crate) fn store(settings: &Settings) -> Result<Arc<Redis>, CliError> {
+    let store = &settings.store;
+    if store.url.is_memory() {
+        return Err(CliError::new(Exit::Configuration, "store.url is memory://, the store inside one process")
+            .hint("a cluster needs Redis: set store.url, or TIDEMILL__STORE__URL=redis://host"));
+    }
+    let redis = Redis::connect(redis::Options {
+        url: store.url.clone(),
+        password: store.password.clone(),
+        prefix: store.prefix.clone(),
+        ttl: settings.results.ttl,
+        patience: None,
+    });
+    redis.map(Arc::new).map_err(|error| CliError::new(Exit::Configuration, error.to_string()))
+}
+
+/// Where workers store and fetch bytes.
+pub(crate) fn blobs(settings: &Settings) -> Result<Blobs, CliError> {
+    let limits = FetchLimits { max_bytes: settings.fetch.max_bytes, timeout: settings.fetch.timeout };
+    match &settings.blobs.url {
+        None => Ok(Blobs::without_store(limits)),
+        Some(url) if url.scheme() == "file" => {
+            let folder = std::path::PathBuf::from(url.rest());
+            std::fs::create_dir_all(&folder).map_err(|error| {
+                CliError::new(Exit::Configuration, format!("blobs.url: cannot make {}: {error}", folder.display()))
+            })?;
+            Blobs::in_folder(&folder, limits).map_err(|error| CliError::new(Exit::Configuration, error.message))
+        }
+        Some(url) => {
+            Err(CliError::new(Exit::Configuration, format!("blobs.url: {}:// is not supported yet", url.scheme())))
+        }
+    }
+}
+
+/// A runtime for a role: as many threads as there are cores.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::new(Exit::Fault, format!("cannot start the runtime: {error}")))
+}
+
+/// The signals that end a process.
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Listens from now on.
+    pub(crate) fn listen() -> Result<Self, CliError> {
+        let heard =
+            |kind| signal(kind).map_err(|error| CliError::new(Exit::Fault, format!("cannot hear signals: {error}")));
+        Ok(Self { interrupt: heard(SignalKind::interrupt())?, terminate: heard(SignalKind::terminate())? })
+    }
+
+    /// The next one.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// Runs a role until it ends by itself or is told to: the first signal cancels `stop`, the second drops the role.
+    pub(crate) async fn govern<T>(&mut self, stop: &CancellationToken, role: impl Future<Output = T>) -> Option<T> {
+        let mut role = std::pin::pin!(role);
+        tokio::select! {
+            ended = &mut role => return Some(ended),
+            () = self.next() => {}
+        }
+        tracing::info!("stopping: what is under way is finished; a second signal ends it at once");
+        stop.cancel();
+        tokio::select! {
+            ended = &mut role => Some(ended),
+            () = self.next() => None,
+        }
+    }
+}
+
+/// Host and process: what tells workers apart.
+pub(crate) fn own_name() -> String {
+    format!("{}-{}", gethostname::gethostname().to_string_lossy(), std::process::id())
+}

@@ -1,0 +1,59 @@
+//! `results-api`: the role that collects outcomes into the store and hands them back.
+
+use std::sync::Arc;
+
+use tidemill_core::settings::Settings;
+use tidemill_core::store::Store;
+use tidemill_results_api::http::{Api, Catalogue, ServeError, install_metrics, serve};
+use tidemill_results_api::{collect, tend};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::{self, Signals};
+use crate::error::{CliError, Exit};
+
+/// Collects and serves until it is told to stop.
+pub(crate) fn results_api(settings: &Settings) -> Result<Exit, CliError> {
+    match cluster::runtime()?.block_on(run(settings))? {
+        Some(()) => Ok(Exit::Ok),
+        None => Ok(Exit::Interrupted),
+    }
+}
+
+async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
+    let mut signals = Signals::listen()?;
+    let broker = Arc::new(cluster::broker(settings, "results-api", None)?);
+    let store = cluster::store(settings)?;
+    let address = settings.api.listen;
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        CliError::new(Exit::Configuration, format!("cannot listen on {address}: {error}"))
+            .hint("is another results API running there? set api.listen")
+    })?;
+    let api = Api {
+        store: store.clone(),
+        broker: broker.clone(),
+        catalogue: catalogue(settings),
+        metrics: install_metrics().inspect_err(|error| tracing::warn!(%error, "no metrics")).ok(),
+        access: (&settings.api).into(),
+    };
+    let stop = CancellationToken::new();
+    let collecting = async {
+        let (store, told): (&dyn Store, _) = (&*store, stop.clone());
+        collect(&*broker, store, |_| {}, told).await.map_err(|error| cluster::broker_error(&error))
+    };
+    let tending = async { tend(&*broker, &*store, stop.clone()).await.map_err(|error| cluster::broker_error(&error)) };
+    let serving = async {
+        serve(listener, api, stop.clone()).await.map_err(|error| match error {
+            ServeError::Unguarded(_) => CliError::new(Exit::Configuration, error.to_string()),
+            ServeError::System(_) => CliError::new(Exit::Fault, error.to_string()),
+        })
+    };
+    let all = async { tokio::try_join!(collecting, tending, serving).map(drop) };
+    signals.govern(&stop, all).await.transpose()
+}
+
+/// What `/v1/tasks` and `/v1/models` tell.
+fn catalogue(settings: &Settings) -> Catalogue {
+    let register = crate::register(settings, None);
+    Catalogue { tasks: crate::tasks::values(&register), models: crate::models::values(&crate::models_of(settings)) }
+}

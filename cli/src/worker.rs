@@ -1,0 +1,145 @@
+//! `worker`: the role that runs items for the cluster.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemill_core::batch::unix_millis;
+use tidemill_core::broker::Heartbeat;
+use tidemill_core::compute::Pool;
+use tidemill_core::settings::Settings;
+use tidemill_core::task::{Lane, Register, Tools};
+use tidemill_tasks::vision::card::Card;
+use tidemill_worker::{Ended, Isolation, Setup, Worker};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::Health;
+use crate::cluster::{self, Signals, own_name};
+use crate::error::{CliError, Exit};
+use crate::{Vision, handover};
+
+/// Deliveries a core in the lanes that compute: what the hungriest of their tasks asks for (see `Hands::PerCore`).
+const CPU_HANDS: usize = 4;
+const VISION_HANDS: usize = 24;
+/// How long a role may take to answer whether it is ready.
+const HEALTH_WITHIN: Duration = Duration::from_secs(3);
+
+/// Works until it is told to stop.
+pub(crate) fn worker(settings: &Settings, vision: Option<Vision>) -> Result<Exit, CliError> {
+    let runs_networks = settings.worker.lanes.contains(&Lane::Vision);
+    let (register, devices) = match (runs_networks, vision) {
+        (true, None) => return Err(handover::hand_over(settings)),
+        (true, Some(vision)) => {
+            let engine = (vision.start)(&settings.vision)
+                .map_err(|error| CliError::new(Exit::Configuration, format!("cannot run networks: {error}")))?;
+            (crate::register(settings, Some(engine)), (vision.describe)())
+        }
+        (false, _) => (crate::register(settings, None), vec!["cpu".to_owned()]),
+    };
+    let ended = cluster::runtime()?.block_on(work(settings, register, devices))?;
+    match ended {
+        None => Ok(Exit::Interrupted),
+        Some(Ended::Stopped) => Ok(Exit::Ok),
+        Some(Ended::ThreadsLost) => Err(again()),
+    }
+}
+
+async fn work(settings: &Settings, register: Register, devices: Vec<String>) -> Result<Option<Ended>, CliError> {
+    let mut signals = Signals::listen()?;
+    let broker = cluster::broker(settings, "worker", None)?;
+    let pool = Pool::new(settings.worker.threads).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?;
+    let threads = pool.threads();
+    let setup = Setup {
+        name: settings.worker.name.clone().unwrap_or_else(own_name),
+        lanes: settings.worker.lanes.clone(),
+        permits,
+        threads,
+        waiting: settings.worker.waiting,
+        grace: settings.worker.grace,
+        stuck_after: settings.worker.stuck_after,
+        isolation: Some(Isolation {
+            suspect_after: settings.worker.suspect_after,
+            crash_limit: settings.worker.crash_limit,
+        }),
+        heartbeat: Some(about(settings, threads, devices)),
+    };
+    let name = setup.name.clone();
+    let tools = Tools { compute: pool, blobs: cluster::blobs(settings)? };
+    let stop = CancellationToken::new();
+    let running = async {
+        tracing::info!(worker = name, broker = broker.addresses(), threads, "the worker starts");
+        cluster::ready(&broker, None).await?;
+        let worker = Worker::new(setup, Arc::new(broker.clone()), Arc::new(register), tools);
+        worker.run(stop.clone()).await.map_err(|error| cluster::broker_error(&error))
+    };
+    let ended = signals.govern(&stop, running).await.transpose()?;
+    tracing::info!(worker = name, "the worker has ended");
+    Ok(ended)
+}
+
+/// How many deliveries of a lane it holds.
+fn permits(lane: Lane, setup: &Setup) -> usize {
+    match lane {
+        Lane::Cpu => CPU_HANDS * setup.threads,
+        Lane::Vision => VISION_HANDS * setup.threads,
+        Lane::Wait => setup.waiting,
+    }
+}
+
+fn about(settings: &Settings, threads: usize, devices: Vec<String>) -> Heartbeat {
+    let models = if settings.worker.lanes.contains(&Lane::Vision) {
+        let folders = crate::models_of(settings).folders;
+        Card::list(&folders).into_values().flatten().map(|card| card.name).collect()
+    } else {
+        Vec::new()
+    };
+    Heartbeat {
+        name: settings.worker.name.clone().unwrap_or_else(own_name),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: unix_millis(),
+        every: u64::try_from(settings.worker.heartbeat.as_millis()).unwrap_or(u64::MAX),
+        lanes: settings.worker.lanes.clone(),
+        threads: threads as u64,
+        memory_bytes: memory_bytes(),
+        devices,
+        models,
+        ..Heartbeat::default()
+    }
+}
+
+/// The memory of the container, where one limits it, or of the machine; 0 where nobody says.
+fn memory_bytes() -> u64 {
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
+    let machine = || {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
+    };
+    limit.or_else(machine).unwrap_or(0)
+}
+
+/// Becomes itself anew, which frees the threads that an item would not give back. It returns only if that does not work.
+fn again() -> CliError {
+    tracing::warn!("starting anew, to have all computing threads again");
+    let own = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
+    let error = Command::new(own).args(std::env::args_os().skip(1)).exec();
+    CliError::new(Exit::Fault, format!("an item keeps a computing thread, and the worker cannot start anew: {error}"))
+}
+
+/// Asks a role whether it is ready.
+pub(crate) fn health(health: &Health) -> Result<Exit, CliError> {
+    let runtime = cluster::runtime()?;
+    let asking = async {
+        tidemill_core::blobs::choose_cryptography();
+        let client = reqwest::Client::builder().timeout(HEALTH_WITHIN).build()?;
+        client.get(&health.url).send().await?.error_for_status()
+    };
+    match runtime.block_on(asking) {
+        Ok(_) => Ok(Exit::Ok),
+        Err(error) => {
+            let reason = tidemill_core::failure::chain(&error.without_url());
+            Err(CliError::new(Exit::Unreachable, format!("{} is not ready: {reason}", health.url)))
+        }
+    }
+}

@@ -1,0 +1,526 @@
+//! Consuming: deliveries of one queue, over however many connections it takes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::{FutureExt as _, StreamExt as _};
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions,
+    QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{Channel, Consumer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::link::{Live, why};
+use super::{RabbitMq, message};
+use crate::broker::{
+    BrokerError, Deliveries, Delivery, Incoming, Message, Notice, Notices, Permits, Queue, Settle, Settlement,
+};
+
+/// Quorum queues allow no larger prefetch.
+const MOST: usize = 2000;
+/// How long urgent work that waits already is given to arrive before other work is asked for.
+const URGENT_FIRST: Duration = Duration::from_secs(2);
+/// Notices that a slow listener may lag behind by.
+const NOTICES: usize = 1024;
+
+/// Starts to consume; see [`crate::broker::Broker::consume`].
+pub(super) async fn consume(
+    broker: &RabbitMq,
+    queue: Queue,
+    permits: Permits,
+    stop: CancellationToken,
+) -> Result<Deliveries, BrokerError> {
+    let until = broker.patience.map(|patience| Instant::now() + patience);
+    let live = broker.consuming.live(until).await?;
+    let permits = permits.0.clamp(1, MOST);
+    let look_ahead = broker.look_ahead.filter(|_| matches!(queue, Queue::Jobs(_)));
+    Ok(Box::new(Intake {
+        broker: broker.clone(),
+        queue,
+        permits: Arc::new(Semaphore::new(permits)),
+        pace: Pace::new(permits, look_ahead),
+        stop,
+        subscription: None,
+        first: Some(live),
+    }))
+}
+
+/// A consumer that subscribes again whenever its subscription ends.
+struct Intake {
+    broker: RabbitMq,
+    queue: Queue,
+    permits: Arc<Semaphore>,
+    pace: Pace,
+    stop: CancellationToken,
+    subscription: Option<Subscription>,
+    first: Option<Arc<Live>>,
+}
+
+/// What a channel delivers until it breaks.
+struct Subscription {
+    live: Arc<Live>,
+    /// The most urgent first.
+    queues: Vec<Consumer>,
+    channel: Channel,
+    settler: mpsc::Sender<Settled>,
+    /// Consumers that were replaced, with what had come to them.
+    leftover: Vec<Consumer>,
+}
+
+impl Subscription {
+    /// Asks for more messages at a time: a consumer keeps the prefetch that it began with, so new ones take the places
+    /// of the old ones on the same channel. What was delivered stays ours.
+    async fn ask_for(&mut self, prefetch: u16) {
+        let asking = async {
+            self.channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+            for old in &mut self.queues {
+                let name = old.queue();
+                let (options, fields) = (BasicConsumeOptions::default(), FieldTable::default());
+                let fresh = self.channel.basic_consume(name, "".into(), options, fields).await?;
+                let old = std::mem::replace(old, fresh);
+                self.channel.basic_cancel(old.tag(), BasicCancelOptions::default()).await?;
+                self.leftover.push(old);
+            }
+            Ok::<(), lapin::Error>(())
+        };
+        if let Err(error) = asking.await {
+            // The channel is broken by it, which the next delivery shows.
+            tracing::debug!(error = why(&error), "cannot ask for more messages at a time");
+        }
+    }
+}
+
+/// How many messages are asked for at a time.
+#[derive(Debug)]
+struct Pace {
+    prefetch: u16,
+    look_ahead: Option<Duration>,
+    /// Messages handed out since, and how often none was free to be handed out: only a consumer that is short of
+    /// messages gains by more.
+    since: Instant,
+    count: u32,
+    short: u32,
+}
+
+impl Pace {
+    /// How long is counted.
+    const SPAN: Duration = Duration::from_millis(200);
+    /// No more, however short they are.
+    const MOST: u16 = 512;
+
+    fn new(permits: usize, look_ahead: Option<Duration>) -> Self {
+        let prefetch = u16::try_from(permits).unwrap_or(u16::MAX);
+        Self { prefetch, look_ahead, since: Instant::now(), count: 0, short: 0 }
+    }
+
+    /// Counts a message; gives how many more are asked for from now on. `free` is how many permits are left.
+    fn handed_out(&mut self, free: usize) -> Option<usize> {
+        let look_ahead = self.look_ahead?;
+        self.count += 1;
+        self.short += u32::from(free == 0);
+        let span = self.since.elapsed();
+        if span < Self::SPAN {
+            return None;
+        }
+        // As many as are done within the look-ahead at the pace of this span.
+        let done = f64::from(self.count) * look_ahead.as_secs_f64() / span.as_secs_f64();
+        let is_short = 2 * self.short > self.count;
+        (self.since, self.count, self.short) = (Instant::now(), 0, 0);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+        let wanted = done.clamp(0.0, f64::from(Self::MOST)) as u16;
+        let more = wanted.checked_sub(self.prefetch).filter(|_| is_short && wanted / 2 >= self.prefetch)?;
+        self.prefetch = wanted;
+        Some(usize::from(more))
+    }
+}
+
+#[async_trait]
+impl Incoming<Delivery> for Intake {
+    async fn next(&mut self) -> Option<Delivery> {
+        let stop = self.stop.clone();
+        let next = stop.run_until_cancelled(self.take()).await;
+        if next.is_none() {
+            if let Some(subscription) = self.subscription.take() {
+                subscription.give_back().await;
+            }
+        }
+        next
+    }
+}
+
+impl Intake {
+    async fn take(&mut self) -> Delivery {
+        loop {
+            // Closed never: the semaphore is ours.
+            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { continue };
+            if let Some(more) = self.pace.handed_out(self.permits.available_permits()) {
+                tracing::debug!(queue = %self.queue, prefetch = self.pace.prefetch, "messages are short, asking for more at a time");
+                self.permits.add_permits(more);
+                if let Some(subscription) = &mut self.subscription {
+                    subscription.ask_for(self.pace.prefetch).await;
+                }
+            }
+            let subscription = match &mut self.subscription {
+                Some(subscription) => subscription,
+                none => {
+                    let Some(fresh) = subscribe(&self.broker, self.queue, self.pace.prefetch, self.first.take()).await
+                    else {
+                        continue;
+                    };
+                    none.insert(fresh)
+                }
+            };
+            let came = subscription.next().await;
+            let Some(mut delivery) = came else {
+                self.subscription = None;
+                continue;
+            };
+            let redelivered = message::redelivered(&delivery);
+            let kind = delivery.properties.kind().as_ref().map(|kind| kind.as_str().to_owned());
+            let held = Held {
+                broker: self.broker.clone(),
+                tag: delivery.delivery_tag,
+                settler: subscription.settler.clone(),
+                _permit: permit,
+                body: None,
+                kind,
+            };
+            match message::read(&mut delivery, self.queue == Queue::Dead) {
+                Ok(message) => {
+                    let message = Arc::new(message);
+                    let held = Held { body: Some(Arc::clone(&message)), ..held };
+                    return Delivery::new(message, redelivered, Box::new(held));
+                }
+                Err((malformed, bytes)) => {
+                    let queue = self.queue;
+                    tracing::warn!(%queue, reason = %malformed, "a message cannot be read, it goes to the dead letters");
+                    if let Err(error) = held.bury(bytes, &malformed.to_string()).await {
+                        tracing::warn!(%error, "it could not be brought there and will come again");
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Subscription {
+    /// Gives back what came and nobody was handed. What is still on its way goes back when the channel closes, with the
+    /// last delivery that somebody holds.
+    async fn give_back(self) {
+        let Self { mut queues, leftover, settler, .. } = self;
+        queues.extend(leftover);
+        for queue in &mut queues {
+            while let Some(Some(Ok(delivery))) = queue.next().now_or_never() {
+                drop(settler.send(Settled::GiveBack(delivery.delivery_tag)).await);
+            }
+        }
+    }
+
+    /// The next delivery, of the most urgent queue that has one; `None` when the subscription is over.
+    async fn next(&mut self) -> Option<lapin::message::Delivery> {
+        let Self { queues, leftover, .. } = self;
+        let next = std::future::poll_fn(|context| {
+            while let Some(queue) = leftover.first_mut() {
+                match queue.poll_next_unpin(context) {
+                    Poll::Ready(Some(Ok(delivery))) => return Poll::Ready(Some(delivery)),
+                    // It is cancelled, so it ends.
+                    Poll::Ready(_) => drop(leftover.remove(0)),
+                    Poll::Pending => break,
+                }
+            }
+            for queue in queues.iter_mut() {
+                // An end, and an error, are the broker's way to say that this subscription is over.
+                if let Poll::Ready(came) = queue.poll_next_unpin(context) {
+                    return Poll::Ready(came.and_then(Result::ok));
+                }
+            }
+            Poll::Pending
+        });
+        self.live.broken.run_until_cancelled(next).await.flatten()
+    }
+}
+
+/// Subscribes over the connection there is; `None` where that breaks meanwhile.
+async fn subscribe(broker: &RabbitMq, queue: Queue, prefetch: u16, first: Option<Arc<Live>>) -> Option<Subscription> {
+    let live = match first.filter(|live| !live.broken.is_cancelled()) {
+        Some(live) => live,
+        // It waits as long as it takes; only what no waiting mends comes back as an error.
+        None => match broker.consuming.live(None).await {
+            Ok(live) => live,
+            Err(error) => {
+                tracing::warn!(%error, "cannot consume, trying again");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                return None;
+            }
+        },
+    };
+    match open(broker, queue, prefetch, &live).await {
+        Ok(subscription) => Some(subscription),
+        Err(error) => {
+            tracing::debug!(error = why(&error), %queue, "cannot subscribe");
+            if !live.connection.status().connected() {
+                live.broken.cancel();
+            }
+            // A channel error alone (the queue was deleted, say) must not make this spin.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}
+
+async fn open(broker: &RabbitMq, queue: Queue, prefetch: u16, live: &Arc<Live>) -> Result<Subscription, lapin::Error> {
+    let channel = live.connection.create_channel().await?;
+    // Before basic.consume: the client keeps what comes in memory, however much it is.
+    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+    let mut queues = Vec::new();
+    let names = broker.topology.names(queue);
+    for (place, name) in names.iter().enumerate() {
+        let consumer = channel
+            .basic_consume(name.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+            .await?;
+        queues.push(consumer);
+        if place + 1 < names.len() {
+            wait_for_urgent(&channel, name).await?;
+        }
+    }
+    let (settler, settled) = mpsc::channel(usize::from(prefetch).max(64));
+    tokio::spawn(settle_all(channel.clone(), settled, Arc::clone(live)));
+    Ok(Subscription { live: Arc::clone(live), queues, channel, settler, leftover: Vec::new() })
+}
+
+/// Gives urgent work that waits already the time to arrive, so that nothing overtakes it. Only the queue's length is
+/// looked at: the deliveries themselves stay where they come in.
+async fn wait_for_urgent(channel: &Channel, name: &str) -> Result<(), lapin::Error> {
+    let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+    let until = Instant::now() + URGENT_FIRST;
+    let mut before = None;
+    while Instant::now() < until {
+        let waiting = channel.queue_declare(name.into(), passive, FieldTable::default()).await?.message_count();
+        // None wait, or as many as before: all that the prefetch allows has been sent.
+        if waiting == 0 || before == Some(waiting) {
+            break;
+        }
+        before = Some(waiting);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// What is to be told to the broker about a delivery.
+#[derive(Debug)]
+enum Settled {
+    Ack(u64),
+    GiveBack(u64),
+}
+
+/// The one task that acknowledges on a channel: as many at once as have come together, with `multiple` where all below
+/// are done.
+async fn settle_all(channel: Channel, mut settled: mpsc::Receiver<Settled>, live: Arc<Live>) {
+    let mut acks = Acks::default();
+    let mut batch = Vec::new();
+    while settled.recv_many(&mut batch, 256).await > 0 {
+        let mut done = Ok(());
+        for settled in batch.drain(..) {
+            match settled {
+                Settled::Ack(tag) => acks.done(tag),
+                Settled::GiveBack(tag) => {
+                    acks.gone(tag);
+                    let options = BasicNackOptions { requeue: true, ..Default::default() };
+                    done = done.and(channel.basic_nack(tag, options).await);
+                }
+            }
+        }
+        for (tag, multiple) in acks.take() {
+            done = done.and(channel.basic_ack(tag, BasicAckOptions { multiple }).await);
+        }
+        if let Err(error) = done {
+            // All of it will be delivered again.
+            tracing::debug!(error = why(&error), generation = live.generation, "cannot acknowledge");
+            return;
+        }
+    }
+    // Nobody holds a delivery of this channel or waits for one.
+    drop(channel.close(200, "done".into()).await);
+}
+
+/// Which tags of a channel are done.
+#[derive(Debug, Default)]
+struct Acks {
+    /// All tags up to here are settled.
+    settled: u64,
+    /// Done, and not told yet.
+    done: BTreeSet<u64>,
+    /// Settled in another way, above `settled`.
+    others: BTreeSet<u64>,
+}
+
+impl Acks {
+    fn done(&mut self, tag: u64) {
+        self.done.insert(tag);
+    }
+
+    fn gone(&mut self, tag: u64) {
+        self.others.insert(tag);
+    }
+
+    /// What to tell the broker: tags, and whether all below go with them.
+    fn take(&mut self) -> Vec<(u64, bool)> {
+        let mut told = Vec::new();
+        let mut upto = None;
+        loop {
+            let next = self.settled + 1;
+            if self.done.remove(&next) {
+                upto = Some(next);
+            } else if !self.others.remove(&next) {
+                break;
+            }
+            self.settled = next;
+        }
+        told.extend(upto.map(|upto| (upto, true)));
+        // What is done beyond a gap is told one by one, so that its place is free for the next.
+        let beyond = std::mem::take(&mut self.done);
+        told.extend(beyond.iter().map(|tag| (*tag, false)));
+        self.others.extend(beyond);
+        told
+    }
+}
+
+/// A message in a consumer's hands.
+struct Held {
+    broker: RabbitMq,
+    tag: u64,
+    settler: mpsc::Sender<Settled>,
+    _permit: OwnedSemaphorePermit,
+    body: Option<Arc<Message>>,
+    kind: Option<String>,
+}
+
+impl Held {
+    /// Brings a message to the dead letters, and only then acknowledges it.
+    async fn bury(&self, bytes: bytes::Bytes, reason: &str) -> Result<(), BrokerError> {
+        let dead = Message::new(crate::broker::Body::Unreadable(bytes::Bytes::new()), crate::batch::Priority(0));
+        let route = self.broker.topology.route(Queue::Dead, &dead);
+        self.broker.post(message::dead(bytes, self.kind.as_deref(), reason, route)).await?;
+        self.tell(Settled::Ack(self.tag)).await;
+        Ok(())
+    }
+
+    /// An error means that the channel is gone, and with it the claim on the delivery: it will come again.
+    async fn tell(&self, settled: Settled) {
+        drop(self.settler.send(settled).await);
+    }
+}
+
+#[async_trait]
+impl Settle for Held {
+    async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError> {
+        match settlement {
+            Settlement::Ack => self.tell(Settled::Ack(self.tag)).await,
+            Settlement::Requeue => self.tell(Settled::GiveBack(self.tag)).await,
+            Settlement::Reject(reason) => {
+                let message = self.body.as_ref().map(|message| crate::wire::encode(&message.body));
+                for bytes in message.into_iter().flatten() {
+                    self.bury(bytes, &reason).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn abandon(self: Box<Self>) {
+        if self.settler.try_send(Settled::GiveBack(self.tag)).is_err() {
+            // The channel of settlements is as long as the prefetch: only a broken one takes no more.
+            tracing::debug!("a delivery goes back with its channel");
+        }
+    }
+}
+
+/// Listens to what is announced; see [`crate::broker::Broker::notices`].
+pub(super) async fn notices(broker: &RabbitMq) -> Result<Notices, BrokerError> {
+    let (tell, notices) = mpsc::channel(NOTICES);
+    let until = broker.patience.map(|patience| Instant::now() + patience);
+    let live = broker.consuming.live(until).await?;
+    let mut consumer = listen(broker, &live).await.ok();
+    let broker = broker.clone();
+    tokio::spawn(async move {
+        let mut live = live;
+        loop {
+            while let Some(listening) = &mut consumer {
+                let next = tokio::select! {
+                    next = listening.next() => next,
+                    () = tell.closed() => return,
+                    () = live.broken.cancelled() => None,
+                };
+                match next.and_then(Result::ok).map(|delivery| message::read_notice(&delivery.data)) {
+                    Some(Ok(notice)) => {
+                        if tell.send(notice).await.is_err() {
+                            return;
+                        }
+                    }
+                    Some(Err(reason)) => tracing::warn!(%reason, "a notice cannot be read"),
+                    None => consumer = None,
+                }
+            }
+            tokio::select! {
+                () = tell.closed() => return,
+                again = broker.consuming.live(None) => match again {
+                    Ok(again) => live = again,
+                    Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+                },
+            }
+            consumer = listen(&broker, &live).await.ok();
+            if consumer.is_none() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    });
+    Ok(Box::new(Listener(notices)))
+}
+
+/// A queue of one's own, which goes with the connection.
+async fn listen(broker: &RabbitMq, live: &Live) -> Result<Consumer, lapin::Error> {
+    let channel = live.connection.create_channel().await?;
+    let own = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+    let queue = channel.queue_declare("".into(), own, FieldTable::default()).await?;
+    let exchange = broker.topology.control().exchange;
+    let (name, key) = (queue.name().clone(), "".into());
+    channel
+        .queue_bind(name.clone(), exchange.as_str().into(), key, QueueBindOptions::default(), FieldTable::default())
+        .await?;
+    let unacknowledged = BasicConsumeOptions { no_ack: true, ..Default::default() };
+    channel.basic_consume(name, "".into(), unacknowledged, FieldTable::default()).await
+}
+
+struct Listener(mpsc::Receiver<Notice>);
+
+#[async_trait]
+impl Incoming<Notice> for Listener {
+    async fn next(&mut self) -> Option<Notice> {
+        self.0.recv().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acks_go_out_together_where_nothing_is_open_below() {
+        let mut acks = Acks::default();
+        for tag in [1, 2, 4] {
+            acks.done(tag);
+        }
+        assert_eq!(acks.take(), [(2, true), (4, false)]);
+        acks.gone(3);
+        assert_eq!(acks.take(), []);
+        acks.done(5);
+        assert_eq!(acks.take(), [(5, true)]);
+    }
+}

@@ -1,0 +1,241 @@
+//! A connection that is kept up.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use lapin::uri::AMQPUri;
+use lapin::{Connection, ConnectionProperties, Event};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::publish::Publishers;
+use super::topology::Topology;
+use crate::broker::{BrokerError, BrokerErrorKind, Health};
+
+/// The delays between two tries to connect begin here, double, and end there; each is drawn at random below.
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const LAST_DELAY: Duration = Duration::from_secs(5);
+
+/// A connection that was made, until it breaks.
+pub(super) struct Live {
+    /// Counts the connections of its link.
+    pub(super) generation: u64,
+    pub(super) connection: Connection,
+    pub(super) publishers: Publishers,
+    /// Cancelled when it is found to be broken.
+    pub(super) broken: CancellationToken,
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live").field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
+/// Where a link stands.
+#[derive(Clone, Debug)]
+enum State {
+    /// Connected; the reason if the broker takes nothing now.
+    Up(Arc<Live>, Option<String>),
+    /// Not connected; why not, and whether waiting may help.
+    Down(BrokerErrorKind, String),
+}
+
+/// A connection that is made again whenever it breaks, until this value is dropped.
+#[derive(Debug)]
+pub(super) struct Link {
+    state: watch::Receiver<State>,
+    addresses: String,
+    _ends_when_dropped: DropGuard,
+}
+
+impl Link {
+    pub(super) fn keep(uris: Vec<AMQPUri>, name: String, topology: Topology) -> Self {
+        let (tell, state) = watch::channel(State::Down(BrokerErrorKind::Unreachable, "not connected yet".into()));
+        let stop = CancellationToken::new();
+        let addresses = uris.iter().map(address).collect::<Vec<_>>().join(", ");
+        let keeper = Keeper { uris, name, topology, tell };
+        let stopped = stop.clone();
+        tokio::spawn(async move { stopped.run_until_cancelled(keeper.keep()).await });
+        Self { state, addresses, _ends_when_dropped: stop.drop_guard() }
+    }
+
+    pub(super) fn addresses(&self) -> String {
+        self.addresses.clone()
+    }
+
+    /// The connection, once there is one.
+    pub(super) async fn live(&self, until: Option<Instant>) -> Result<Arc<Live>, BrokerError> {
+        self.wait(until, |state| match state {
+            State::Up(live, _) if !live.broken.is_cancelled() => Some(Ok(Arc::clone(live))),
+            State::Down(BrokerErrorKind::Mismatch, reason) => Some(Err(self.error(BrokerErrorKind::Mismatch, reason))),
+            _ => None,
+        })
+        .await?
+    }
+
+    /// Waits until `look` finds something in the state. An error once `until` is there.
+    async fn wait<T>(&self, until: Option<Instant>, look: impl Fn(&State) -> Option<T>) -> Result<T, BrokerError> {
+        let mut state = self.state.clone();
+        let waiting = async {
+            loop {
+                if let Some(found) = look(&state.borrow_and_update()) {
+                    return Some(found);
+                }
+                if state.changed().await.is_err() {
+                    return None;
+                }
+            }
+        };
+        let found = match until {
+            Some(until) => tokio::time::timeout_at(until, waiting).await.ok().flatten(),
+            None => waiting.await,
+        };
+        found.ok_or_else(|| self.trouble())
+    }
+
+    /// Why the broker cannot be worked with now, as an error.
+    pub(super) fn trouble(&self) -> BrokerError {
+        match &*self.state.borrow() {
+            State::Up(_, Some(reason)) => self.error(BrokerErrorKind::Blocked, reason),
+            State::Up(_, None) => self.error(BrokerErrorKind::NotConfirmed, "it did not confirm in time"),
+            State::Down(kind, reason) => self.error(*kind, reason),
+        }
+    }
+
+    fn error(&self, kind: BrokerErrorKind, reason: &str) -> BrokerError {
+        BrokerError { kind, action: format!("work with the broker at {}", self.addresses), reason: reason.to_owned() }
+    }
+
+    pub(super) fn health(&self) -> Health {
+        match &*self.state.borrow() {
+            State::Up(_, None) => Health::Ready,
+            State::Up(_, Some(reason)) => Health::Blocked(reason.clone()),
+            State::Down(_, reason) => Health::Away(reason.clone()),
+        }
+    }
+}
+
+/// The task behind a link.
+struct Keeper {
+    uris: Vec<AMQPUri>,
+    name: String,
+    topology: Topology,
+    tell: watch::Sender<State>,
+}
+
+impl Keeper {
+    async fn keep(self) {
+        let (mut generation, mut tries, mut delay) = (0, 0, FIRST_DELAY);
+        loop {
+            let uri = &self.uris[tries % self.uris.len()];
+            tries += 1;
+            match self.connect(uri, generation).await {
+                Ok(live) => {
+                    tracing::debug!(broker = address(uri), link = self.name, generation, "connected to the broker");
+                    if generation > 0 {
+                        tracing::info!(broker = address(uri), link = self.name, "the broker is back");
+                    }
+                    generation += 1;
+                    delay = FIRST_DELAY;
+                    self.tell.send_replace(State::Up(Arc::clone(&live), None));
+                    let reason = self.watch(&live).await;
+                    live.broken.cancel();
+                    tracing::warn!(broker = address(uri), link = self.name, error = reason, "the broker is away");
+                    self.tell.send_replace(State::Down(BrokerErrorKind::Unreachable, reason));
+                }
+                Err((kind, reason)) => {
+                    let is_news = !matches!(&*self.tell.borrow(), State::Down(_, told) if *told == reason);
+                    if is_news {
+                        tracing::warn!(
+                            broker = address(uri),
+                            link = self.name,
+                            error = reason,
+                            "cannot connect to the broker"
+                        );
+                        self.tell.send_replace(State::Down(kind, reason));
+                    }
+                    tokio::time::sleep(delay.mul_f64(fastrand::f64())).await;
+                    delay = (2 * delay).min(LAST_DELAY);
+                }
+            }
+        }
+    }
+
+    async fn connect(&self, uri: &AMQPUri, generation: u64) -> Result<Arc<Live>, (BrokerErrorKind, String)> {
+        let why = |error: lapin::Error| (kind_of(&error), why(&error));
+        let properties = ConnectionProperties::default().with_connection_name(self.name.as_str().into());
+        let connecting = Connection::connect_uri(uri.clone(), properties);
+        let patience = Duration::from_millis(uri.query.connection_timeout.unwrap_or(super::CONNECTION_TIMEOUT_MS));
+        let connection = tokio::time::timeout(patience, connecting)
+            .await
+            .map_err(|_| (BrokerErrorKind::Unreachable, format!("no answer within {patience:?}")))?
+            .map_err(why)?;
+        self.topology.declare(&connection).await?;
+        let broken = CancellationToken::new();
+        let publishers = Publishers::start(&connection, &broken).await.map_err(why)?;
+        Ok(Arc::new(Live { generation, connection, publishers, broken }))
+    }
+
+    /// Resolves when the connection is broken, with the reason.
+    async fn watch(&self, live: &Arc<Live>) -> String {
+        // Exactly one listener: several would each get a part of the events.
+        let mut events = Box::pin(live.connection.events_listener());
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = live.broken.cancelled() => return "the connection broke".into(),
+            };
+            match event {
+                Some(Event::ConnectionBlocked(reason)) => {
+                    tracing::warn!(link = self.name, reason, "the broker takes nothing now");
+                    self.tell.send_replace(State::Up(Arc::clone(live), Some(reason)));
+                }
+                Some(Event::ConnectionUnblocked) => {
+                    tracing::info!(link = self.name, "the broker takes messages again");
+                    self.tell.send_replace(State::Up(Arc::clone(live), None));
+                }
+                // A channel's own error is no reason to give up the connection; whoever has the channel finds out.
+                Some(Event::Error(error)) if live.connection.status().connected() => {
+                    tracing::debug!(link = self.name, %error, "an error on the connection");
+                }
+                Some(Event::Error(error)) => return why(&error),
+                Some(_) => {}
+                None => return "the connection ended".into(),
+            }
+        }
+    }
+}
+
+/// An address without its password.
+fn address(uri: &AMQPUri) -> String {
+    let scheme = match uri.scheme {
+        lapin::uri::AMQPScheme::AMQP => "amqp",
+        lapin::uri::AMQPScheme::AMQPS => "amqps",
+    };
+    format!("{scheme}://{}:{}", uri.authority.host, uri.authority.port)
+}
+
+/// Whether waiting may help.
+fn kind_of(error: &lapin::Error) -> BrokerErrorKind {
+    match error.kind() {
+        lapin::ErrorKind::ProtocolError(error) if matches!(error.get_id(), 403 | 406 | 530) => {
+            BrokerErrorKind::Mismatch
+        }
+        _ => BrokerErrorKind::Unreachable,
+    }
+}
+
+/// What the client says, for people.
+pub(super) fn why(error: &lapin::Error) -> String {
+    match error.kind() {
+        lapin::ErrorKind::ProtocolError(error) if error.get_id() == 403 => {
+            format!("{}; are user, password and virtual host right?", error.get_message())
+        }
+        lapin::ErrorKind::ProtocolError(error) => error.get_message().to_string(),
+        _ => crate::failure::chain(error),
+    }
+}

@@ -1,0 +1,162 @@
+//! What a message looks like to RabbitMQ.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+use serde::{Deserialize, Serialize};
+
+use super::publish::Parcel;
+use super::topology::Route;
+use crate::batch::{BatchId, Priority};
+use crate::broker::{Body, Message, Notice};
+use crate::wire::{self, Malformed};
+
+/// On disk before it is confirmed.
+const PERSISTENT: u8 = 2;
+
+/// Our headers. They repeat what operators look at; what we read back of them is marked so.
+mod headers {
+    pub(super) const VERSION: &str = "v";
+    pub(super) const BATCH: &str = "batch";
+    pub(super) const TASK: &str = "task";
+    /// The index of the chunk's first item, which names the chunk within its batch.
+    pub(super) const CHUNK: &str = "chunk";
+    pub(super) const ITEMS: &str = "items";
+    pub(super) const ATTEMPT: &str = "attempt";
+    /// Read back: see [`super::Message::crashes`].
+    pub(super) const CRASHES: &str = "crashes";
+    /// Read back: see [`super::Message::refusal`].
+    pub(super) const REASON: &str = "reason";
+    /// The broker's own count, in quorum queues.
+    pub(super) const DELIVERIES: &str = "x-delivery-count";
+}
+
+/// A message, ready to be published.
+pub(super) fn parcel(message: &Message, bytes: Bytes, route: Route) -> Parcel {
+    let mut fields = FieldTable::default();
+    let mut set = |name: &str, value: AMQPValue| {
+        fields.insert(name.into(), value);
+    };
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let number = |number: u64| AMQPValue::LongLongInt(i64::try_from(number).unwrap_or(i64::MAX));
+    set(headers::VERSION, number(wire::VERSION));
+    if let Some(batch) = message.body.batch() {
+        set(headers::BATCH, text(batch.as_str()));
+    }
+    if let Body::Chunk(chunk) = &message.body {
+        set(headers::TASK, text(&chunk.batch.task));
+        set(headers::CHUNK, number(chunk.items.first().map_or(0, |item| item.index.0)));
+        set(headers::ITEMS, number(chunk.items.len() as u64));
+        set(headers::ATTEMPT, number(chunk.attempt.0.into()));
+    }
+    if message.crashes > 0 {
+        set(headers::CRASHES, number(message.crashes.into()));
+    }
+    if let Some(reason) = &message.refusal {
+        set(headers::REASON, text(&reason.chars().take(2000).collect::<String>()));
+    }
+    let mut properties = BasicProperties::default()
+        .with_delivery_mode(PERSISTENT)
+        .with_content_type("application/json".into())
+        .with_headers(fields);
+    if let Some(kind) = message.body.kind() {
+        properties = properties.with_type(kind.as_str().into());
+    }
+    if message.priority > Priority(0) {
+        properties = properties.with_priority(message.priority.0);
+    }
+    if let Some(delay) = route.delay {
+        properties = properties.with_expiration(delay.to_string().as_str().into());
+    }
+    Parcel { route, bytes, properties, is_mandatory: true }
+}
+
+/// What a delivery holds; a `refusal` where it lies among the dead.
+pub(super) fn read(delivery: &mut lapin::message::Delivery, is_dead: bool) -> Result<Message, (Malformed, Bytes)> {
+    let bytes = Bytes::from(std::mem::take(&mut delivery.data));
+    let properties = &delivery.properties;
+    let kind = properties.kind().as_ref().map(|kind| kind.as_str().to_owned()).unwrap_or_default();
+    let body = match wire::decode(&kind, bytes.clone()) {
+        Ok(body) => body,
+        Err(_) if is_dead => Body::Unreadable(bytes),
+        Err(malformed) => return Err((malformed, bytes)),
+    };
+    Ok(Message {
+        body,
+        priority: Priority(properties.priority().unwrap_or(0)),
+        delay: Duration::ZERO,
+        refusal: header(properties, headers::REASON).and_then(as_text),
+        crashes: header(properties, headers::CRASHES)
+            .and_then(as_number)
+            .map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX)),
+    })
+}
+
+/// How often a message was delivered before.
+pub(super) fn redelivered(delivery: &lapin::message::Delivery) -> u32 {
+    let counted = header(&delivery.properties, headers::DELIVERIES).and_then(as_number).unwrap_or(0);
+    u32::try_from(counted).unwrap_or(u32::MAX).max(u32::from(delivery.redelivered))
+}
+
+/// A message that goes to the dead letters as it came, with the reason.
+pub(super) fn dead(bytes: Bytes, kind: Option<&str>, reason: &str, route: Route) -> Parcel {
+    let refusal = Some(reason.to_owned());
+    let message = Message { refusal, ..Message::new(Body::Unreadable(bytes.clone()), Priority(0)) };
+    let mut parcel = parcel(&message, bytes, route);
+    if let Some(kind) = kind {
+        parcel.properties = parcel.properties.with_type(kind.chars().take(200).collect::<String>().as_str().into());
+    }
+    parcel
+}
+
+fn header<'a>(properties: &'a BasicProperties, name: &str) -> Option<&'a AMQPValue> {
+    properties.headers().as_ref()?.inner().get(name)
+}
+
+fn as_text(value: &AMQPValue) -> Option<String> {
+    match value {
+        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
+        _ => None,
+    }
+}
+
+fn as_number(value: &AMQPValue) -> Option<i64> {
+    match value {
+        AMQPValue::ShortShortInt(n) => Some((*n).into()),
+        AMQPValue::ShortShortUInt(n) => Some((*n).into()),
+        AMQPValue::ShortInt(n) => Some((*n).into()),
+        AMQPValue::ShortUInt(n) => Some((*n).into()),
+        AMQPValue::LongInt(n) => Some((*n).into()),
+        AMQPValue::LongUInt(n) => Some((*n).into()),
+        AMQPValue::LongLongInt(n) => Some(*n),
+        _ => None,
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+enum NoticeForm {
+    Cancel(BatchId),
+    Drain(Option<String>),
+}
+
+/// A notice, ready to be published. That nobody listens is no trouble.
+pub(super) fn notice(notice: &Notice, route: Route) -> Parcel {
+    let form = match notice {
+        Notice::Cancel(batch) => NoticeForm::Cancel(batch.clone()),
+        Notice::Drain(worker) => NoticeForm::Drain(worker.clone()),
+    };
+    let bytes = Bytes::from(serde_json::to_vec(&form).unwrap_or_default());
+    let properties = BasicProperties::default().with_content_type("application/json".into());
+    Parcel { route, bytes, properties, is_mandatory: false }
+}
+
+/// What a notice says.
+pub(super) fn read_notice(bytes: &[u8]) -> Result<Notice, Malformed> {
+    serde_json::from_slice(bytes).map_err(|error| Malformed::from_json(&error)).map(|form| match form {
+        NoticeForm::Cancel(batch) => Notice::Cancel(batch),
+        NoticeForm::Drain(worker) => Notice::Drain(worker),
+    })
+}

@@ -1,0 +1,243 @@
+//! Publishing: a window of messages that were sent and are not confirmed yet, on each of a few channels.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::link::{Link, Live, why};
+use super::topology::Route;
+use crate::broker::{BrokerError, BrokerErrorKind};
+
+/// Channels to publish on. A second one keeps the broker busy while the first waits for a flush to disk.
+const CHANNELS: usize = 2;
+/// Unconfirmed messages on a channel. The broker gains up to about a thousand; the client searches all of them at some
+/// confirms, so more would cost (research: RabbitMQ's own benchmarks, "windows of ~1000 are fine").
+const WINDOW: usize = 512;
+/// Messages that wait for a place in the window. Whoever publishes more waits itself.
+const WAITING: usize = 64;
+
+/// A message as the broker takes it.
+#[derive(Clone, Debug)]
+pub(super) struct Parcel {
+    pub(super) route: Route,
+    pub(super) bytes: Bytes,
+    pub(super) properties: BasicProperties,
+    /// Whether it is an error that no queue takes it.
+    pub(super) is_mandatory: bool,
+}
+
+/// What became of a parcel on one connection.
+#[derive(Debug)]
+enum Fate {
+    Confirmed,
+    /// The broker would not have it.
+    Nacked,
+    /// No queue takes it.
+    Returned(String),
+    /// The connection broke before it was confirmed: it may have arrived.
+    Unknown,
+}
+
+/// A parcel and whoever waits for it.
+struct Request {
+    parcel: Arc<Parcel>,
+    number: u64,
+    tell: oneshot::Sender<Fate>,
+}
+
+/// The channels of one connection.
+pub(super) struct Publishers {
+    channels: Vec<mpsc::Sender<Request>>,
+    next: AtomicUsize,
+    number: AtomicU64,
+    /// The retry steps that were declared over this connection.
+    steps: Mutex<HashSet<String>>,
+}
+
+impl Publishers {
+    pub(super) async fn start(connection: &Connection, broken: &CancellationToken) -> Result<Self, lapin::Error> {
+        let mut channels = Vec::with_capacity(CHANNELS);
+        for _ in 0..CHANNELS {
+            let channel = connection.create_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            let (requests, waiting) = mpsc::channel(WAITING);
+            let publisher = Publisher { channel, sent: VecDeque::new(), returned: HashSet::new() };
+            tokio::spawn(publisher.run(waiting, broken.clone()));
+            channels.push(requests);
+        }
+        Ok(Self { channels, next: AtomicUsize::new(0), number: AtomicU64::new(0), steps: Mutex::default() })
+    }
+
+    async fn publish(&self, parcel: Arc<Parcel>) -> Fate {
+        let (tell, fate) = oneshot::channel();
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        let channel = &self.channels[self.next.fetch_add(1, Ordering::Relaxed) % self.channels.len()];
+        if channel.send(Request { parcel, number, tell }).await.is_err() {
+            return Fate::Unknown;
+        }
+        fate.await.unwrap_or(Fate::Unknown)
+    }
+
+    async fn ready_step(
+        &self,
+        link: &Link,
+        live: &Live,
+        route: &Route,
+        topology: &super::Topology,
+    ) -> Result<(), BrokerError> {
+        let Some(delay) = route.delay else { return Ok(()) };
+        let is_known = |steps: &Mutex<HashSet<String>>| {
+            steps.lock().unwrap_or_else(PoisonError::into_inner).contains(&route.exchange)
+        };
+        if is_known(&self.steps) {
+            return Ok(());
+        }
+        topology.declare_step(&live.connection, delay).await.map_err(|(kind, reason)| BrokerError {
+            kind,
+            action: format!("declare {} at {}", route.exchange, link.addresses()),
+            reason,
+        })?;
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner).insert(route.exchange.clone());
+        Ok(())
+    }
+}
+
+/// Publishes a parcel over whatever connection there is, again after a break, until the broker has confirmed it or
+/// patience is over. A break may double it: recording is once.
+pub(super) async fn post(
+    link: &Link,
+    topology: &super::Topology,
+    parcel: Parcel,
+    patience: Option<Duration>,
+) -> Result<(), BrokerError> {
+    let parcel = Arc::new(parcel);
+    let until = patience.map(|patience| Instant::now() + patience);
+    loop {
+        let live = link.live(until).await?;
+        match live.publishers.ready_step(link, &live, &parcel.route, topology).await {
+            Ok(()) => {}
+            Err(error) if error.is_transient() => {
+                live.broken.cancel();
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
+        let publishing = live.publishers.publish(Arc::clone(&parcel));
+        let fate = match until {
+            Some(until) => tokio::time::timeout_at(until, publishing).await.map_err(|_| link.trouble())?,
+            None => publishing.await,
+        };
+        let refused = |kind, reason: String| {
+            let key = &parcel.route.key;
+            Err(BrokerError { kind, action: format!("publish to {key} at {}", link.addresses()), reason })
+        };
+        match fate {
+            Fate::Confirmed => return Ok(()),
+            Fate::Nacked => return refused(BrokerErrorKind::Refused, "the broker refused the message (nack)".into()),
+            Fate::Returned(reason) => return refused(BrokerErrorKind::Unroutable, reason),
+            Fate::Unknown => live.broken.cancel(),
+        }
+    }
+}
+
+/// The one task that publishes on a channel: confirms are told apart by the order of publishing, so no two may.
+struct Publisher {
+    channel: Channel,
+    /// What was sent and is not settled, in the order of sending.
+    sent: VecDeque<(Request, Sent)>,
+    /// The numbers of messages that came back. The client hands a returned message to whichever confirm comes next.
+    returned: HashSet<u64>,
+}
+
+enum Sent {
+    Waiting(PublisherConfirm),
+    Came(Result<Confirmation, lapin::Error>),
+}
+
+impl Publisher {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Request>, broken: CancellationToken) {
+        loop {
+            let has_room = self.sent.len() < WINDOW;
+            let is_alive = tokio::select! {
+                biased;
+                () = broken.cancelled() => false,
+                is_alive = self.confirms(), if !self.sent.is_empty() => is_alive,
+                request = waiting.recv(), if has_room => match request {
+                    Some(request) => self.send(request).await,
+                    None => false,
+                },
+            };
+            if !is_alive {
+                // Whoever waits finds its sender gone, and publishes again over the next connection.
+                broken.cancel();
+                return;
+            }
+        }
+    }
+
+    async fn send(&mut self, request: Request) -> bool {
+        let Parcel { route, bytes, properties, is_mandatory } = &*request.parcel;
+        let options = BasicPublishOptions { mandatory: *is_mandatory, ..Default::default() };
+        let properties = properties.clone().with_message_id(request.number.to_string().as_str().into());
+        let (exchange, key) = (route.exchange.as_str().into(), route.key.as_str().into());
+        match self.channel.basic_publish(exchange, key, options, bytes, properties).await {
+            Ok(confirm) => {
+                self.sent.push_back((request, Sent::Waiting(confirm)));
+                true
+            }
+            Err(error) => {
+                tracing::debug!(error = why(&error), "a message could not be sent");
+                false
+            }
+        }
+    }
+
+    /// Resolves when one or more confirms have come, and settles from the oldest on as far as there is no gap: only
+    /// then is every returned message known that one of them may have brought for another. Dropping it loses nothing.
+    async fn confirms(&mut self) -> bool {
+        std::future::poll_fn(|context| {
+            let mut is_any = false;
+            for (_, sent) in &mut self.sent {
+                let Sent::Waiting(confirm) = sent else { continue };
+                match std::pin::Pin::new(confirm).poll(context) {
+                    Poll::Ready(came) => {
+                        is_any = true;
+                        if let Ok(Confirmation::Ack(Some(back)) | Confirmation::Nack(Some(back))) = &came
+                            && let Some(id) = back.delivery.properties.message_id()
+                        {
+                            self.returned.extend(id.as_str().parse::<u64>().ok());
+                        }
+                        *sent = Sent::Came(came);
+                    }
+                    // Confirms come nearly in order: behind an open one there is rarely a closed one.
+                    Poll::Pending => break,
+                }
+            }
+            if is_any { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        while let Some((_, Sent::Came(_))) = self.sent.front() {
+            let Some((request, Sent::Came(came))) = self.sent.pop_front() else { break };
+            let fate = match came {
+                _ if self.returned.remove(&request.number) => {
+                    Fate::Returned(format!("no queue takes what goes to {}", request.parcel.route.key))
+                }
+                Ok(Confirmation::Ack(_)) => Fate::Confirmed,
+                Ok(Confirmation::Nack(_)) => Fate::Nacked,
+                Ok(Confirmation::NotRequested) | Err(_) => return false,
+            };
+            // Whoever waited may have given up.
+            drop(request.tell.send(fate));
+        }
+        true
+    }
+}

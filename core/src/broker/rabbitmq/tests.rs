@@ -1,0 +1,225 @@
+//! The contract on a real RabbitMQ, and what is only true of it.
+
+use std::sync::Arc;
+
+use tidemill_testing::{Rabbit, or_skip, unique};
+
+use super::*;
+use crate::broker::{Body, Delivery, Settlement, conformance};
+use crate::task::Lane;
+
+const JOBS: Queue = Queue::Jobs(Lane::Cpu);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A broker, and what keeps its server alive.
+struct Sandbox {
+    broker: RabbitMq,
+    _server: Rabbit,
+}
+
+fn options(server: &Rabbit) -> Options {
+    Options {
+        url: server.url(),
+        password: None,
+        prefix: unique(),
+        name: "test".into(),
+        patience: None,
+        look_ahead: None,
+    }
+}
+
+async fn sandbox() -> Option<Sandbox> {
+    let server = or_skip(Rabbit::shared())?;
+    let broker = RabbitMq::connect(options(&server)).unwrap();
+    broker.ready(Some(PATIENCE)).await.unwrap();
+    Some(Sandbox { broker, _server: server })
+}
+
+/// For the suite: the server lives as long as the process.
+async fn make() -> Option<Arc<dyn Broker>> {
+    let Sandbox { broker, _server } = sandbox().await?;
+    std::mem::forget(_server);
+    Some(Arc::new(broker))
+}
+
+crate::broker_conformance!(make);
+
+async fn next(deliveries: &mut Deliveries) -> Delivery {
+    tokio::time::timeout(PATIENCE, deliveries.next()).await.expect("a delivery comes").expect("the consumer goes on")
+}
+
+fn index(delivery: &Delivery) -> u64 {
+    match &delivery.message.body {
+        Body::Chunk(chunk) => chunk.items[0].index.0,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_no_queue_takes_is_an_error_and_its_neighbours_are_not() {
+    let Some(Sandbox { broker, _server }) = sandbox().await else { return };
+    let live = broker.consuming.live(None).await.unwrap();
+    let channel = live.connection.create_channel().await.unwrap();
+    for name in broker.topology.names(Queue::Jobs(Lane::Vision)) {
+        channel.queue_delete(name.as_str().into(), Default::default()).await.unwrap();
+    }
+
+    let publishing = (0..200).map(|n| {
+        let queue = if n % 50 == 7 { Queue::Jobs(Lane::Vision) } else { JOBS };
+        let broker = broker.clone();
+        async move { broker.publish(queue, conformance::work(n)).await.map_err(|error| error.kind) }
+    });
+    let results = futures::future::join_all(publishing).await;
+
+    for (n, result) in results.into_iter().enumerate() {
+        let expected = if n % 50 == 7 { Err(BrokerErrorKind::Unroutable) } else { Ok(()) };
+        assert_eq!(result, expected, "{n}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_there_is_unreachable_once_patience_is_over() {
+    let options = Options {
+        url: "amqp://127.0.0.1:1,amqp://127.0.0.1:2".into(),
+        password: None,
+        prefix: unique(),
+        name: "test".into(),
+        patience: Some(Duration::from_millis(200)),
+        look_ahead: None,
+    };
+    let broker = RabbitMq::connect(options).unwrap();
+
+    let error = broker.publish(JOBS, conformance::work(0)).await.unwrap_err();
+
+    assert_eq!(error.kind, BrokerErrorKind::Unreachable, "{error}");
+    assert!(error.to_string().contains("amqp://127.0.0.1:1, amqp://127.0.0.1:2"), "{error}");
+    assert!(matches!(broker.health(), Health::Away(_)));
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_at_once() {
+    let Some(server) = or_skip(Rabbit::shared()) else { return };
+    let broker = RabbitMq::connect(Options { password: Some("wrong".into()), ..options(&server) }).unwrap();
+
+    let error = broker.ready(None).await.unwrap_err();
+
+    assert_eq!(error.kind, BrokerErrorKind::Mismatch);
+    assert!(error.to_string().contains("password"), "{error}");
+}
+
+#[tokio::test]
+async fn the_second_address_is_tried_where_the_first_is_dead() {
+    let Some(server) = or_skip(Rabbit::shared()) else { return };
+    let url = format!("amqp://127.0.0.1:1,{}", server.url());
+    let broker = RabbitMq::connect(Options { url, ..options(&server) }).unwrap();
+    broker.ready(Some(PATIENCE)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_queue_that_was_declared_in_another_way_is_reported_with_what_mends_it() {
+    let Some(Sandbox { broker, _server }) = sandbox().await else { return };
+    let name = broker.topology.names(Queue::Results).remove(0);
+    let live = broker.consuming.live(None).await.unwrap();
+    let channel = live.connection.create_channel().await.unwrap();
+    channel.queue_delete(name.as_str().into(), Default::default()).await.unwrap();
+    let durable = lapin::options::QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare(name.as_str().into(), durable, Default::default()).await.unwrap();
+    let prefix = name.trim_end_matches(".results").to_owned();
+
+    let second = RabbitMq::connect(Options { prefix, ..options(&_server) }).unwrap();
+    let error = second.ready(None).await.unwrap_err();
+
+    assert_eq!(error.kind, BrokerErrorKind::Mismatch);
+    assert!(error.to_string().contains(&format!("rabbitmqctl delete_queue {name}")), "{error}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_goes_to_the_dead_letters_and_the_consumer_lives() {
+    let Some(Sandbox { broker, _server }) = sandbox().await else { return };
+    let route = broker.topology.route(JOBS, &conformance::work(0));
+    for (kind, bytes) in [("tidemill.chunk", "{\"v\":1"), ("nonsense", "\u{0}\u{1}"), ("tidemill.chunk", "{\"v\":9}")] {
+        broker.post(message::dead(bytes.into(), Some(kind), "", route.clone())).await.unwrap();
+    }
+    broker.publish(JOBS, conformance::work(5)).await.unwrap();
+
+    let mut jobs = broker.consume(JOBS, Permits(1), CancellationToken::new()).await.unwrap();
+    assert_eq!(index(&next(&mut jobs).await), 5);
+
+    let mut dead = broker.consume(Queue::Dead, Permits(10), CancellationToken::new()).await.unwrap();
+    let mut reasons = Vec::new();
+    for _ in 0..3 {
+        let delivery = next(&mut dead).await;
+        assert!(matches!(delivery.message.body, Body::Unreadable(_)));
+        reasons.push(delivery.message.refusal.clone().unwrap());
+        delivery.settle(Settlement::Ack).await.unwrap();
+    }
+    let has = |part: &str| reasons.iter().any(|reason| reason.contains(part));
+    assert!(has("EOF") && has("none of tidemill.open") && has("version 9"), "{reasons:?}");
+}
+
+#[tokio::test]
+async fn a_killed_broker_comes_back_with_all_that_was_confirmed() {
+    let Some(mut server) = or_skip(Rabbit::own()) else { return };
+    let broker = RabbitMq::connect(options(&server)).unwrap();
+    broker.ready(Some(PATIENCE)).await.unwrap();
+    let mut notices = broker.notices().await.unwrap();
+    let mut jobs = broker.consume(JOBS, Permits(2), CancellationToken::new()).await.unwrap();
+    for n in 0..20 {
+        broker.publish(JOBS, conformance::work(n)).await.unwrap();
+    }
+    let held = next(&mut jobs).await;
+    assert_eq!(index(&held), 0);
+
+    server.kill();
+    // Published while it is away: waits, and is there in the end.
+    let late = tokio::spawn({
+        let broker = broker.clone();
+        async move { broker.publish(JOBS, conformance::work(20)).await }
+    });
+    server.start();
+    late.await.unwrap().unwrap();
+    // Its channel is gone: this acknowledges nothing.
+    held.settle(Settlement::Ack).await.unwrap();
+
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < 21 {
+        let delivery = next(&mut jobs).await;
+        seen.insert(index(&delivery));
+        delivery.settle(Settlement::Ack).await.unwrap();
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), (0..21).collect::<Vec<_>>());
+
+    // Who listened before hears again, as soon as its queue is there again.
+    let notice = Notice::Drain(Some("w".into()));
+    let heard = loop {
+        broker.announce(notice.clone()).await.unwrap();
+        if let Ok(heard) = tokio::time::timeout(Duration::from_millis(200), notices.next()).await {
+            break heard;
+        }
+    };
+    assert_eq!(heard, Some(notice));
+}
+
+#[tokio::test]
+async fn a_memory_alarm_blocks_and_is_told_and_passes() {
+    let Some(server) = or_skip(Rabbit::own()) else { return };
+    let patience = Some(Duration::from_millis(500));
+    let broker = RabbitMq::connect(Options { patience, ..options(&server) }).unwrap();
+    broker.ready(Some(PATIENCE)).await.unwrap();
+    broker.publish(JOBS, conformance::work(0)).await.unwrap();
+
+    server.control(&["set_vm_memory_high_watermark", "absolute", "1MB"]);
+    let error = loop {
+        // The alarm is raised at the node's next look at its memory.
+        match broker.publish(JOBS, conformance::work(1)).await {
+            Ok(()) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind, BrokerErrorKind::Blocked, "{error}");
+    assert!(matches!(broker.health(), Health::Blocked(_)));
+
+    server.control(&["set_vm_memory_high_watermark", "absolute", "2GB"]);
+    while broker.publish(JOBS, conformance::work(2)).await.is_err() {}
+    assert_eq!(broker.health(), Health::Ready);
+}

@@ -1,0 +1,141 @@
+//! Entries of a batch's stream, as they are fetched.
+
+use std::ops::RangeInclusive;
+
+use redis::{FromRedisValue, ParsingError, Pipeline, RedisResult, Value};
+
+use super::Redis;
+use crate::batch::BatchId;
+use crate::store::{StoreError, StoreErrorKind};
+
+/// A recorded segment.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// The place after its last outcome, in completion order.
+    pub(super) id: u64,
+    /// How many outcomes it has.
+    pub(super) count: u64,
+    /// The segment.
+    pub(super) json: Vec<u8>,
+}
+
+impl FromRedisValue for Entry {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        let (id, fields): (String, Vec<(String, Value)>) = FromRedisValue::from_redis_value(value)?;
+        let id = id.split('-').next().and_then(|id| id.parse().ok());
+        let mut entry = Self { id: id.ok_or("an entry's id is <place>-0")?, count: 0, json: Vec::new() };
+        for (name, value) in fields {
+            match name.as_str() {
+                "s" => entry.json = FromRedisValue::from_redis_value(value)?,
+                "n" => entry.count = FromRedisValue::from_redis_value(value)?,
+                _ => {}
+            }
+        }
+        Ok(entry)
+    }
+}
+
+/// How many entries to fetch at once: few at first, for nobody knows how large they are, then as many as fit.
+#[derive(Debug)]
+pub(super) struct Window {
+    budget: usize,
+    bytes: usize,
+    entries: usize,
+}
+
+impl Window {
+    const FIRST: usize = 2;
+    const MOST: usize = 1024;
+
+    pub(super) fn new(budget: usize) -> Self {
+        Self { budget, bytes: 0, entries: 0 }
+    }
+
+    pub(super) fn size(&self) -> usize {
+        match self.entries {
+            0 => Self::FIRST,
+            entries => (self.budget.saturating_sub(self.bytes) / (self.bytes / entries).max(1)).clamp(1, Self::MOST),
+        }
+    }
+
+    pub(super) fn add(&mut self, entry: &Entry) {
+        self.bytes += entry.json.len();
+        self.entries += 1;
+    }
+
+    /// How many of the size of these fit into the whole budget.
+    pub(super) fn fitting(&self) -> usize {
+        (self.budget * self.entries / self.bytes.max(1)).clamp(1, Self::MOST)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes >= self.budget
+    }
+}
+
+impl Redis {
+    /// The first `count` entries with ids in that range.
+    pub(super) async fn entries_between(
+        &self,
+        action: &'static str,
+        batch: &BatchId,
+        ids: RangeInclusive<u64>,
+        count: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.outcomes(batch)).arg(*ids.start()).arg(*ids.end()).arg("COUNT").arg(count);
+        self.ask(action, &command).await
+    }
+
+    /// The entries with these ids, in one round trip and in their order.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Forgotten`] where one is no longer there.
+    pub(super) async fn entries_of(
+        &self,
+        action: &'static str,
+        batch: &BatchId,
+        ids: impl Iterator<Item = u64>,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let key = self.keys.outcomes(batch);
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        let mut wanted = 0;
+        for id in ids {
+            wanted += 1;
+            match runs.last_mut() {
+                // An entry holds one outcome or more, so nothing can be between these.
+                Some(run) if run.1 + 1 == id => run.1 = id,
+                _ => runs.push((id, id)),
+            }
+        }
+        let mut pipeline = Pipeline::with_capacity(runs.len());
+        for (from, to) in runs {
+            pipeline.cmd("XRANGE").arg(&key).arg(from).arg(to);
+        }
+        let pipeline = &pipeline;
+        let found: Vec<Vec<Entry>> = self
+            .link
+            .run(action, |mut connection| async move {
+                let found: RedisResult<_> = pipeline.query_async(&mut connection).await;
+                found
+            })
+            .await?;
+        let entries: Vec<_> = found.into_iter().flatten().collect();
+        if entries.len() != wanted {
+            return Err(self.gone(action, batch).await);
+        }
+        Ok(entries)
+    }
+
+    /// Why entries that were there are not: they were forgotten, or the batch has just expired.
+    pub(super) async fn gone(&self, action: &'static str, batch: &BatchId) -> StoreError {
+        match self.version(batch).await {
+            Ok(_) => StoreError {
+                kind: StoreErrorKind::Forgotten,
+                action: action.into(),
+                reason: format!("some of these outcomes of batch {batch} are no longer kept"),
+            },
+            Err(error) => error,
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Recording: one script for many segments of a batch, the batches side by side.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use redis::{FromRedisValue, ParsingError, Value};
+
+use super::plan::{Known, bands, pack, spans};
+use super::{Redis, millis, script};
+use crate::batch::BatchId;
+use crate::outcome::{Outcome, Status};
+use crate::segment::{self, Segment};
+use crate::store::StoreError;
+
+const ACTION: &str = "record outcomes";
+
+/// How much one script is given at most: nothing else runs in Redis meanwhile.
+const SCRIPT_BYTES: usize = 4 << 20;
+const SCRIPT_SEGMENTS: usize = 1024;
+
+/// Batches at a time.
+const ABREAST: usize = 16;
+
+/// A segment on its way, which may have been cut on it.
+struct Pending {
+    /// Its place among those that the caller gave.
+    place: usize,
+    segment: Segment,
+    /// Outcomes that were taken out of it for being known, and are not counted yet.
+    dropped: u64,
+}
+
+/// What the script did with a segment.
+enum Fate {
+    Recorded,
+    Known,
+    /// Some of it is recorded: the bitmap's bytes under each of its spans.
+    InPart(Vec<Vec<u8>>),
+}
+
+impl FromRedisValue for Fate {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        match value {
+            Value::Int(0) => Ok(Self::Recorded),
+            Value::Int(1) => Ok(Self::Known),
+            other => Vec::<Vec<u8>>::from_redis_value(other).map(Self::InPart),
+        }
+    }
+}
+
+impl Redis {
+    pub(super) async fn record_outcomes(&self, batch: &BatchId, outcomes: &[Arc<Outcome>]) -> Result<(), StoreError> {
+        let segments = Segment::encode(batch, outcomes);
+        let written: u64 = segments.iter().map(Segment::len).sum();
+        let mut pending: Vec<_> =
+            segments.into_iter().enumerate().map(|(place, segment)| Pending { place, segment, dropped: 0 }).collect();
+        if let Some(first) = pending.first_mut() {
+            // Two of one item in the same call.
+            first.dropped = (outcomes.len() as u64).saturating_sub(written);
+        }
+        self.record_batch(batch, pending).await.into_iter().try_for_each(|(_, result)| result)
+    }
+
+    pub(super) async fn record_all(&self, segments: &[Segment]) -> Vec<Result<(), StoreError>> {
+        let mut by_batch: HashMap<BatchId, Vec<Pending>> = HashMap::new();
+        for (place, segment) in segments.iter().enumerate() {
+            let pending = Pending { place, segment: segment.clone(), dropped: 0 };
+            by_batch.entry(segment.batch().clone()).or_default().push(pending);
+        }
+        let mut results: Vec<Result<(), StoreError>> = segments.iter().map(|_| Ok(())).collect();
+        let recording =
+            by_batch.into_iter().map(|(batch, pending)| async move { self.record_batch(&batch, pending).await });
+        let mut recording = futures::stream::iter(recording).buffer_unordered(ABREAST);
+        while let Some(done) = recording.next().await {
+            for (place, result) in done {
+                results[place] = result;
+            }
+        }
+        results
+    }
+
+    async fn record_batch(&self, batch: &BatchId, mut pending: Vec<Pending>) -> Vec<(usize, Result<(), StoreError>)> {
+        let mut results = Vec::with_capacity(pending.len());
+        if pending.is_empty() {
+            // Nothing to record, and still an error where the batch is unknown.
+            results.push((0, self.record_some(batch, Vec::new()).await.map(drop)));
+        }
+        while !pending.is_empty() {
+            let some: Vec<_> = pending.drain(..how_many(&pending)).collect();
+            let places: Vec<_> = some.iter().map(|one| one.place).collect();
+            match self.record_some(batch, some).await {
+                // What was known in part comes again at once, and before the rest, with what it has of its own.
+                Ok(again) => {
+                    let left: Vec<_> = again.iter().map(|one| one.place).collect();
+                    results
+                        .extend(places.into_iter().filter(|place| !left.contains(place)).map(|place| (place, Ok(()))));
+                    pending.splice(0..0, again);
+                }
+                Err(error) => results.extend(places.into_iter().map(|place| (place, Err(copy(&error))))),
+            }
+        }
+        results
+    }
+
+    /// Records them in one round trip; gives those of which some is known, with the rest of them.
+    async fn record_some(&self, batch: &BatchId, pending: Vec<Pending>) -> Result<Vec<Pending>, StoreError> {
+        let mut call = self.call(&script::RECORD, batch).arg(millis(self.ttl)).arg(pending.len());
+        let mut has_dead = false;
+        let mut places = Vec::with_capacity(pending.len());
+        for Pending { segment, dropped, .. } in &pending {
+            let spans = spans(segment);
+            let dead = dead(segment);
+            has_dead |= !dead.is_empty();
+            call.push(&segment.bytes()[..]);
+            call.push(pack(&spans));
+            call.push(segment.len());
+            call.push(joined(segment.counts()));
+            call.push(dropped);
+            call.push(bands(segment));
+            call.push(joined(dead));
+            places.push(spans);
+        }
+        if has_dead {
+            // Before: a batch that is named there and has no dead is harmless.
+            let mut command = redis::cmd("SADD");
+            command.arg(self.index.dead()).arg(batch.as_str());
+            self.send(ACTION, &command).await?;
+        }
+        let fates: Vec<Fate> = self.run(ACTION, batch, &call).await?;
+        let in_part = pending.into_iter().zip(places).zip(fates).filter_map(|((one, spans), fate)| match fate {
+            Fate::Recorded | Fate::Known => None,
+            Fate::InPart(bytes) => cut(one, &Known::new(spans, bytes)),
+        });
+        Ok(in_part.collect())
+    }
+}
+
+/// What of a segment is not known. All of it never is, for then the script would have said so.
+fn cut(pending: Pending, known: &Known) -> Option<Pending> {
+    let Pending { place, segment, dropped } = pending;
+    let rest = segment.filtered(|index| !known.has(index))?;
+    let dropped = dropped + segment.len() - rest.len();
+    Some(Pending { place, segment: rest, dropped })
+}
+
+/// How many of the first go into one script.
+fn how_many(pending: &[Pending]) -> usize {
+    let mut bytes = 0;
+    let fit = pending.iter().take(SCRIPT_SEGMENTS).take_while(|one| {
+        bytes += one.segment.bytes().len();
+        bytes <= SCRIPT_BYTES
+    });
+    fit.count().max(1)
+}
+
+/// The items of a segment that are dead.
+fn dead(segment: &Segment) -> Vec<u64> {
+    let mut dead = Vec::new();
+    if segment.counts()[Status::Dead as usize] > 0 {
+        // It was checked when it was made.
+        drop(segment::visit(segment.bytes(), |_, entry| {
+            if entry.status == Status::Dead {
+                dead.push(entry.index);
+            }
+            Ok(())
+        }));
+    }
+    dead
+}
+
+fn joined(numbers: impl IntoIterator<Item = u64>) -> String {
+    let numbers: Vec<_> = numbers.into_iter().map(|number| number.to_string()).collect();
+    numbers.join(",")
+}
+
+fn copy(error: &StoreError) -> StoreError {
+    StoreError { kind: error.kind, action: error.action.clone(), reason: error.reason.clone() }
+}

@@ -1,0 +1,9 @@
+-- ARGV: the number of items, from the first on, that the broker has. Gives 1, or nothing for an unknown batch.
+if call('EXISTS', batch) == 0 then
+  return false
+end
+if tonumber(ARGV[1]) > number('accepted') then
+  call('HSET', batch, 'accepted', ARGV[1])
+  changed()
+end
+return 1

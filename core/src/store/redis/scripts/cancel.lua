@@ -1,0 +1,8 @@
+-- Gives 1, or nothing for an unknown batch.
+if call('EXISTS', batch) == 0 then
+  return false
+end
+if call('HSETNX', batch, 'stopped', 1) == 1 then
+  changed()
+end
+return 1

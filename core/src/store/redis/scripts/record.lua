@@ -1,0 +1,168 @@
+-- Records segments, each whole or not at all.
+--
+-- ARGV: ttl in milliseconds, how many segments, then for each segment: its JSON; its spans, 12 bytes each (page as a
+-- double, first and last bit in the page as 16 bits, all little-endian); how many outcomes it has; these by status,
+-- with commas; how many others were left out of it because they are known; its bands, as `band=token;`; the indices
+-- of the dead, with commas.
+--
+-- Gives for each segment 0 (recorded), 1 (all of it is known, and counted as such) or, where some of it is known and
+-- nothing was done, the bitmap's bytes under each of its spans. Nothing at all for an unknown batch.
+if call('EXISTS', batch) == 0 then
+  return false
+end
+
+local SPAN = 12
+local cursor = 0
+local function take()
+  cursor = cursor + 1
+  return ARGV[cursor]
+end
+
+local function spans_of(packed)
+  local at = 1 - SPAN
+  return function()
+    at = at + SPAN
+    if at <= #packed then
+      local page, first, last = struct.unpack('<dI2I2', packed, at)
+      return page, first, last
+    end
+  end
+end
+
+local bits_keys = {}
+local function bits(page)
+  local key = bits_keys[page]
+  if not key then
+    key = base .. 'bits:' .. whole(page)
+    bits_keys[page] = key
+  end
+  return key
+end
+
+local function known_in(packed)
+  local known = 0
+  for page, first, last in spans_of(packed) do
+    if first == last then
+      known = known + call('GETBIT', bits(page), first)
+    else
+      known = known + call('BITCOUNT', bits(page), first, last, 'BIT')
+    end
+  end
+  return known
+end
+
+local function bytes_under(packed)
+  local found = {}
+  for page, first, last in spans_of(packed) do
+    found[#found + 1] = call('GETRANGE', bits(page), math.floor(first / 8), math.floor(last / 8))
+  end
+  return found
+end
+
+-- Sets the bits from first to last, none of which is set: whole bytes at once, what is left at either side by itself.
+local function set_bits(key, first, last)
+  if last - first < 32 then
+    local length = last - first + 1
+    call('BITFIELD', key, 'SET', 'u' .. length, first, whole(2 ^ length - 1))
+    return
+  end
+  local whole_from, whole_to = math.ceil(first / 8), math.floor((last + 1) / 8)
+  if first < whole_from * 8 then
+    set_bits(key, first, whole_from * 8 - 1)
+  end
+  call('SETRANGE', key, whole_from, string.rep('\255', whole_to - whole_from))
+  if whole_to * 8 <= last then
+    set_bits(key, whole_to * 8, last)
+  end
+end
+
+local pages = {}
+local function mark(packed)
+  for page, first, last in spans_of(packed) do
+    local key = bits(page)
+    if not pages[page] then
+      pages[page] = true
+      call('SADD', base .. 'pages', whole(page))
+    end
+    if first == last then
+      call('SETBIT', key, first, 1)
+    else
+      set_bits(key, first, last)
+    end
+  end
+end
+
+local landed = number('landed')
+local was_complete = call('HEXISTS', batch, 'completed') == 1
+local counts = {0, 0, 0, 0, 0}
+local duplicates, recorded = 0, 0
+local bands = {} -- what comes to each, written at the end: many small segments share one
+
+local function store(json, count, by_status, listed, dead)
+  landed = landed + count
+  recorded = recorded + count
+  local id = whole(landed)
+  call('XADD', base .. 'outcomes', id .. '-0', 's', json, 'n', whole(count))
+  for band, token in string.gmatch(listed, '(%d+)=([^;]+);') do
+    local tokens = bands[band]
+    if not tokens then
+      tokens = {}
+      bands[band] = tokens
+    end
+    tokens[#tokens + 1] = id .. ':' .. token
+  end
+  local status = 1
+  for of_status in string.gmatch(by_status, '%d+') do
+    counts[status] = counts[status] + tonumber(of_status)
+    status = status + 1
+  end
+  for index in string.gmatch(dead, '%d+') do
+    call('ZADD', base .. 'dead', index, index)
+  end
+end
+
+local ttl = take()
+local results = {}
+for segment = 1, tonumber(take()) do
+  local json, packed, count = take(), take(), tonumber(take())
+  local by_status, dropped, listed, dead = take(), tonumber(take()), take(), take()
+  local known = known_in(packed)
+  if known == 0 then
+    mark(packed)
+    store(json, count, by_status, listed, dead)
+    duplicates = duplicates + dropped
+    results[segment] = 0
+  elseif known == count then
+    duplicates = duplicates + dropped + count
+    results[segment] = 1
+  else
+    results[segment] = bytes_under(packed)
+  end
+end
+
+for band, tokens in pairs(bands) do
+  local before = call('HGET', base .. 'bands', band)
+  local added = table.concat(tokens, ',')
+  call('HSET', base .. 'bands', band, before and (before .. ',' .. added) or added)
+end
+for status, name in ipairs({'ok', 'failed', 'dead', 'cancelled', 'expired'}) do
+  if counts[status] > 0 then
+    call('HINCRBY', batch, name, whole(counts[status]))
+  end
+end
+if duplicates > 0 then
+  call('HINCRBY', batch, 'duplicates', whole(duplicates))
+end
+if recorded > 0 then
+  call('HSET', batch, 'landed', whole(landed))
+  if was_complete then
+    -- Outcomes of items that the batch does not have: what they brought is to go with the rest.
+    expire_in(call('PTTL', batch))
+  else
+    complete(ttl)
+  end
+end
+if recorded > 0 or duplicates > 0 then
+  changed()
+end
+return results

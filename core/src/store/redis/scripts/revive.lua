@@ -1,0 +1,15 @@
+-- ARGV: the index, its page, its bit in the page. Gives 1 where it was dead, 0 where not, nothing for an unknown batch.
+if call('EXISTS', batch) == 0 then
+  return false
+end
+if call('ZREM', base .. 'dead', ARGV[1]) == 0 then
+  return 0
+end
+call('SETBIT', base .. 'bits:' .. ARGV[2], ARGV[3], 0)
+call('HINCRBY', base .. 'revived', ARGV[1], 1)
+call('HINCRBY', batch, 'dead', -1)
+if call('HDEL', batch, 'completed') == 1 then
+  each_key(function(key) call('PERSIST', key) end)
+end
+changed()
+return 1

@@ -1,0 +1,275 @@
+//! What many machines share: lists, books, workers, the dead.
+
+use std::collections::{BTreeMap, HashMap};
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+
+use super::plan::{BAND, PAGE, tokens};
+use super::read::visit;
+use super::trouble::Trouble;
+use super::{PROGRESS, Redis, number, progress_of, script};
+use crate::batch::{Batch, BatchId, unix_millis};
+use crate::broker::{Health, Heartbeat};
+use crate::outcome::Status;
+use crate::store::{BatchInfo, Books, DeadItem, Shared, StoreError, StoreErrorKind};
+
+/// Batches that are asked about at a time.
+const ABREAST: usize = 32;
+
+/// Entries of dead items that are held at a time: such a segment is small, for suspects run alone.
+const ENTRIES: usize = 32;
+
+/// A worker that was silent for that long will not say any more. Until then it is only left out.
+const FORGET_WORKER: u64 = 24 * 60 * 60 * 1000;
+
+#[async_trait]
+impl Shared for Redis {
+    async fn info(&self, batch: &BatchId) -> Result<BatchInfo, StoreError> {
+        let action = "read what is known of a batch";
+        let mut names = [""; PROGRESS.len() + 4];
+        names[..PROGRESS.len()].copy_from_slice(&PROGRESS);
+        names[PROGRESS.len()..].copy_from_slice(&["meta", "created", "completed", "accepted"]);
+        let fields = self.fields(action, batch, names).await?;
+        let [meta, created, completed, accepted] = [0, 1, 2, 3].map(|place| fields[PROGRESS.len() + place].as_deref());
+        let opened: Batch = serde_json::from_str(meta.unwrap_or("")).map_err(|error| StoreError {
+            kind: StoreErrorKind::Refused,
+            action: action.into(),
+            reason: format!(
+                "batch {batch} was opened by a Tidemill that this one does not understand: {error}\nrun the same version everywhere"
+            ),
+        })?;
+        Ok(BatchInfo {
+            batch: opened,
+            created: number(created),
+            completed: completed.map(|at| number(Some(at))),
+            accepted: number(accepted),
+            progress: progress_of(&fields),
+        })
+    }
+
+    async fn list(&self, limit: usize) -> Result<Vec<BatchInfo>, StoreError> {
+        let action = "list batches";
+        let mut list = Vec::new();
+        let mut skip = 0;
+        while list.len() < limit {
+            let mut command = redis::cmd("ZREVRANGE");
+            command.arg(self.index.batches()).arg(skip).arg(skip + limit - list.len() - 1);
+            let ids: Vec<String> = self.ask(action, &command).await?;
+            if ids.is_empty() {
+                break;
+            }
+            let (known, expired) = self.infos(ids).await?;
+            skip += known.len();
+            list.extend(known);
+            if !expired.is_empty() {
+                let mut command = redis::cmd("ZREM");
+                command.arg(self.index.batches()).arg(&expired);
+                self.send(action, &command).await?;
+            }
+        }
+        Ok(list)
+    }
+
+    async fn accept(&self, batch: &BatchId, before: u64) -> Result<(), StoreError> {
+        let call = self.call(&script::ACCEPT, batch).arg(before);
+        self.run::<u64>("note what the broker has accepted", batch, &call).await.map(drop)
+    }
+
+    async fn verify(&self, batch: &BatchId) -> Result<Books, StoreError> {
+        self.count_anew(batch).await
+    }
+
+    async fn cancelled(&self) -> Result<Vec<BatchId>, StoreError> {
+        let action = "list cancelled batches";
+        let (cancelled, over) =
+            self.members(action, &self.index.cancelled(), |[completed, _]| completed.is_none()).await?;
+        self.drop_members(action, &self.index.cancelled(), &over).await?;
+        Ok(cancelled)
+    }
+
+    async fn beat(&self, heartbeats: &[Heartbeat]) -> Result<(), StoreError> {
+        if heartbeats.is_empty() {
+            return Ok(());
+        }
+        let mut command = redis::cmd("HSET");
+        command.arg(self.index.workers());
+        for heartbeat in heartbeats {
+            // Plain words and numbers, to memory: it cannot fail.
+            command.arg(&heartbeat.name).arg(serde_json::to_vec(heartbeat).unwrap_or_default());
+        }
+        self.send("keep heartbeats", &command).await
+    }
+
+    async fn workers(&self) -> Result<Vec<Heartbeat>, StoreError> {
+        let action = "list workers";
+        let mut command = redis::cmd("HGETALL");
+        command.arg(self.index.workers());
+        let said: BTreeMap<String, String> = self.ask(action, &command).await?;
+        let now = unix_millis();
+        let mut workers = Vec::new();
+        let mut gone = Vec::new();
+        for (name, text) in said {
+            match serde_json::from_str::<Heartbeat>(&text) {
+                Ok(heartbeat) if heartbeat.at.saturating_add(heartbeat.every.saturating_mul(3)) >= now => {
+                    workers.push(heartbeat);
+                }
+                Ok(heartbeat) if heartbeat.at.saturating_add(FORGET_WORKER) >= now => {}
+                _ => gone.push(name),
+            }
+        }
+        if !gone.is_empty() {
+            let mut command = redis::cmd("HDEL");
+            command.arg(self.index.workers()).arg(&gone);
+            self.send(action, &command).await?;
+        }
+        Ok(workers)
+    }
+
+    async fn dead(&self, batch: Option<&BatchId>, limit: usize) -> Result<Vec<DeadItem>, StoreError> {
+        if let Some(batch) = batch {
+            return self.dead_of(batch, limit).await;
+        }
+        let action = "list dead items";
+        let (batches, over) = self
+            .members(action, &self.index.dead(), |[completed, dead]| completed.is_none() || number(dead) > 0)
+            .await?;
+        self.drop_members(action, &self.index.dead(), &over).await?;
+        let mut items = Vec::new();
+        for batch in batches {
+            match self.dead_of(&batch, limit - items.len()).await {
+                Err(error) if error.kind == StoreErrorKind::Unknown => {} // it expired just now
+                found => items.extend(found?),
+            }
+            if items.len() >= limit {
+                break;
+            }
+        }
+        Ok(items)
+    }
+
+    async fn revive(&self, batch: &BatchId, index: u64) -> Result<bool, StoreError> {
+        let call = self.call(&script::REVIVE, batch).arg(index).arg(index / PAGE).arg(index % PAGE);
+        self.run("revive a dead item", batch, &call).await
+    }
+
+    async fn health(&self) -> Health {
+        match self.link.ping().await {
+            Ok(()) => Health::Ready,
+            Err((Trouble::Server, reason)) => Health::Blocked(reason),
+            Err((_, reason)) => Health::Away(reason),
+        }
+    }
+}
+
+impl Redis {
+    /// What is known of these batches, in their order, and which of them are no more.
+    async fn infos(&self, ids: Vec<String>) -> Result<(Vec<BatchInfo>, Vec<String>), StoreError> {
+        let asking = ids.into_iter().map(|id| async move {
+            let Ok(batch) = id.parse() else { return (id, None) };
+            (id, Some(self.info(&batch).await))
+        });
+        let mut asking = futures::stream::iter(asking).buffered(ABREAST);
+        let (mut known, mut expired) = (Vec::new(), Vec::new());
+        while let Some((id, info)) = asking.next().await {
+            match info {
+                Some(Ok(info)) => known.push(info),
+                Some(Err(error)) if error.kind != StoreErrorKind::Unknown => return Err(error),
+                _ => expired.push(id),
+            }
+        }
+        Ok((known, expired))
+    }
+
+    /// The batches in a set that are still what it is about, by `keep` from `completed` and `dead`; and the others.
+    async fn members(
+        &self,
+        action: &'static str,
+        set: &str,
+        keep: impl Fn([Option<&str>; 2]) -> bool,
+    ) -> Result<(Vec<BatchId>, Vec<String>), StoreError> {
+        let mut command = redis::cmd("SMEMBERS");
+        command.arg(set);
+        let mut ids: Vec<String> = self.ask(action, &command).await?;
+        ids.sort(); // an id begins with its time
+        let asking = ids.into_iter().map(|id| async move {
+            let Ok(batch) = id.parse::<BatchId>() else { return (id, None) };
+            let fields = self.fields(action, &batch, ["completed", "dead"]).await;
+            (id, Some((batch, fields)))
+        });
+        let mut asking = futures::stream::iter(asking).buffered(ABREAST);
+        let (mut kept, mut over) = (Vec::new(), Vec::new());
+        while let Some((id, found)) = asking.next().await {
+            match found {
+                Some((batch, Ok(fields))) if keep(fields.each_ref().map(Option::as_deref)) => kept.push(batch),
+                Some((_, Err(error))) if error.kind != StoreErrorKind::Unknown => return Err(error),
+                _ => over.push(id),
+            }
+        }
+        Ok((kept, over))
+    }
+
+    async fn drop_members(&self, action: &'static str, set: &str, members: &[String]) -> Result<(), StoreError> {
+        if members.is_empty() {
+            return Ok(());
+        }
+        let mut command = redis::cmd("SREM");
+        command.arg(set).arg(members);
+        self.send(action, &command).await
+    }
+
+    async fn dead_of(&self, batch: &BatchId, limit: usize) -> Result<Vec<DeadItem>, StoreError> {
+        let action = "list dead items";
+        let task = self.info(batch).await?.batch.task;
+        let mut command = redis::cmd("ZRANGE");
+        command.arg(self.keys.dead(batch)).arg("-inf").arg("+inf").arg("BYSCORE").arg("LIMIT").arg(0).arg(limit);
+        let indices: Vec<u64> = self.ask(action, &command).await?;
+        let mut items = BTreeMap::new();
+        let ids = self.entries_with(action, batch, &indices).await?;
+        for ids in ids.chunks(ENTRIES) {
+            // The later ones come last, and count.
+            for entry in self.entries_of(action, batch, ids.iter().copied()).await? {
+                visit(&entry.json, |_, outcome| {
+                    if outcome.status == Status::Dead && indices.binary_search(&outcome.index).is_ok() {
+                        items.insert(outcome.index, (outcome.input.to_owned(), outcome.value.to_owned()));
+                    }
+                })?;
+            }
+        }
+        let item =
+            |(index, (input, failure)): (u64, (Box<serde_json::value::RawValue>, Box<serde_json::value::RawValue>))| {
+                DeadItem { batch: batch.clone(), task: task.clone(), index, input, failure: failure_of(&failure) }
+            };
+        Ok(items.into_iter().map(item).collect())
+    }
+
+    /// The entries that may hold outcomes of these items, in the order of their landing.
+    async fn entries_with(
+        &self,
+        action: &'static str,
+        batch: &BatchId,
+        indices: &[u64],
+    ) -> Result<Vec<u64>, StoreError> {
+        let mut by_band: HashMap<u64, Vec<u64>> = HashMap::new();
+        for index in indices {
+            by_band.entry(index / BAND).or_default().push(*index);
+        }
+        let mut ids = Vec::new();
+        for (band, indices) in by_band {
+            let mut command = redis::cmd("HGET");
+            command.arg(self.keys.bands(batch)).arg(band);
+            let text: Option<String> = self.ask(action, &command).await?;
+            let holders = tokens(band, text.as_deref().unwrap_or(""))
+                .filter(|token| indices.iter().any(|index| (token.first..=token.last).contains(index)));
+            ids.extend(holders.map(|token| token.id));
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+}
+
+fn failure_of(json: &serde_json::value::RawValue) -> crate::failure::Failure {
+    serde_json::from_str(json.get())
+        .unwrap_or_else(|_| crate::failure::Failure::permanent("unknown", json.get().to_owned()))
+}

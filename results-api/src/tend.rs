@@ -1,0 +1,66 @@
+//! Tending: what the results API does besides collecting, so that workers need no store.
+
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use tidemill_core::broker::{Body, Broker, BrokerError, Notice, Permits, Queue, Settlement};
+use tidemill_core::store::Shared;
+use tokio_util::sync::CancellationToken;
+
+/// Heartbeats in hand.
+const PERMITS: Permits = Permits(256);
+/// How often the cancelled batches are told again, for workers that have come since.
+const REMIND: Duration = Duration::from_secs(2);
+
+/// Keeps what workers say of themselves, and reminds them of what was cancelled, until `stop` is cancelled.
+///
+/// # Errors
+/// [`BrokerError`] where it cannot begin to consume.
+pub async fn tend(broker: &dyn Broker, store: &dyn Shared, stop: CancellationToken) -> Result<(), BrokerError> {
+    let heartbeats = keep_heartbeats(broker, store, stop.clone());
+    let reminding = stop.run_until_cancelled(remind(broker, store));
+    let (kept, _) = tokio::join!(heartbeats, reminding);
+    kept
+}
+
+async fn keep_heartbeats(broker: &dyn Broker, store: &dyn Shared, stop: CancellationToken) -> Result<(), BrokerError> {
+    let mut deliveries = broker.consume(Queue::Workers, PERMITS, stop).await?;
+    while let Some(first) = deliveries.next().await {
+        let mut held = vec![first];
+        while let Some(Some(next)) = deliveries.next().now_or_never() {
+            held.push(next);
+        }
+        let said = held.iter().filter_map(|delivery| match &delivery.message.body {
+            Body::Heartbeat(heartbeat) => Some(heartbeat.clone()),
+            _ => None,
+        });
+        if let Err(error) = store.beat(&said.collect::<Vec<_>>()).await {
+            tracing::warn!(%error, "heartbeats could not be kept");
+        }
+        for delivery in held {
+            // The next heartbeat makes up for one that was lost.
+            drop(delivery.settle(Settlement::Ack).await);
+        }
+    }
+    Ok(())
+}
+
+async fn remind(broker: &dyn Broker, store: &dyn Shared) {
+    let mut tick = tokio::time::interval(REMIND);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let cancelled = match store.cancelled().await {
+            Ok(cancelled) => cancelled,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look up what was cancelled");
+                continue;
+            }
+        };
+        for batch in cancelled {
+            if let Err(error) = broker.announce(Notice::Cancel(batch)).await {
+                tracing::warn!(%error, "workers cannot be reminded of a cancelled batch");
+            }
+        }
+    }
+}

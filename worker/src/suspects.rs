@@ -1,0 +1,138 @@
+//! Suspects: chunks whose worker ended while it held them. Each runs alone, so that only the guilty pays.
+//!
+//! A crash counts against everything that the worker had in hand, so a chunk that was handed out again and again
+//! without an end is only suspected. It moves to the queue of suspects of its lane. A worker takes one from there only
+//! while nothing else runs in it: if it ends then, the broker's count of that delivery is evidence. A chunk is cut in
+//! halves by it, until the killer stands alone; an item that ends its worker [`Isolation::crash_limit`] times while it
+//! runs alone is dead. (Once would not do: somebody may have killed the worker from outside.)
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemill_core::broker::{Delivery, Permits, Queue};
+use tidemill_core::chunk::Chunk;
+use tidemill_core::failure::Failure;
+use tidemill_core::outcome::{Ending, Maker, Outcome};
+use tidemill_core::task::Lane;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::decode::Work;
+use crate::{Isolation, Verdict, Worker, decode, run, settle};
+
+/// How often a worker looks for suspects.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long it waits for what runs beside to end, before it lets that go on and looks again later.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it runs one suspect after the other before other work has its turn.
+const TURN: Duration = Duration::from_secs(5);
+
+/// Chunks on their way to the suspects.
+#[derive(Debug)]
+pub struct Suspected {
+    /// The chunks.
+    pub chunks: Vec<Chunk>,
+    /// The lane of their task.
+    pub lane: Lane,
+}
+
+/// Whether a delivery is a suspect.
+pub(crate) fn is_one(worker: &Worker, delivery: &Delivery) -> bool {
+    worker.setup.isolation.is_some_and(|isolation| delivery.redelivered >= isolation.suspect_after)
+}
+
+/// The work as a suspect.
+pub(crate) fn suspected(work: &Work) -> Suspected {
+    Suspected { chunks: vec![work.chunk().clone()], lane: work.job.lane() }
+}
+
+/// Looks for suspects of a lane until `stop` is cancelled.
+pub(crate) fn start(
+    worker: Worker,
+    lane: Lane,
+    stop: CancellationToken,
+    stop_working: CancellationToken,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(look.tick()).await.is_some() {
+            let waiting = stop.run_until_cancelled(worker.broker.depth(Queue::Suspects(lane))).await;
+            // A broker that is away has told so elsewhere.
+            if matches!(waiting, Some(Ok(1..))) {
+                turn(&worker, lane, &stop, &stop_working).await;
+            }
+        }
+    })
+}
+
+/// Runs suspects alone, one after the other, for a while.
+async fn turn(worker: &Worker, lane: Lane, stop: &CancellationToken, stop_working: &CancellationToken) {
+    let alone = stop.run_until_cancelled(tokio::time::timeout(PATIENCE, worker.gate.write())).await;
+    let Some(Ok(_alone)) = alone else { return };
+    let end = stop.child_token();
+    let _ends_with_the_turn = end.clone().drop_guard();
+    let mut deliveries = match worker.broker.consume(Queue::Suspects(lane), Permits(1), end).await {
+        Ok(deliveries) => deliveries,
+        Err(error) => {
+            tracing::warn!(%error, "cannot take suspects");
+            return;
+        }
+    };
+    let until = Instant::now() + TURN;
+    while Instant::now() < until {
+        // Another worker may have been quicker.
+        let Ok(Some(delivery)) = tokio::time::timeout(LOOK, deliveries.next()).await else { return };
+        let verdict = match decode::decode(worker, &delivery.message) {
+            Ok(work) => match judge(worker, &delivery, &work) {
+                Some(verdict) => verdict,
+                None => stop_working.run_until_cancelled(run::run(worker, work)).await.unwrap_or(Verdict::HandBack),
+            },
+            Err(refusal) => Verdict::Reject(refusal),
+        };
+        settle::settle(worker, delivery, verdict).await;
+    }
+}
+
+/// What is known of a suspect without running it again: `None` if it should run.
+fn judge(worker: &Worker, delivery: &Delivery, work: &Work) -> Option<Verdict> {
+    let Isolation { crash_limit, .. } = worker.setup.isolation?;
+    let chunk = work.chunk();
+    let crashes = delivery.message.crashes.saturating_add(delivery.redelivered);
+    match &chunk.items[..] {
+        _ if crashes == 0 => None,
+        [item] if crashes >= crash_limit => {
+            let message = format!(
+                "it ended its worker {crashes} times while it ran alone (killed, out of memory, or aborted); \
+                 see the workers' logs, then `tidemill dead`"
+            );
+            let batch = chunk.batch.id.as_str();
+            tracing::error!(batch, index = item.index.0, crashes, "an item is dead: it ends its workers");
+            let outcome = Outcome {
+                index: item.index,
+                input: item.input.clone(),
+                name: item.name.clone(),
+                ending: Ending::Dead(Failure::permanent("crash", message)),
+                attempts: chunk.attempt,
+                maker: Arc::new(Maker { worker: worker.setup.name.clone(), device: work.job.device() }),
+                queued: Duration::ZERO,
+                run: Duration::ZERO,
+            };
+            let batch = chunk.batch.id.clone();
+            Some(Verdict::Done { batch, outcomes: vec![Arc::new(outcome)], again: None })
+        }
+        [_] => None,
+        items => {
+            let half = |items: &[tidemill_core::chunk::Item]| Chunk { items: items.to_vec(), ..chunk.clone() };
+            let (one, other) = items.split_at(items.len() / 2);
+            let chunks = vec![half(one), half(other)];
+            tracing::warn!(
+                batch = chunk.batch.id.as_str(),
+                items = items.len(),
+                "a chunk ended its worker, cutting it in halves"
+            );
+            Some(Verdict::Suspect(Suspected { chunks, lane: work.job.lane() }))
+        }
+    }
+}
