@@ -1,14 +1,14 @@
 # Tidemill's two images:
 #
-#     docker build --target tidemill .                            the command alone: producer, results API, workers on the lane cpu
-#     docker build --target worker .                              with libtorch and the models: workers on every lane
-#     docker build --target worker --build-arg TORCH=cuda .       the same, and able to use a GPU
+#     docker build --target tidemill .                        the command alone: producer, results API, no networks
+#     docker build --target worker .                          with libtorch and the models: workers on every lane
+#     docker build --target worker --build-arg TORCH=cuda .   the same, and able to use a GPU
 #
 # Whatever is fetched is pinned: crates by Cargo.lock, libtorch and the models' weights by bin/pinned.toml. Behind a proxy
 # with a certificate authority of its own, hand its certificates in: --secret id=ca,src=FILE.
 
-# 1: the workspace says which Rust it needs at least (Cargo.toml), and any later one builds it. trixie: the builder's libc must
-# not be newer than that of the image below.
+# 1: Cargo.toml says which Rust it needs at least, and any later one builds it. trixie: the builder's libc must not be newer
+# than that of the image below.
 ARG RUST=1-trixie
 # The stable Debian of that name, in its small form: libc, libstdc++ and certificates are all that the command needs.
 ARG DEBIAN=trixie-slim
@@ -83,8 +83,8 @@ COPY --from=torch /src/.libtorch/lib /usr/local/lib/tidemill
 COPY --from=models /src/models /usr/local/share/tidemill/models
 COPY --from=build-vision /out/tidemill-vision /usr/local/bin/
 LABEL org.opencontainers.image.title="tidemill worker"
-# The folder goes into the library path too, for what CUDA opens by name while it runs. The other is what NVIDIA's runtime for
-# containers asks of an image: which parts of the driver it wants.
+# The folder goes into the library path too, for what CUDA opens by name while it runs. The other is what NVIDIA's runtime
+# for containers asks of an image: which parts of the driver it wants.
 ENV TIDEMILL__VISION__LIBTORCH=/usr/local/lib/tidemill \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["tidemill", "health", "http://127.0.0.1:8461/readyz"]
