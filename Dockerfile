@@ -61,8 +61,9 @@ FROM debian:${DEBIAN} AS tidemill
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates \
  && rm -rf /var/lib/apt/lists/*
-# The number is fixed, so that the volumes of one version can be written by the next. A new volume takes its owner from here.
-RUN useradd --system --uid 10001 --user-group --home-dir /var/lib/tidemill --shell /usr/sbin/nologin tidemill \
+# The number is fixed, so that the next version can write the volumes of this one. A new volume takes its owner from here.
+RUN groupadd --system --gid 10001 tidemill \
+ && useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/tidemill --shell /usr/sbin/nologin tidemill \
  && install -d --owner=tidemill --group=tidemill /var/lib/tidemill /var/lib/tidemill/blobs
 COPY config/cluster.toml /etc/tidemill/cluster.toml
 COPY --from=build /out/tidemill /usr/local/bin/
