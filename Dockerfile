@@ -25,11 +25,12 @@ RUN bin/setup build
 # A mount that is not asked for is not there, and the line does nothing.
 RUN --mount=type=secret,id=ca,target=/usr/local/share/ca-certificates/build.crt update-ca-certificates
 
+# Both builds name both packages, and one executable: so the crates that both need are compiled alike, and once.
 FROM tools AS build
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,id=tidemill-target,target=/src/target,sharing=locked \
-    cargo build --locked --release --package tidemill-cli \
+    cargo build --locked --release --package tidemill-cli --package tidemill-vision --bin tidemill \
  && install -D --target-directory=/out target/release/tidemill
 
 FROM tools AS fetch
@@ -51,7 +52,7 @@ FROM torch-cpu AS build-vision
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,id=tidemill-target,target=/src/target,sharing=locked \
-    cargo build --locked --release --package tidemill-vision \
+    cargo build --locked --release --package tidemill-cli --package tidemill-vision --bin tidemill-vision \
  && install -D --target-directory=/out target/release/tidemill-vision
 
 
