@@ -9,13 +9,14 @@
 //! - how they travel: [`wire`], [`segment`]
 //! - the work: [`task`] (traits and register), [`compute`] (the bridge to the cores)
 //! - the seams: [`broker`], [`store`], [`blobs`]
-//! - the house: [`settings`], [`telemetry`], [`nearest`]
+//! - the house: [`settings`], [`telemetry`], [`nearest`], [`failpoint`]
 
 pub mod batch;
 pub mod blobs;
 pub mod broker;
 pub mod chunk;
 pub mod compute;
+pub mod failpoint;
 pub mod failure;
 mod micros;
 mod millis;

@@ -10,6 +10,7 @@ use futures::{StreamExt as _, stream};
 use tidemill_core::batch::{Attempt, Batch, ItemIndex, Priority};
 use tidemill_core::broker::{Body, Broker, BrokerError, Message, Queue};
 use tidemill_core::chunk::{Chunk, Item};
+use tidemill_core::failpoint::reach;
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Ending, Maker, Outcome};
 use tidemill_core::task::Job;
@@ -177,7 +178,9 @@ impl<'a> Producer<'a> {
         sending.land().await?;
         if is_whole || span.seal_when_stopped {
             let body = Body::Seal { batch: batch.id.clone(), total };
+            reach("producer.seal.before");
             self.broker.publish(Queue::Results, Message::new(body, Priority::default())).await?;
+            reach("producer.seal.after");
             self.accepted.send_replace(total);
         }
         Ok(Produced { total, is_whole })
@@ -272,7 +275,12 @@ impl<'p> Sending<'p, '_> {
         self.order.push_back((upto, false));
         self.bytes += bytes;
         let broker = self.producer.broker;
-        self.flying.push(Box::pin(async move { (number, bytes, broker.publish(queue, message).await) }));
+        self.flying.push(Box::pin(async move {
+            reach("producer.publish.before");
+            let published = broker.publish(queue, message).await;
+            reach("producer.publish.after");
+            (number, bytes, published)
+        }));
         // It begins to travel with the first poll, in the order of sending.
         if let Some(Some(landed)) = futures::FutureExt::now_or_never(self.flying.next()) {
             self.landed(landed)?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use tidemill_core::broker::{Body, Broker, BrokerError, Deliveries, Delivery, Permits, Queue, Settlement};
+use tidemill_core::failpoint::reach;
 use tidemill_core::outcome::Outcome;
 use tidemill_core::segment::Segment;
 use tidemill_core::store::{Store, StoreError, StoreErrorKind};
@@ -82,7 +83,10 @@ async fn write(store: &dyn Store, segments: &mut Vec<(Segment, Delivery)>) {
         return;
     }
     let (segments, deliveries): (Vec<_>, Vec<_>) = std::mem::take(segments).into_iter().unzip();
-    for (delivery, result) in deliveries.into_iter().zip(store.record_segments(&segments).await) {
+    reach("collector.record.before");
+    let results = store.record_segments(&segments).await;
+    reach("collector.record.after");
+    for (delivery, result) in deliveries.into_iter().zip(results) {
         conclude(delivery, result).await;
     }
 }
@@ -101,6 +105,7 @@ async fn conclude(delivery: Delivery, result: Result<(), StoreError>) {
         }
     };
     settle(delivery, settlement).await;
+    reach("collector.ack.after");
 }
 
 async fn settle(delivery: Delivery, settlement: Settlement) {

@@ -5,6 +5,8 @@
 
 pub mod compute;
 pub mod image;
+#[cfg(feature = "testing")]
+pub mod mischief;
 pub mod text;
 pub mod time;
 pub mod vision;
@@ -33,7 +35,10 @@ impl std::fmt::Debug for House {
 /// Every task.
 pub fn register(house: &House) -> Register {
     let House { image_limits: limits, models, engine } = house.clone();
-    Register::default()
+    let register = Register::default();
+    #[cfg(feature = "testing")]
+    let register = register.compute(mischief::Mischief);
+    register
         .wait(time::sleep::Sleep)
         .compute(compute::map::Map { engine: engine.clone() })
         .compute(compute::factorize::Factorize)

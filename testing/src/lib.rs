@@ -66,7 +66,7 @@ fn program(name: &str) -> Option<PathBuf> {
 }
 
 /// A port that nobody listens on now, below those that the system gives to outgoing connections.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
     let mut seed = std::process::id().wrapping_mul(2_654_435_761) ^ now.subsec_nanos();
     loop {

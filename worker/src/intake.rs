@@ -1,6 +1,7 @@
 //! Intake: takes deliveries from the broker, as many at a time as there are hands for.
 
 use tidemill_core::broker::{BrokerError, Delivery, Notice, Permits, Queue};
+use tidemill_core::failpoint::reach;
 use tidemill_core::task::Lane;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -57,7 +58,10 @@ async fn handle(worker: Worker, delivery: Delivery, stop_working: CancellationTo
             Ok(work) => {
                 let running = async {
                     let _beside_others = worker.gate.read().await;
-                    run::run(&worker, work).await
+                    reach("worker.run.before");
+                    let verdict = run::run(&worker, work).await;
+                    reach("worker.run.after");
+                    verdict
                 };
                 stop_working.run_until_cancelled(running).await.unwrap_or(Verdict::HandBack)
             }

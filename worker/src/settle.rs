@@ -4,6 +4,8 @@ use std::sync::atomic::Ordering;
 
 use tidemill_core::broker::{BrokerError, Delivery, Settlement};
 
+use tidemill_core::failpoint::reach;
+
 use crate::report::{run_again, suspect};
 use crate::{Verdict, Worker};
 
@@ -15,7 +17,9 @@ pub(crate) async fn settle(worker: &Worker, delivery: Delivery, verdict: Verdict
         Verdict::Done { batch, outcomes, again } => {
             let published = async {
                 worker.tally.items.fetch_add(outcomes.len() as u64, Ordering::Relaxed);
+                reach("worker.report.before");
                 worker.reporter.report(batch, outcomes).await?;
+                reach("worker.report.after");
                 match again {
                     Some(again) => run_again(broker, again).await,
                     None => Ok(()),
@@ -36,6 +40,7 @@ pub(crate) async fn settle(worker: &Worker, delivery: Delivery, verdict: Verdict
         }
         Verdict::HandBack => delivery.settle(Settlement::Requeue).await,
     };
+    reach("worker.settle.after");
     if let Err(error) = settled {
         tracing::warn!(%error, "a delivery could not be settled, it will come again");
     }

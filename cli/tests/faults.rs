@@ -1,0 +1,350 @@
+//! Faults: processes killed with SIGKILL, servers that end and come back, connections that are cut, items that kill.
+//! Each ends with the oracle, [`Cluster::must_be_sound`].
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
+
+#[path = "mill_cluster/mod.rs"]
+mod cluster;
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use self::cluster::{Cluster, LIMIT_MEMORY, PATIENCE, Role, breathe, count};
+
+/// A small generator, so that a seed names a schedule.
+struct Random(u64);
+
+impl Random {
+    /// Evenly within 0 to `below`, not including it (xorshift64*, S. Vigna, 2014).
+    fn below(&mut self, below: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16) % below
+    }
+}
+
+/// Items for `test.mischief`, in a file.
+fn items(deeds: impl Iterator<Item = serde_json::Value>) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), deeds.map(|deed| format!("{deed}\n")).collect::<String>()).unwrap();
+    file
+}
+
+fn seeds() -> u64 {
+    std::env::var("TIDEMILL_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(2)
+}
+
+#[test]
+fn whatever_is_killed_at_whatever_instant_every_item_has_one_outcome_in_order() {
+    for seed in 1..=seeds() {
+        let Some(cluster) = Cluster::start() else { return };
+        storm(cluster, seed);
+    }
+}
+
+/// 20,000 short items over four workers, and at least fifty blows.
+fn storm(mut cluster: Cluster, seed: u64) {
+    const ITEMS: u64 = 20_000;
+    const BLOWS: u64 = 50;
+    let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let mut workers: Vec<Role> = (0..4).map(|_| cluster.worker()).collect();
+    let mut apis = [cluster.api(), cluster.second_api()];
+    let inputs = items((0..ITEMS).map(|n| json!({"work": 200 + n % 1000})));
+    let path = inputs.path().to_str().unwrap().to_owned();
+    let key = format!("storm-{seed}");
+    let submit = ["submit", "test.mischief", "--items", &path, "--chunk", "10", "--idempotency-key", &key, "-q"];
+    let mut producer = Some(cluster.role(&submit, &[]));
+
+    let mut blows = 0;
+    let mut said = String::new();
+    while blows < BLOWS {
+        let pause = Instant::now() + Duration::from_millis(random.below(300));
+        while Instant::now() < pause {
+            breathe();
+        }
+        let blow = random.below(100);
+        said += &format!(" {blow}");
+        match blow {
+            0..45 => {
+                let victim = usize::try_from(random.below(4)).unwrap();
+                workers[victim].kill();
+                workers[victim].start(&cluster);
+            }
+            45..60 => {
+                let victim = usize::try_from(random.below(2)).unwrap();
+                apis[victim].kill();
+                apis[victim].start(&cluster);
+            }
+            60..72 => cluster.to_rabbit.cut(),
+            72..82 => cluster.to_redis.cut(),
+            82..90 => {
+                cluster.redis.kill();
+                cluster.redis.start();
+            }
+            90..94 => {
+                cluster.rabbit.kill();
+                cluster.rabbit.start();
+            }
+            _ => {
+                if let Some(producer) = &mut producer {
+                    producer.kill();
+                }
+            }
+        }
+        blows += 1;
+        if let Some(running) = &mut producer
+            && !running.is_running()
+        {
+            // Killed, or it could not reach the cluster, or it is done: the same key makes the same batch.
+            if running.wait().success() {
+                producer = None;
+            } else {
+                running.start(&cluster);
+            }
+        }
+    }
+    eprintln!("seed {seed}, blows:{said}");
+    drop(producer);
+    let batch = cluster.until_ok(&submit);
+    let outcomes = cluster.must_be_sound(batch.trim(), ITEMS);
+    let odd: Vec<_> = outcomes.iter().filter(|outcome| outcome["status"] != "ok").take(3).collect();
+    assert!(odd.is_empty(), "seed {seed}: none but the innocent were here: {odd:?}");
+    for (n, outcome) in (0..).zip(&outcomes) {
+        assert_eq!(outcome["output"], json!(200 + n % 1000), "seed {seed}, item {n}");
+    }
+}
+
+#[test]
+fn a_crash_before_or_after_any_step_loses_nothing_and_doubles_nothing() {
+    let Some(cluster) = Cluster::start() else { return };
+    let mut worker = cluster.worker();
+    let mut api = cluster.api();
+    let submit = |key: &str| {
+        let arguments = ["submit", "compute.map", "--range", "0..300", "-o", "expr=x*2", "--chunk", "7", "--idempotency-key"];
+        [&arguments[..], &[key, "-q"]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let points = [
+        "producer.publish.before",
+        "producer.publish.after",
+        "producer.seal.before",
+        "producer.seal.after",
+        "worker.run.before",
+        "worker.run.after",
+        "worker.report.before",
+        "worker.report.after",
+        "worker.settle.after",
+        "collector.record.before",
+        "collector.record.after",
+        "collector.ack.after",
+    ];
+    for point in points {
+        // The first time is its first message; the third one is in the middle.
+        let times = if point.contains("seal") { 1..=1 } else { 1..=3 };
+        for time in times.step_by(2) {
+            let order = format!("{point}={time}");
+            let key = order.clone();
+            let arguments = submit(&key);
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            let env = [("TIDEMILL_FAIL_AT", order.as_str())];
+            let mut broken = if point.starts_with("producer") {
+                cluster.role(&arguments, &env)
+            } else if point.starts_with("worker") {
+                worker.kill();
+                cluster.role(&["worker"], &env)
+            } else {
+                api.kill();
+                cluster.role(&["results-api"], &env)
+            };
+            if !point.starts_with("producer") {
+                // A collector that dies takes the API along: a key that was not seen needs it.
+                let started = Instant::now();
+                while !cluster.run(&arguments).status.success() && broken.is_running() {
+                    assert!(started.elapsed() < PATIENCE, "{order}: nobody takes the batch");
+                    breathe();
+                }
+            }
+            assert!(!broken.wait().success(), "{order}: it came to that point");
+            if point.starts_with("worker") {
+                worker.start(&cluster);
+            } else if point.starts_with("collector") {
+                api.start(&cluster);
+            }
+            let batch = cluster.until_ok(&arguments);
+            let outcomes = cluster.must_be_sound(batch.trim(), 300);
+            assert_eq!(count(&outcomes, "ok"), 300, "{order}");
+        }
+    }
+}
+
+/// Restarts workers that end, until `done` says so, as Docker or systemd would.
+fn supervise<T>(cluster: &Cluster, workers: &mut [Role], mut done: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(done) = done() {
+            return done;
+        }
+        for worker in &mut *workers {
+            if !worker.is_running() {
+                worker.start(cluster);
+            }
+        }
+        assert!(started.elapsed() < PATIENCE, "it never ends");
+        breathe();
+    }
+}
+
+/// Sends a killer among a thousand good items; gives the outcomes.
+fn with_killer(cluster: &Cluster, killer: serde_json::Value, workers: &mut [Role], more: &[&str]) -> Vec<serde_json::Value> {
+    let place = 321;
+    let deeds = (0..1001).map(|n| if n == place { killer.clone() } else { json!({"work": 100}) });
+    let inputs = items(deeds);
+    let path = inputs.path().to_str().unwrap();
+    let arguments = [&["submit", "test.mischief", "--items", path, "--chunk", "20", "-q"], more].concat();
+    let batch = cluster.until_ok(&arguments).trim().to_owned();
+    supervise(cluster, workers, || {
+        let status = cluster.run(&["status", &batch, "--json"]);
+        let info: serde_json::Value = serde_json::from_slice(&status.stdout).ok()?;
+        info["completed"].is_u64().then_some(())
+    });
+    for worker in workers.iter_mut().filter(|worker| !worker.is_running()) {
+        worker.start(cluster);
+    }
+    let outcomes = cluster.must_be_sound(&batch, 1001);
+    assert_eq!((count(&outcomes, "ok"), count(&outcomes, "dead")), (1000, 1), "only the guilty pays");
+    assert_eq!(outcomes[place]["status"], "dead");
+    let listed = String::from_utf8(cluster.run(&["dead", "list", &batch]).stdout).unwrap();
+    assert!(listed.contains(&format!("{batch}:{place}")), "{listed}");
+    outcomes
+}
+
+#[test]
+fn of_an_item_that_aborts_its_worker_only_that_one_is_dead() {
+    let Some(cluster) = Cluster::start() else { return };
+    let _api = cluster.api();
+    let mut workers = [cluster.worker(), cluster.worker()];
+    let outcomes = with_killer(&cluster, json!("abort"), &mut workers, &[]);
+    assert_eq!(outcomes[321]["error"]["kind"], "crash");
+}
+
+#[test]
+fn of_an_item_that_eats_all_memory_only_that_one_is_dead() {
+    let Some(cluster) = Cluster::start() else { return };
+    let _api = cluster.api();
+    // The system refuses memory at this size, as a container's limit would.
+    let limited = |cluster: &Cluster| cluster.role(&["worker"], &[(LIMIT_MEMORY, "3000000000")]);
+    let mut workers = [limited(&cluster), limited(&cluster)];
+    let outcomes = with_killer(&cluster, json!("eat_memory"), &mut workers, &[]);
+    assert_eq!(outcomes[321]["error"]["kind"], "crash");
+}
+
+#[test]
+fn of_an_item_that_never_returns_only_that_one_is_dead_and_its_worker_starts_anew() {
+    let Some(cluster) = Cluster::start() else { return };
+    let cluster = cluster.with("TIDEMILL__WORKER__STUCK_AFTER", "300ms").with("TIDEMILL__WORKER__GRACE", "5s");
+    let _api = cluster.api();
+    let mut workers = [cluster.worker()];
+    let outcomes = with_killer(&cluster, json!("never_return"), &mut workers, &["--timeout", "300ms"]);
+    assert_eq!(outcomes[321]["error"]["kind"], "stuck");
+    assert!(workers[0].is_running(), "it became itself anew");
+}
+
+#[test]
+fn a_worker_that_is_told_to_stop_loses_no_attempt_and_is_gone_within_its_grace() {
+    let Some(cluster) = Cluster::start() else { return };
+    let cluster = cluster.with("TIDEMILL__WORKER__GRACE", "5s");
+    let _api = cluster.api();
+    let mut leaving = cluster.worker();
+    let inputs = items((0..3000).map(|_| json!({"work": 1000})));
+    let path = inputs.path().to_str().unwrap();
+    let batch = cluster.until_ok(&["submit", "test.mischief", "--items", path, "--chunk", "5", "-q"]);
+    let batch = batch.trim();
+    // It exits with 5 while the batch is not complete; what counts is that a line came.
+    let started = Instant::now();
+    while String::from_utf8(cluster.run(&["results", batch, "--limit", "1", "-q"]).stdout).unwrap().is_empty() {
+        assert!(started.elapsed() < PATIENCE, "it never begins");
+        breathe();
+    }
+
+    let told = Instant::now();
+    leaving.signal(Signal::SIGTERM);
+    let status = leaving.wait();
+    assert!(status.success(), "{status}");
+    assert!(told.elapsed() < Duration::from_secs(8), "it took {:?}", told.elapsed());
+
+    let _staying = cluster.worker();
+    let outcomes = cluster.must_be_sound(batch, 3000);
+    assert_eq!(count(&outcomes, "ok"), 3000);
+    assert!(outcomes.iter().all(|outcome| outcome["attempts"] == 1), "no attempt was lost");
+}
+
+#[test]
+fn a_cancelled_batch_ends_at_once_and_every_item_has_its_outcome() {
+    let Some(cluster) = Cluster::start() else { return };
+    let _api = cluster.api();
+    let _worker = cluster.worker();
+    // Half an hour of work.
+    let inputs = items((0..2000).map(|_| json!({"work": 1_000_000})));
+    let path = inputs.path().to_str().unwrap();
+    let batch = cluster.until_ok(&["submit", "test.mischief", "--items", path, "--chunk", "10", "-q"]);
+    let batch = batch.trim();
+    let started = Instant::now();
+    cluster.until_ok(&["cancel", batch]);
+    let outcomes = cluster.must_be_sound(batch, 2000);
+    assert!(started.elapsed() < Duration::from_secs(30), "it took {:?}", started.elapsed());
+    assert!(count(&outcomes, "cancelled") > 1900);
+    assert_eq!(count(&outcomes, "cancelled") + count(&outcomes, "ok"), 2000);
+}
+
+#[test]
+fn items_that_have_not_begun_when_their_batchs_time_is_over_are_expired() {
+    let Some(cluster) = Cluster::start() else { return };
+    let _api = cluster.api();
+    let batch = cluster.until_ok(&[
+        "submit", "compute.map", "--range", "0..100", "-o", "expr=x", "--expires-in", "1ms", "-q",
+    ]);
+    let _worker = cluster.worker();
+    let outcomes = cluster.must_be_sound(batch.trim(), 100);
+    assert_eq!(count(&outcomes, "expired"), 100);
+    assert!(outcomes.iter().all(|outcome| outcome["attempts"] == 0));
+}
+
+#[test]
+fn an_item_that_fails_for_a_passing_reason_is_run_again_as_often_as_allowed() {
+    let Some(cluster) = Cluster::start() else { return };
+    let cluster = cluster.with("TIDEMILL__RETRY__BASE", "20ms");
+    let _api = cluster.api();
+    let _worker = cluster.worker();
+    let inputs = items([json!({"work": 1}), json!("fail_again"), json!({"work": 2})].into_iter());
+    let path = inputs.path().to_str().unwrap();
+    let batch = cluster.until_ok(&["submit", "test.mischief", "--items", path, "--chunk", "3", "--retries", "2", "-q"]);
+    let outcomes = cluster.must_be_sound(batch.trim(), 3);
+    assert_eq!(outcomes[1]["status"], "failed");
+    assert_eq!(outcomes[1]["attempts"], 3);
+    assert_eq!(count(&outcomes, "ok"), 2);
+}
+
+#[test]
+fn a_submit_that_meets_a_blocked_broker_ends_at_its_deadline_and_can_be_resumed() {
+    let Some(cluster) = Cluster::start() else { return };
+    let _api = cluster.api();
+    cluster.rabbit.control(&["set_vm_memory_high_watermark", "absolute", "1MB"]);
+    let submit = ["submit", "compute.map", "--range", "0..5000", "-o", "expr=x", "--chunk", "10"];
+
+    let started = Instant::now();
+    let blocked = cluster.run(&[&submit[..], &["--idempotency-key", "k", "--deadline", "3s"]].concat());
+    assert!(started.elapsed() < Duration::from_secs(20), "it cannot hang");
+    let said = String::from_utf8_lossy(&blocked.stderr).into_owned();
+    assert_eq!(blocked.status.code(), Some(4), "{said}");
+    assert!(said.contains("waiting: the broker takes nothing now"), "{said}");
+    assert!(said.contains("accepted: the first") && said.contains("--resume"), "{said}");
+
+    cluster.rabbit.control(&["set_vm_memory_high_watermark", "absolute", "2GB"]);
+    let _worker = cluster.worker();
+    let batch = cluster.until_ok(&[&submit[..], &["--idempotency-key", "k"]].concat());
+    let outcomes = cluster.must_be_sound(batch.trim(), 5000);
+    assert_eq!(count(&outcomes, "ok"), 5000);
+    let once_more = cluster.until_ok(&[&submit[..], &["--idempotency-key", "k"]].concat());
+    assert_eq!(once_more, batch, "the same key never makes a second batch");
+}

@@ -1,0 +1,214 @@
+//! A cluster of real processes and real servers on this machine, for tests that harm it.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+pub mod proxy;
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::Resource;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tidemill_testing::{Rabbit, Redis, free_port, or_skip};
+
+use self::proxy::Proxy;
+
+/// How long anything may take before a test says that it never came.
+pub const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Set for a role, it limits its memory to so many bytes.
+pub const LIMIT_MEMORY: &str = "TIDEMILL_TEST_LIMIT_MEMORY";
+
+/// Broker, store, and how our processes find them. All end with it.
+pub struct Cluster {
+    pub rabbit: Rabbit,
+    pub redis: Redis,
+    /// Our processes speak to the servers through these, so that connections can be cut.
+    pub to_rabbit: Proxy,
+    pub to_redis: Proxy,
+    pub api_port: u16,
+    more: Vec<(String, String)>,
+}
+
+/// One of our processes; killed with it.
+pub struct Role {
+    child: Child,
+    arguments: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+impl Cluster {
+    /// Servers of its own, and no process of ours yet. `None` where they are not installed.
+    pub fn start() -> Option<Self> {
+        let rabbit = or_skip(Rabbit::own())?;
+        let redis = or_skip(Redis::own())?;
+        let (to_rabbit, to_redis) = (Proxy::to(rabbit.port()), Proxy::to(redis.port()));
+        Some(Self { rabbit, redis, to_rabbit, to_redis, api_port: free_port(), more: Vec::new() })
+    }
+
+    /// Sets a setting for every process that is started from now on.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: &str) -> Self {
+        self.more.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        command
+            .args(arguments)
+            .env("TIDEMILL__BROKER__URL", format!("amqp://127.0.0.1:{}", self.to_rabbit.port()))
+            .env("TIDEMILL__STORE__URL", format!("redis://127.0.0.1:{}", self.to_redis.port()))
+            .env("TIDEMILL__API__URL", format!("http://127.0.0.1:{}", self.api_port))
+            .env("TIDEMILL__API__LISTEN", format!("127.0.0.1:{}", self.api_port))
+            .env("TIDEMILL__WORKER__THREADS", "1")
+            .env("TIDEMILL__WORKER__HEARTBEAT", "500ms")
+            .envs(self.more.iter().map(|(key, value)| (key, value)))
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn role(&self, arguments: &[&str], env: &[(&str, &str)]) -> Role {
+        let owned = |text: &&str| (*text).to_owned();
+        let mut role = Role {
+            child: self.command(&["--version"]).stdout(Stdio::null()).spawn().unwrap(),
+            arguments: arguments.iter().map(owned).collect(),
+            env: env.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        };
+        role.start(self);
+        role
+    }
+
+    pub fn worker(&self) -> Role {
+        self.role(&["worker"], &[])
+    }
+
+    pub fn api(&self) -> Role {
+        self.role(&["results-api"], &[])
+    }
+
+    /// A second results API, whose HTTP nobody asks.
+    pub fn second_api(&self) -> Role {
+        let listen = format!("127.0.0.1:{}", free_port());
+        self.role(&["results-api"], &[("TIDEMILL__API__LISTEN", &listen)])
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs a command until it succeeds: a server may be away, or the batch not known yet.
+    pub fn until_ok(&self, arguments: &[&str]) -> String {
+        let started = Instant::now();
+        loop {
+            let output = self.run(arguments);
+            if output.status.success() {
+                return String::from_utf8(output.stdout).unwrap();
+            }
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(started.elapsed() < PATIENCE, "{arguments:?} never succeeds: {said}");
+            breathe();
+        }
+    }
+
+    /// Every outcome of a batch, in input order, once it is complete.
+    pub fn outcomes(&self, batch: &str) -> Vec<Value> {
+        let mut child = self
+            .command(&["results", batch, "--follow", "--format", "ndjson", "-q"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let outcomes = lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+        let status = child.wait().unwrap();
+        assert!(matches!(status.code(), Some(0 | 5)), "{status}");
+        outcomes
+    }
+
+    /// The oracle: a batch's books balance, its stream has every item once and in order, and a fresh batch gets through.
+    /// Gives the outcomes.
+    pub fn must_be_sound(&self, batch: &str, total: u64) -> Vec<Value> {
+        let outcomes = self.outcomes(batch);
+        let indices: Vec<u64> = outcomes.iter().map(|outcome| outcome["index"].as_u64().unwrap()).collect();
+        assert_eq!(indices.len() as u64, total, "one outcome an item");
+        assert!(indices.iter().copied().eq(0..total), "in input order");
+        let verified = self.run(&["verify", batch]);
+        let said = String::from_utf8_lossy(&verified.stdout).into_owned() + &String::from_utf8_lossy(&verified.stderr);
+        assert!(verified.status.success(), "{said}");
+        let fresh = self.until_ok(&["submit", "compute.map", "--range", "0..100", "-o", "expr=x+1", "--wait", "-q"]);
+        assert_eq!(fresh.lines().count(), 100, "a fresh batch gets through");
+        outcomes
+    }
+}
+
+impl Role {
+    /// Starts it (again).
+    pub fn start(&mut self, cluster: &Cluster) {
+        drop(self.child.wait());
+        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        let env = self.env.iter().map(|(key, value)| (key, value));
+        let mut command = cluster.command(&arguments);
+        if std::env::var_os("TIDEMILL_SHOW").is_none() {
+            command.stderr(Stdio::null());
+        }
+        if let Some((_, bytes)) = self.env.iter().find(|(key, _)| key == LIMIT_MEMORY) {
+            let bytes: u64 = bytes.parse().unwrap();
+            let limit = move || nix::sys::resource::setrlimit(Resource::RLIMIT_AS, bytes, bytes).map_err(Into::into);
+            // SAFETY: setrlimit is async-signal-safe.
+            #[expect(unsafe_code, reason = "a limit of the child alone can be set in no other way")]
+            unsafe {
+                std::os::unix::process::CommandExt::pre_exec(&mut command, limit);
+            }
+        }
+        self.child = command.envs(env).stdout(Stdio::null()).spawn().unwrap();
+    }
+
+    /// Forgets what was set for it alone, for its next start.
+    pub fn forget_env(&mut self) {
+        self.env.clear();
+    }
+
+    /// Kills it with SIGKILL.
+    pub fn kill(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        let started = Instant::now();
+        while self.is_running() {
+            assert!(started.elapsed() < PATIENCE, "it never ends");
+            breathe();
+        }
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A moment between two looks at something that other processes do.
+pub fn breathe() {
+    #[expect(clippy::disallowed_methods, reason = "other processes have no way to wake this one")]
+    std::thread::sleep(Duration::from_millis(20));
+}
+
+/// Statuses of outcomes, counted.
+pub fn count(outcomes: &[Value], status: &str) -> usize {
+    outcomes.iter().filter(|outcome| outcome["status"] == status).count()
+}
