@@ -41,6 +41,7 @@ pub(super) struct Window {
     budget: usize,
     bytes: usize,
     entries: usize,
+    outcomes: u64,
 }
 
 impl Window {
@@ -48,7 +49,7 @@ impl Window {
     const MOST: usize = 1024;
 
     pub(super) fn new(budget: usize) -> Self {
-        Self { budget, bytes: 0, entries: 0 }
+        Self { budget, bytes: 0, entries: 0, outcomes: 0 }
     }
 
     pub(super) fn size(&self) -> usize {
@@ -61,6 +62,13 @@ impl Window {
     pub(super) fn add(&mut self, entry: &Entry) {
         self.bytes += entry.json.len();
         self.entries += 1;
+        self.outcomes += entry.count;
+    }
+
+    /// The same for so many outcomes more, if the next entries have as many as these.
+    pub(super) fn size_for(&self, outcomes: u64) -> usize {
+        let each = (self.outcomes / (self.entries as u64).max(1)).max(1);
+        self.size().min(usize::try_from(outcomes.div_ceil(each)).unwrap_or(usize::MAX)).max(1)
     }
 
     /// How many of the size of these fit into the whole budget.

@@ -19,6 +19,9 @@ use crate::store::{StoreError, StoreErrorKind};
 /// The first pause after a failure, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// Whoever asks after its health does not wait as long as those who need it.
+const PING: Duration = Duration::from_secs(5);
+
 /// A connection that is made anew when it breaks.
 pub(super) struct Link {
     target: Target,
@@ -147,17 +150,16 @@ impl Link {
 
     /// One round trip without trying again.
     pub(super) async fn ping(&self) -> Result<(), (Trouble, String)> {
-        let answer = self
-            .try_once(&|mut connection: Connection| async move {
-                redis::cmd("PING").query_async::<redis::Value>(&mut connection).await
-            })
-            .await;
-        match answer {
-            Ok(_) => {
+        let ping = |mut connection: Connection| async move {
+            redis::cmd("PING").query_async::<redis::Value>(&mut connection).await
+        };
+        match tokio::time::timeout(PING, self.try_once(&ping)).await {
+            Ok(Ok(_)) => {
                 self.is_back();
                 Ok(())
             }
-            Err(error) => Err((Trouble::of(&error), format!("{}: {}", self.url, reason(&error)))),
+            Ok(Err(error)) => Err((Trouble::of(&error), format!("{}: {}", self.url, reason(&error)))),
+            Err(_) => Err((Trouble::Connection, format!("{}: no answer within {}s", self.url, PING.as_secs()))),
         }
     }
 

@@ -19,6 +19,9 @@ const MOMENT: Duration = Duration::from_secs(1);
 /// Whoever reads a batch waits for it again and again: that long its channel is kept.
 const KEEP: Duration = Duration::from_secs(10);
 
+/// How long the server may take to answer.
+const ANSWER: Duration = Duration::from_secs(30);
+
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Rings when a channel has had a message.
@@ -116,16 +119,11 @@ async fn serve(mut sink: PubSubSink, mut messages: PubSubStream, shared: &Shared
     let mut heard = HashSet::new();
     let mut sweep = tokio::time::interval(KEEP);
     loop {
-        let wanted = shared.wanted();
-        for channel in heard.difference(&wanted) {
-            sink.unsubscribe(channel).await?;
+        // A connection that is dead and does not know it says nothing at all.
+        match tokio::time::timeout(ANSWER, tune(&mut sink, &mut heard, shared)).await {
+            Ok(tuned) => tuned?,
+            Err(_) => return Ok(()),
         }
-        for channel in wanted.difference(&heard) {
-            sink.subscribe(channel).await?;
-            // What came before is lost: whoever listens looks once more.
-            shared.ring(channel);
-        }
-        heard = wanted;
         loop {
             tokio::select! {
                 message = messages.next() => match message {
@@ -137,4 +135,19 @@ async fn serve(mut sink: PubSubSink, mut messages: PubSubStream, shared: &Shared
             }
         }
     }
+}
+
+/// Listens to what is wanted and to nothing else.
+async fn tune(sink: &mut PubSubSink, heard: &mut HashSet<String>, shared: &Shared) -> RedisResult<()> {
+    let wanted = shared.wanted();
+    for channel in heard.difference(&wanted) {
+        sink.unsubscribe(channel).await?;
+    }
+    for channel in wanted.difference(heard) {
+        sink.subscribe(channel).await?;
+        // What came before is lost: whoever listens looks once more.
+        shared.ring(channel);
+    }
+    *heard = wanted;
+    sink.ping::<redis::Value>().await.map(drop)
 }

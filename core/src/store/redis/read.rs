@@ -115,7 +115,7 @@ impl Redis {
         let mut window = Window::new(PAGE_BYTES);
         let mut next = from;
         while next < end && !window.is_full() {
-            let entries = self.entries_between(ACTION, batch, next + 1..=landed, window.size()).await?;
+            let entries = self.entries_between(ACTION, batch, next + 1..=landed, window.size_for(end - next)).await?;
             if entries.is_empty() {
                 return Err(self.gone(ACTION, batch).await);
             }

@@ -115,7 +115,7 @@ impl Redis {
             call.push(&segment.bytes()[..]);
             call.push(pack(&spans));
             call.push(segment.len());
-            call.push(joined(segment.counts()));
+            call.push(by_status(segment));
             call.push(dropped);
             call.push(bands(segment));
             call.push(joined(dead));
@@ -167,6 +167,13 @@ fn dead(segment: &Segment) -> Vec<u64> {
         }));
     }
     dead
+}
+
+/// As the script reads it; most segments have one status.
+fn by_status(segment: &Segment) -> String {
+    let counts = Status::ALL.map(|status| (status as usize, segment.counts()[status as usize]));
+    let some = counts.into_iter().filter(|(_, count)| *count > 0);
+    some.map(|(status, count)| format!("{status}={count};")).collect()
 }
 
 fn joined(numbers: impl IntoIterator<Item = u64>) -> String {

@@ -27,6 +27,7 @@ impl Trouble {
                 | ServerErrorKind::Ask
                 | ServerErrorKind::TryAgain
                 | ServerErrorKind::ClusterDown
+                | ServerErrorKind::ExecAbort
                 | ServerErrorKind::NoScript,
             ) => Self::Server,
             _ if error.is_connection_dropped() || error.is_timeout() => Self::Connection,

@@ -1,9 +1,9 @@
 -- Records segments, each whole or not at all.
 --
 -- ARGV: ttl in milliseconds, how many segments, then for each segment: its JSON; its spans, 12 bytes each (page as a
--- double, first and last bit in the page as 16 bits, all little-endian); how many outcomes it has; these by status,
--- with commas; how many others were left out of it because they are known; its bands, as `band=token;`; the indices
--- of the dead, with commas.
+-- double, first and last bit in the page as 16 bits, all little-endian); how many outcomes it has; of which status, as
+-- `status=count;`; how many others were left out of it because they are known; its bands, as `band=token;`; the
+-- indices of the dead, with commas.
 --
 -- Gives for each segment 0 (recorded), 1 (all of it is known, and counted as such) or, where some of it is known and
 -- nothing was done, the bitmap's bytes under each of its spans. Nothing at all for an unknown batch.
@@ -18,15 +18,10 @@ local function take()
   return ARGV[cursor]
 end
 
-local function spans_of(packed)
-  local at = 1 - SPAN
-  return function()
-    at = at + SPAN
-    if at <= #packed then
-      local page, first, last = struct.unpack('<dI2I2', packed, at)
-      return page, first, last
-    end
-  end
+-- A hundred thousand small segments a second pass here: names that are looked up cost.
+local unpack_span, each_match = struct.unpack, string.gmatch
+local function span_at(packed, at)
+  return unpack_span('<dI2I2', packed, at)
 end
 
 local bits_keys = {}
@@ -41,7 +36,8 @@ end
 
 local function known_in(packed)
   local known = 0
-  for page, first, last in spans_of(packed) do
+  for at = 1, #packed, SPAN do
+    local page, first, last = span_at(packed, at)
     if first == last then
       known = known + call('GETBIT', bits(page), first)
     else
@@ -53,7 +49,8 @@ end
 
 local function bytes_under(packed)
   local found = {}
-  for page, first, last in spans_of(packed) do
+  for at = 1, #packed, SPAN do
+    local page, first, last = span_at(packed, at)
     found[#found + 1] = call('GETRANGE', bits(page), math.floor(first / 8), math.floor(last / 8))
   end
   return found
@@ -78,7 +75,8 @@ end
 
 local pages = {}
 local function mark(packed)
-  for page, first, last in spans_of(packed) do
+  for at = 1, #packed, SPAN do
+    local page, first, last = span_at(packed, at)
     local key = bits(page)
     if not pages[page] then
       pages[page] = true
@@ -92,6 +90,7 @@ local function mark(packed)
   end
 end
 
+local stream = base .. 'outcomes'
 local landed = number('landed')
 local was_complete = call('HEXISTS', batch, 'completed') == 1
 local counts = {0, 0, 0, 0, 0}
@@ -102,8 +101,8 @@ local function store(json, count, by_status, listed, dead)
   landed = landed + count
   recorded = recorded + count
   local id = whole(landed)
-  call('XADD', base .. 'outcomes', id .. '-0', 's', json, 'n', whole(count))
-  for band, token in string.gmatch(listed, '(%d+)=([^;]+);') do
+  call('XADD', stream, id .. '-0', 's', json, 'n', count)
+  for band, token in each_match(listed, '(%d+)=([^;]+);') do
     local tokens = bands[band]
     if not tokens then
       tokens = {}
@@ -111,13 +110,13 @@ local function store(json, count, by_status, listed, dead)
     end
     tokens[#tokens + 1] = id .. ':' .. token
   end
-  local status = 1
-  for of_status in string.gmatch(by_status, '%d+') do
-    counts[status] = counts[status] + tonumber(of_status)
-    status = status + 1
+  for status, of_status in each_match(by_status, '(%d)=(%d+);') do
+    counts[tonumber(status) + 1] = counts[tonumber(status) + 1] + tonumber(of_status)
   end
-  for index in string.gmatch(dead, '%d+') do
-    call('ZADD', base .. 'dead', index, index)
+  if dead ~= '' then
+    for index in each_match(dead, '%d+') do
+      call('ZADD', base .. 'dead', index, index)
+    end
   end
 end
 
