@@ -12,18 +12,22 @@ nextest := $(shell sh -c 'command -v cargo-nextest' 2>/dev/null)
 
 .PHONY: help
 help: ## list these words
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
-setup: ## install what the build needs from the system (Debian, Ubuntu; as root)
+setup: ## install what build and tests need from the system (Debian, Ubuntu; as root)
 	@bin/setup
 
+.PHONY: tools
+tools:
+	@bin/setup build
+
 .PHONY: libtorch
-libtorch: setup ## lay out libtorch in .libtorch/ (once, 0.5 GB; nothing where LIBTORCH is set)
+libtorch: tools ## lay out libtorch in .libtorch/ (once, 0.5 GB; nothing where LIBTORCH is set)
 	@bin/libtorch
 
 .PHONY: models
-models: setup ## fetch the weights of the models in models/ (once, 17 MB)
+models: tools ## fetch the weights of the models in models/ (once, 17 MB)
 	@bin/models
 
 .PHONY: build
@@ -35,13 +39,40 @@ demo: build models ## classify and transform the photographs in examples/photos
 	@bin/demo
 
 .PHONY: test
-test: libtorch models ## run every test
+test: setup libtorch models ## run every test
 	cargo test $(locked) --workspace --all-features --doc --quiet
 ifdef nextest
 	cargo nextest run $(locked) --workspace --all-features --all-targets
 else
 	cargo test $(locked) --workspace --all-features --all-targets
 endif
+
+# How many random schedules the long fault tests follow; `make test` follows two.
+TIDEMILL_SEEDS ?= 10
+
+.PHONY: faults
+faults: export TIDEMILL_SEEDS := $(TIDEMILL_SEEDS)
+faults: setup libtorch models ## run the long fault tests: kills, outages, cuts, by ten random schedules
+ifdef nextest
+	cargo nextest run $(locked) --profile faults --workspace --all-features -E 'binary(faults)'
+else
+	cargo test $(locked) --workspace --all-features --test faults
+endif
+
+# How many workers `make up` starts: make up WORKERS=3
+WORKERS ?= 1
+
+.PHONY: up
+up: ## start a cluster with Docker: broker, store, results API, a worker (WORKERS=3: three)
+	docker compose up --detach --build --wait --scale worker=$(WORKERS)
+
+.PHONY: down
+down: ## stop the cluster; its volumes stay
+	docker compose down
+
+.PHONY: cluster-test
+cluster-test: ## put real work through a cluster in containers, and kill a worker (Docker)
+	@bin/cluster-test
 
 .PHONY: check
 check: libtorch ## check format, lints, documentation and the licences of dependencies

@@ -70,10 +70,7 @@ def ask_pip(package):
             f"{sys.executable} has no pip, which knows where packages come from.\n"
             "Install it: apt install python3-pip (Debian, Ubuntu), dnf install python3-pip (Fedora)."
         )
-    limits = ["--no-deps", "--only-binary=:all:", f"--python-version={package['python']}", "--implementation=cp"]
-    tags = [f"manylinux{tag}_x86_64" for tag in ("_2_28", "_2_25", "_2_17", "2014")] + ["any"]
-    platforms = [f"--platform={tag}" for tag in tags]
-    command = [sys.executable, "-c", ASK_PIP, package["name"], package["file"], *limits, *platforms]
+    command = [sys.executable, "-c", ASK_PIP, package["name"], package["file"], *limits(package)]
     answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode != 0:
         return None
@@ -87,12 +84,17 @@ def ask_pip(package):
     return where
 
 
+def limits(package):
+    """Returns what makes pip look at the pinned file, whatever this machine is; its name says what it is for."""
+    platforms = package["file"].removesuffix(".whl").rpartition("-")[2].split(".")
+    arguments = ["--no-deps", "--only-binary=:all:", f"--python-version={package['python']}", "--implementation=cp"]
+    return arguments + [f"--platform={platform}" for platform in platforms]
+
+
 def download_with_pip(package, partial):
     """Downloads through pip's command line: for a pip whose finder cannot be asked. It cannot resume."""
     with tempfile.TemporaryDirectory(dir=partial.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", folder]
-        command += [f"--python-version={package['python']}", "--platform=manylinux_2_28_x86_64"]
-        command += ["--platform=manylinux_2_25_x86_64", "--platform=manylinux2014_x86_64", "--platform=any"]
+        command = [sys.executable, "-m", "pip", "download", *limits(package), "--dest", folder]
         outcome = subprocess.run([*command, f"{package['name']}=={package['version']}"], stdout=sys.stderr)
         fetched = Path(folder, package["file"])
         if outcome.returncode != 0 or not fetched.is_file():

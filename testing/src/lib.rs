@@ -18,11 +18,12 @@ use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::killpg;
 use nix::unistd::Pid;
 
+pub use nix::sys::signal::Signal;
 pub use rabbitmq::Rabbit;
-pub use redis::Redis;
+pub use redis::{Redis, Sentinel};
 
 /// Ends the test as skipped where a server is not installed: `let Some(redis) = tidemill_testing::or_skip(Redis::shared()) else { return };`
 ///

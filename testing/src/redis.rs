@@ -33,6 +33,19 @@ impl Redis {
         Ok(Self { port: seat.port, life: Life::Shared { _seat: seat } })
     }
 
+    /// A cluster of one node that other tests use too: keep to keys with a prefix of your own.
+    ///
+    /// # Errors
+    /// [`Missing`]
+    pub fn shared_cluster() -> Result<Self, Missing> {
+        program("redis-server").ok_or(Missing("redis-server"))?;
+        program("redis-cli").ok_or(Missing("redis-cli"))?;
+        let script = "( until redis-cli -p $PORT cluster addslotsrange 0 16383 | grep -q OK; do sleep 0.1; done ) & \
+            exec redis-server --bind 127.0.0.1 --port $PORT --dir $DATA --save '' --appendonly no --cluster-enabled yes";
+        let seat = shared::seat("redis-cluster", script, is_whole_cluster);
+        Ok(Self { port: seat.port, life: Life::Shared { _seat: seat } })
+    }
+
     /// One of its own, with an append-only file that is written at every change: it may be killed and started again.
     ///
     /// # Errors
@@ -103,8 +116,60 @@ fn start(port: u16, data: &Path) -> Group {
 }
 
 fn is_loaded(port: u16) -> bool {
+    says(port, "PING", "+PONG\r\n")
+}
+
+fn is_whole_cluster(port: u16) -> bool {
+    says(port, "CLUSTER INFO", "cluster_state:ok")
+}
+
+/// Whether the beginning of its answer has that in it.
+fn says(port: u16, command: &str, answer: &str) -> bool {
     use std::io::{Read as _, Write as _};
     let Ok(mut socket) = std::net::TcpStream::connect(("127.0.0.1", port)) else { return false };
-    let mut answer = [0; 7];
-    socket.write_all(b"PING\r\n").is_ok() && socket.read_exact(&mut answer).is_ok() && &answer == b"+PONG\r\n"
+    let mut heard = [0; 64];
+    let asked = socket.write_all(format!("{command}\r\n").as_bytes());
+    asked.is_ok()
+        && socket.set_read_timeout(Some(std::time::Duration::from_secs(2))).is_ok()
+        && socket.read(&mut heard).is_ok_and(|length| String::from_utf8_lossy(&heard[..length]).contains(answer))
+}
+
+/// A Sentinel that watches one server, under the name `mill`.
+#[derive(Debug)]
+pub struct Sentinel {
+    port: u16,
+    _group: Group,
+    _data: tempfile::TempDir,
+}
+
+impl Sentinel {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// [`Missing`]
+    pub fn of(server: &Redis) -> Result<Self, Missing> {
+        let program = program("redis-server").ok_or(Missing("redis-server"))?;
+        let (data, port) = (tempfile::tempdir().unwrap(), free_port());
+        let (settings, log) = (data.path().join("sentinel.conf"), data.path().join("log"));
+        let watched = server.port;
+        let text = format!("port {port}\nbind 127.0.0.1\nsentinel monitor mill 127.0.0.1 {watched} 1\n");
+        std::fs::write(&settings, text).unwrap();
+        let group = Group::start(
+            Command::new(program)
+                .arg(settings)
+                .arg("--sentinel")
+                .arg("--logfile")
+                .arg(&log)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null()),
+        )
+        .unwrap();
+        wait_until("redis-sentinel", &log, || is_loaded(port));
+        Ok(Self { port, _group: group, _data: data })
+    }
+
+    /// The address of what it watches.
+    pub fn url(&self) -> String {
+        format!("redis-sentinel://127.0.0.1:{}/mill", self.port)
+    }
 }

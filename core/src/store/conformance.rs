@@ -11,8 +11,8 @@ use crate::outcome::{Ending, Maker, Outcome, Status};
 use crate::retry::RetryPolicy;
 use crate::task::raw;
 
-/// Runs the whole suite against stores made by an expression of type `Fn() -> Future<Output = Option<Arc<dyn Store>>>`
-/// (or without the `Option`); where it makes none, because its server is not installed, a test ends.
+/// Runs the whole suite against stores made by an expression of type `Fn() -> Future<Output = Arc<dyn Store>>`. The
+/// expression may give an `Option`: with `None`, where the store is not installed, the test is skipped.
 #[macro_export]
 macro_rules! store_conformance {
     ($make:expr) => {
@@ -37,7 +37,7 @@ macro_rules! store_conformance {
         $(
             #[tokio::test]
             async fn $test() {
-                if let Some(store) = ::std::convert::Into::into(($make)().await) {
+                if let Some(store) = ($make)().await.into() {
                     $crate::store::conformance::$test(store).await;
                 }
             }

@@ -38,10 +38,12 @@ mod keys;
 mod link;
 mod notify;
 mod plan;
+mod prefix;
 mod read;
 mod record;
 mod script;
 mod shared;
+mod sink;
 mod trouble;
 mod verify;
 

@@ -162,8 +162,12 @@ fn info(url: &str, password: Option<&Secret>) -> RedisResult<ConnectionInfo> {
 }
 
 async fn check_version(connection: &mut MultiplexedConnection) -> RedisResult<()> {
-    // Who may not ask will see what happens.
-    let Ok(info) = redis::cmd("INFO").arg("server").query_async::<String>(connection).await else { return Ok(()) };
+    let info = match redis::cmd("INFO").arg("server").query_async::<String>(connection).await {
+        Ok(info) => info,
+        // Who may not ask will see what happens.
+        Err(error) if error.code() == Some("NOPERM") => return Ok(()),
+        Err(error) => return Err(error),
+    };
     let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("").to_owned();
     match version.split('.').next().and_then(|major| major.parse::<u32>().ok()) {
         Some(major) if major < OLDEST => {

@@ -1,0 +1,74 @@
+//! Clusters and Sentinel; URLs.
+
+use tidemill_testing::{Redis as Server, Sentinel};
+
+use super::*;
+
+mod cluster {
+    use super::*;
+
+    fn store() -> Option<Arc<Redis>> {
+        let server = or_skip(Server::shared_cluster())?;
+        let store = connect(&server.url().replace("redis://", "redis-cluster://"));
+        std::mem::forget(server);
+        Some(store)
+    }
+
+    crate::store_conformance!(|| async { store().map(|store| store as Arc<dyn Store>) });
+
+    #[tokio::test]
+    async fn batches_in_many_slots_are_recorded_and_listed_together() {
+        let Some(store) = store() else { return };
+        let mut ids = Vec::new();
+        for _ in 0..20 {
+            ids.push(opened(&store, Some(2)).await);
+        }
+        let segments: Vec<_> = ids.iter().flat_map(|id| Segment::encode(id, &[ok(0), dead(1)])).collect();
+
+        assert!(store.record_segments(&segments).await.iter().all(Result::is_ok));
+
+        let list = store.list(100).await.unwrap();
+        assert!(list.len() == 20 && list.iter().all(|info| info.progress.is_complete()));
+        assert_eq!(store.dead(None, 100).await.unwrap().len(), 20);
+        assert!(store.revive(&ids[0], 1).await.unwrap());
+        store.record(&ids[0], &oks([1])).await.unwrap();
+        assert!(store.verify(&ids[0]).await.unwrap().balance());
+    }
+}
+
+#[tokio::test]
+async fn sentinel_says_where_the_master_is() {
+    let Some(server) = or_skip(Server::own()) else { return };
+    let Some(sentinel) = or_skip(Sentinel::of(&server)) else { return };
+    let store = connect(&sentinel.url());
+
+    let id = opened(&store, Some(1)).await;
+    let version = store.changed(&id, Version::default()).await.unwrap();
+    store.record(&id, &oks([0])).await.unwrap();
+
+    assert!(store.changed(&id, version).await.unwrap() > version);
+    let direct =
+        Redis::connect(Options { prefix: store.index.batches().replace(":batches", ""), ..options(&server.url()) });
+    assert!(direct.unwrap().progress(&id).await.unwrap().is_complete());
+}
+
+#[test]
+fn a_url_that_cannot_be_one_is_refused_with_what_it_should_be() {
+    for (url, hint) in
+        [("redis-sentinel://host:26379", "names the master"), ("redis://host:port", ""), ("redis-cluster://", "")]
+    {
+        let error = Redis::connect(options(url)).unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Refused, "{url}");
+        assert!(error.to_string().contains(hint), "{error}");
+    }
+    for url in [
+        "redis://host",
+        "rediss://user:word@host:1234/3",
+        "redis-cluster://:word@a:1,b:2",
+        "rediss-cluster://a,b",
+        "redis-sentinel://a,b:26380/mill/2",
+        "rediss-sentinel://user:word@a/mill",
+    ] {
+        Redis::connect(options(url)).unwrap();
+    }
+}

@@ -1,0 +1,124 @@
+use super::*;
+
+async fn lines(store: &Redis, id: &BatchId, order: Order, from: u64, limit: usize) -> (String, Rendered) {
+    let mut text = b"before\n".to_vec();
+    let rendered = store.render(id, order, from, limit, &mut text).await.unwrap();
+    (String::from_utf8(text).unwrap(), rendered)
+}
+
+#[tokio::test]
+async fn text_is_the_outcomes_line_by_line_in_either_order() {
+    let Some(store) = store() else { return };
+    let id = opened(&store, Some(30)).await;
+    let failure = || Failure::transient("timeout", "took \"too\" long");
+    for indices in [20..30, 0..7, 7..9, 9..20] {
+        let outcomes: Vec<_> = indices
+            .map(|index| match index % 5 {
+                0 => outcome(index, Ending::Failed(failure())),
+                1 => outcome(index, Ending::Cancelled),
+                2 => Arc::new(Outcome { maker: Arc::default(), ..Outcome::clone(&ok(index)) }),
+                _ => ok(index),
+            })
+            .collect();
+        store.record(&id, &outcomes).await.unwrap();
+    }
+
+    for order in [Order::Input, Order::Completion] {
+        for (from, limit) in [(0, 100), (0, 3), (5, 10), (29, 1), (30, 1), (100, 5)] {
+            let page = store.read(&id, order, from, limit).await.unwrap();
+            let mut expected = b"before\n".to_vec();
+            for outcome in &page.outcomes {
+                outcome.write_line(&mut expected);
+                expected.push(b'\n');
+            }
+            let (text, rendered) = lines(&store, &id, order, from, limit).await;
+            assert_eq!(text.as_bytes(), expected, "{order:?} {from} {limit}");
+            let of_page = Rendered { lines: page.outcomes.len() as u64, next: page.next, is_last: page.is_last };
+            assert_eq!(rendered, of_page);
+        }
+    }
+}
+
+#[tokio::test]
+async fn scattered_outcomes_are_read_in_order_from_the_middle_on() {
+    let Some(store) = store() else { return };
+    let id = opened(&store, Some(10_000)).await;
+    for step in [3, 1, 0, 4, 2] {
+        for start in [7500, 5000, 2500, 0] {
+            store.record(&id, &oks((start + step..start + 2500).step_by(5))).await.unwrap();
+        }
+    }
+
+    let page = store.read(&id, Order::Input, 4000, 1000).await.unwrap();
+
+    let indices: Vec<_> = page.outcomes.iter().map(|outcome| outcome.index.0).collect();
+    assert_eq!(indices, Vec::from_iter(4000..5000));
+    assert_eq!((page.next, page.is_last), (5000, false));
+    let (text, rendered) = lines(&store, &id, Order::Input, 9990, 1000).await;
+    assert_eq!((rendered.lines, rendered.is_last, text.lines().count()), (10, true, 11));
+}
+
+#[tokio::test]
+async fn a_page_over_whole_segments_asks_for_no_others() {
+    let Some(store) = store() else { return };
+    let id = opened(&store, None).await;
+    for chunk in 0..20 {
+        store.record(&id, &oks(chunk * 1000..(chunk + 1) * 1000)).await.unwrap();
+    }
+
+    let prefix = store.prefix(&id, 4000, 1000).await.unwrap();
+
+    assert_eq!((prefix.upto, prefix.tokens.len()), (5000, 1));
+    assert_eq!(store.prefix(&id, 4500, 1000).await.unwrap().tokens.len(), 2);
+}
+
+#[tokio::test]
+async fn a_page_ends_when_it_has_enough_bytes_and_has_one_outcome_at_least() {
+    let Some(store) = store() else { return };
+    let id = opened(&store, Some(12)).await;
+    let large = |index| outcome(index, Ending::Ok(raw(&"x".repeat(3 << 20))));
+    for index in [5, 0, 1, 2, 3, 4, 6, 7, 8, 9, 10] {
+        store.record(&id, &[large(index)]).await.unwrap();
+    }
+    store.record(&id, &[outcome(11, Ending::Ok(raw(&"x".repeat(20 << 20))))]).await.unwrap();
+
+    for order in [Order::Input, Order::Completion] {
+        let page = store.read(&id, order, 0, 100).await.unwrap();
+        assert_eq!(page.outcomes.len(), 3, "{order:?}");
+        assert_eq!(store.read(&id, order, 11, 100).await.unwrap().outcomes.len(), 1);
+        assert_eq!(read_all(&store, &id, order, 100).await.len(), 12);
+    }
+}
+
+#[tokio::test]
+async fn many_small_segments_are_read_in_a_few_round_trips() {
+    let Some(store) = store() else { return };
+    let id = opened(&store, Some(5000)).await;
+    let segments: Vec<_> = (0..5000).flat_map(|index| Segment::encode(&id, &[ok(index)])).collect();
+    assert!(store.record_segments(&segments).await.iter().all(Result::is_ok));
+
+    assert_eq!(read_all(&store, &id, Order::Input, 4096).await, Vec::from_iter(0..5000));
+    assert_eq!(read_all(&store, &id, Order::Completion, 4096).await, Vec::from_iter(0..5000));
+}
+
+#[tokio::test]
+async fn forgetting_gives_the_memory_back_and_keeps_what_is_still_to_be_read() {
+    let Some(store) = store() else { return };
+    for order in [Order::Input, Order::Completion] {
+        let id = opened(&store, Some(20_000)).await;
+        for start in (0..20_000).step_by(1000) {
+            store.record(&id, &oks(start..start + 1000)).await.unwrap();
+        }
+
+        store.forget(&id, order, 10_500).await.unwrap();
+        store.forget(&id, order, 3).await.unwrap();
+
+        let left: usize = ask(&store, &["XLEN", &store.keys.outcomes(&id)]).await;
+        assert!((10..=12).contains(&left), "{left}");
+        assert_eq!(store.read(&id, order, 10_499, 10).await.unwrap_err().kind, StoreErrorKind::Forgotten);
+        assert_eq!(store.read(&id, order, 10_500, 10_000).await.unwrap().next, 20_000);
+        let other = if order == Order::Input { Order::Completion } else { Order::Input };
+        assert_eq!(store.read(&id, other, 0, 10).await.unwrap_err().kind, StoreErrorKind::Forgotten);
+        assert_eq!(store.verify(&id).await.unwrap_err().kind, StoreErrorKind::Forgotten);
+    }
+}
