@@ -144,11 +144,10 @@ async fn an_interrupt_ends_a_follower_at_once_and_says_how_to_come_back() {
 
     let ended = end(child, stdout).await;
     assert_eq!(ended.code, Some(130));
-    assert!(
-        ended.stderr.contains(&format!("`tidemill results {batch} --follow --from 2` reads on")),
-        "{}",
-        ended.stderr
-    );
+    // It may be interrupted between printing lines and knowing that it has: then it would rather repeat than leave out.
+    let hint = ended.stderr.split_once(&format!("`tidemill results {batch} --follow --from ")).unwrap().1;
+    let place: u64 = hint.split('`').next().unwrap().parse().unwrap();
+    assert!(place <= 2, "{}", ended.stderr);
     assert!(!server.store.progress(&batch).await.unwrap().cancelled);
 }
 
