@@ -75,15 +75,8 @@ pub(crate) fn blobs(settings: &Settings) -> Result<Blobs, CliError> {
     let limits = FetchLimits { max_bytes: settings.fetch.max_bytes, timeout: settings.fetch.timeout };
     match &settings.blobs.url {
         None => Ok(Blobs::without_store(limits)),
-        Some(url) if url.scheme() == "file" => {
-            let folder = std::path::PathBuf::from(url.rest());
-            std::fs::create_dir_all(&folder).map_err(|error| {
-                CliError::new(Exit::Configuration, format!("blobs.url: cannot make {}: {error}", folder.display()))
-            })?;
-            Blobs::in_folder(&folder, limits).map_err(|error| CliError::new(Exit::Configuration, error.message))
-        }
         Some(url) => {
-            Err(CliError::new(Exit::Configuration, format!("blobs.url: {}:// is not supported yet", url.scheme())))
+            Blobs::at(url, limits).map_err(|error| CliError::new(Exit::Configuration, format!("blobs.url: {error}")))
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `doctor`: what is installed, what is missing, and how to mend it.
 
+mod reach;
+
 use std::io::Write as _;
 
 use console::style;
@@ -12,19 +14,26 @@ use crate::tasks::print;
 use crate::{Vision, handover};
 
 /// One thing that was looked at.
-struct Finding {
+pub(crate) struct Finding {
     is_well: bool,
+    /// How the command ends where this is ill.
+    exit: Exit,
     what: String,
     remedy: Option<String>,
 }
 
 impl Finding {
-    fn well(what: impl Into<String>) -> Self {
-        Self { is_well: true, what: what.into(), remedy: None }
+    pub(crate) fn well(what: impl Into<String>) -> Self {
+        Self { is_well: true, exit: Exit::Ok, what: what.into(), remedy: None }
     }
 
-    fn ill(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { is_well: false, what: what.into(), remedy: Some(remedy.into()) }
+    pub(crate) fn ill(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { is_well: false, exit: Exit::Configuration, what: what.into(), remedy: Some(remedy.into()) }
+    }
+
+    /// A part of the cluster that does not answer.
+    pub(crate) fn away(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { exit: Exit::Unreachable, ..Self::ill(what, remedy) }
     }
 }
 
@@ -41,6 +50,7 @@ pub(crate) fn doctor(settings: &Settings, vision: Option<Vision>) -> Result<Exit
     ];
     findings.extend(networks(settings, vision));
     findings.extend(models(settings));
+    findings.extend(reach::cluster(settings));
     let mut text = String::new();
     for finding in &findings {
         let mark = if finding.is_well { style("✔").green() } else { style("✖").red() };
@@ -50,7 +60,9 @@ pub(crate) fn doctor(settings: &Settings, vision: Option<Vision>) -> Result<Exit
         }
     }
     print(&text)?;
-    Ok(if findings.iter().all(|finding| finding.is_well) { Exit::Ok } else { Exit::Configuration })
+    let exits = findings.iter().filter(|finding| !finding.is_well).map(|finding| finding.exit);
+    // What is wrong on this machine is to be mended first.
+    Ok(exits.min_by_key(|exit| *exit as u8).unwrap_or(Exit::Ok))
 }
 
 fn temporary_folder() -> Finding {

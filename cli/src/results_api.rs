@@ -32,6 +32,8 @@ async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
     let api = Api {
         store: store.clone(),
         broker: broker.clone(),
+        blobs: settings.blobs.url.is_some().then(|| cluster::blobs(settings)).transpose()?,
+        submitter: None,
         catalogue: catalogue(settings),
         metrics: install_metrics().inspect_err(|error| tracing::warn!(%error, "no metrics")).ok(),
         access: (&settings.api).into(),

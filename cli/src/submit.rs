@@ -1,5 +1,7 @@
 //! `submit`: sends a batch to the cluster.
 
+mod upload;
+
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +13,14 @@ use tidemill_core::broker::rabbitmq::RabbitMq;
 use tidemill_core::broker::{Broker as _, Health};
 use tidemill_core::settings::Settings;
 use tidemill_core::store::BatchInfo;
-use tidemill_core::task::{Job, Lane};
+use tidemill_core::task::{Arguments, Job, Lane};
 use tidemill_producer::inputs::{Inputs, Source};
-use tidemill_producer::{ProduceError, Produced, Producer, Span, UnderWay};
+use tidemill_producer::{ProduceError, Produced, Producer, Ready, Span, UnderWay};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::upload::Uploads;
 use crate::args::{Shared, Submit};
 use crate::client::Client;
 use crate::cluster::{self, Signals};
@@ -40,7 +43,8 @@ pub(crate) fn submit(args: Submit, shared: &Shared, settings: &Settings) -> Resu
     let register = crate::register(settings, None);
     let (kind, job) = run::prepare(&args.work, &register)?;
     let sources = words::sources(&args.work, kind, &*job)?;
-    let makes_files = kind.about().makes_files;
+    let about = kind.about();
+    let makes_files = about.makes_files;
     if let Some(out) = args.out() {
         let problem = match (args.wait, makes_files) {
             (false, _) => Some("it needs --wait; later, `tidemill results BATCH --download DIR` fetches the files"),
@@ -52,7 +56,7 @@ pub(crate) fn submit(args: Submit, shared: &Shared, settings: &Settings) -> Resu
         }
     }
     cluster::runtime()?.block_on(async {
-        let submission = Submission::begin(&args, shared, settings, job).await?;
+        let submission = Submission::begin(&args, shared, settings, job, about.arguments).await?;
         submission.send(sources).await
     })
 }
@@ -63,6 +67,8 @@ struct Submission<'a> {
     shared: &'a Shared,
     settings: &'a Settings,
     job: Arc<dyn Job>,
+    /// How words become inputs of the task: whether inputs may be files.
+    arguments: Arguments,
     client: Client,
     batch: Arc<Batch>,
     /// What is known of the batch, where it was submitted before.
@@ -83,6 +89,7 @@ impl<'a> Submission<'a> {
         shared: &'a Shared,
         settings: &'a Settings,
         job: Arc<dyn Job>,
+        arguments: Arguments,
     ) -> Result<Self, CliError> {
         let client = Client::new(settings)?;
         let id = match (&args.resume, &args.idempotency_key) {
@@ -109,7 +116,7 @@ impl<'a> Submission<'a> {
         }
         // What was decided when it was begun stays so.
         let batch = known.as_ref().map_or(batch, |known| known.batch.clone());
-        Ok(Self { args, shared, settings, job, client, batch: Arc::new(batch), known })
+        Ok(Self { args, shared, settings, job, arguments, client, batch: Arc::new(batch), known })
     }
 
     async fn send(&self, sources: Vec<Source>) -> Result<Exit, CliError> {
@@ -162,12 +169,13 @@ impl<'a> Submission<'a> {
         let mut signals = Signals::listen()?;
         let accepted = watch::Sender::new(from);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let uploads = self.uploads();
         let producer = Producer {
             broker,
             cut: run::cut_of(&self.args.work, self.settings, &*self.job, cores),
             window: None,
             under_way: UNDER_WAY,
-            ready: None,
+            ready: uploads.as_ref().map(|uploads| uploads as &dyn Ready),
             accepted: accepted.clone(),
         };
         let stop = CancellationToken::new();
@@ -191,6 +199,12 @@ impl<'a> Submission<'a> {
             () = self.watch(broker) => unreachable!("it watches for ever"),
         };
         Ok((*accepted.borrow(), sent))
+    }
+
+    /// What brings files to the workers, where inputs are files and the workers do not see them.
+    fn uploads(&self) -> Option<Uploads> {
+        let has_files = self.arguments != Arguments::Values && !self.args.by_path;
+        has_files.then(|| Uploads::new(self.client.clone(), self.settings.submit.patience))
     }
 
     /// Tells the results API from time to time how far it is, so that whoever resumes a killed submission knows.

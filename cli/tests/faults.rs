@@ -122,7 +122,8 @@ fn a_crash_before_or_after_any_step_loses_nothing_and_doubles_nothing() {
     let mut worker = cluster.worker();
     let mut api = cluster.api();
     let submit = |key: &str| {
-        let arguments = ["submit", "compute.map", "--range", "0..300", "-o", "expr=x*2", "--chunk", "7", "--idempotency-key"];
+        let arguments =
+            ["submit", "compute.map", "--range", "0..300", "-o", "expr=x*2", "--chunk", "7", "--idempotency-key"];
         [&arguments[..], &[key, "-q"]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
     let points = [
@@ -196,7 +197,12 @@ fn supervise<T>(cluster: &Cluster, workers: &mut [Role], mut done: impl FnMut() 
 }
 
 /// Sends a killer among a thousand good items; gives the outcomes.
-fn with_killer(cluster: &Cluster, killer: serde_json::Value, workers: &mut [Role], more: &[&str]) -> Vec<serde_json::Value> {
+fn with_killer(
+    cluster: &Cluster,
+    killer: serde_json::Value,
+    workers: &mut [Role],
+    more: &[&str],
+) -> Vec<serde_json::Value> {
     let place = 321;
     let deeds = (0..1001).map(|n| if n == place { killer.clone() } else { json!({"work": 100}) });
     let inputs = items(deeds);
@@ -208,8 +214,10 @@ fn with_killer(cluster: &Cluster, killer: serde_json::Value, workers: &mut [Role
         let info: serde_json::Value = serde_json::from_slice(&status.stdout).ok()?;
         info["completed"].is_u64().then_some(())
     });
-    for worker in workers.iter_mut().filter(|worker| !worker.is_running()) {
-        worker.start(cluster);
+    for worker in workers.iter_mut() {
+        if !worker.is_running() {
+            worker.start(cluster);
+        }
     }
     let outcomes = cluster.must_be_sound(&batch, 1001);
     assert_eq!((count(&outcomes, "ok"), count(&outcomes, "dead")), (1000, 1), "only the guilty pays");
@@ -301,9 +309,8 @@ fn a_cancelled_batch_ends_at_once_and_every_item_has_its_outcome() {
 fn items_that_have_not_begun_when_their_batchs_time_is_over_are_expired() {
     let Some(cluster) = Cluster::start() else { return };
     let _api = cluster.api();
-    let batch = cluster.until_ok(&[
-        "submit", "compute.map", "--range", "0..100", "-o", "expr=x", "--expires-in", "1ms", "-q",
-    ]);
+    let batch =
+        cluster.until_ok(&["submit", "compute.map", "--range", "0..100", "-o", "expr=x", "--expires-in", "1ms", "-q"]);
     let _worker = cluster.worker();
     let outcomes = cluster.must_be_sound(batch.trim(), 100);
     assert_eq!(count(&outcomes, "expired"), 100);

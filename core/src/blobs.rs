@@ -1,16 +1,24 @@
 //! Blobs: bytes too large for a message, named by their content; and the bytes behind a path or URL.
 
+mod place;
+mod write;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use opendal::{Operator, services};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use self::place::Place;
+pub use self::write::BlobWriter;
 use crate::failure::{Failure, chain};
+use crate::settings::ServiceUrl;
 
 /// Names a blob: the SHA-256 of its bytes, and what a reader wants to know before fetching them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -24,21 +32,6 @@ pub struct BlobRef {
     pub media_type: String,
     /// The usual ending of a file's name, without the dot.
     pub extension: String,
-}
-
-impl LocalStore {
-    async fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), opendal::Error> {
-        let mut writer = self.operator.writer(name).await?;
-        let written = match writer.write(bytes).await {
-            Ok(()) => writer.close().await.map(drop),
-            Err(error) => Err(error),
-        };
-        if written.is_err() && writer.abort().await.is_err() {
-            // On a full disk the half that was written takes the room of others.
-            tracing::warn!(name, "what was written of a blob could not be removed");
-        }
-        written
-    }
 }
 
 /// What may be fetched.
@@ -56,16 +49,10 @@ const MAX_REDIRECTS: usize = 10;
 /// Where blobs are stored, and how inputs are fetched. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Blobs {
-    store: Option<LocalStore>,
+    store: Option<Place>,
     limits: FetchLimits,
     /// Made when the first URL is fetched: most runs fetch none, and loading the certificates takes milliseconds.
     http: Arc<OnceLock<reqwest::Client>>,
-}
-
-#[derive(Clone, Debug)]
-struct LocalStore {
-    folder: PathBuf,
-    operator: Operator,
 }
 
 /// Why bytes could not be fetched or stored.
@@ -101,17 +88,16 @@ impl Blobs {
     /// # Errors
     /// Where the folder cannot be used.
     pub fn in_folder(folder: &Path, limits: FetchLimits) -> Result<Self, BlobError> {
-        let unusable = |reason: &dyn std::fmt::Display| {
-            permanent("storage", format!("cannot store blobs in {}: {reason}", folder.display()))
-        };
-        let root = folder.to_str().ok_or_else(|| unusable(&"its path is not UTF-8"))?;
-        // A blob appears whole or not at all, also when two items make the same one at the same time.
-        let unfinished = folder.join("unfinished");
-        let unfinished = unfinished.to_str().ok_or_else(|| unusable(&"its path is not UTF-8"))?;
-        let service = services::Fs::default().root(root).atomic_write_dir(unfinished);
-        let operator = Operator::new(service).map_err(|error| unusable(&error))?;
-        let store = LocalStore { folder: folder.to_owned(), operator };
-        Ok(Self { store: Some(store), ..Self::without_store(limits) })
+        Ok(Self { store: Some(Place::folder(folder)?), ..Self::without_store(limits) })
+    }
+
+    /// Fetches inputs, and stores blobs at a URL: `file:///folder`, `redis://host/0/folder`, `s3://bucket/folder`,
+    /// `gcs://…`, `azblob://…`, or `memory://` for tests. Nothing is connected to yet.
+    ///
+    /// # Errors
+    /// Where the URL is of another kind, or lacks something.
+    pub fn at(url: &ServiceUrl, limits: FetchLimits) -> Result<Self, BlobError> {
+        Ok(Self { store: Some(Place::at(url)?), ..Self::without_store(limits) })
     }
 
     /// Stores bytes under the name of their content. Storing the same bytes twice stores them once.
@@ -119,34 +105,55 @@ impl Blobs {
     /// # Errors
     /// [`BlobError`] of kind `storage`: the store is full, or not there, or there is none.
     pub async fn put(&self, bytes: Vec<u8>, media_type: &str, extension: &str) -> Result<BlobRef, BlobError> {
-        let store = self.store()?;
-        let blob = BlobRef {
-            blob: format!("sha256:{:x}", Sha256::digest(&bytes)),
-            bytes: bytes.len() as u64,
-            media_type: media_type.to_owned(),
-            extension: extension.to_owned(),
-        };
-        let name = file_name(&blob.blob)?;
-        let failed = |error: opendal::Error| BlobError {
-            kind: "storage",
-            message: format!("cannot store {name} in {}: {}", store.folder.display(), why(&error)),
-            transient: error.is_temporary(),
-        };
-        if !store.operator.exists(&name).await.map_err(failed)? {
-            store.write(&name, bytes).await.map_err(failed)?;
+        let digest = format!("sha256:{:x}", Sha256::digest(&bytes));
+        let length = bytes.len() as u64;
+        if self.size_of(&digest).await? != Some(length) {
+            let mut writer = self.writer(&digest).await?;
+            // The digest was made of these very bytes.
+            writer.write_unchecked(bytes.into()).await?;
+            writer.close().await?;
         }
-        Ok(blob)
+        Ok(BlobRef { blob: digest, bytes: length, media_type: media_type.to_owned(), extension: extension.to_owned() })
+    }
+
+    /// How large the blob of that digest (`sha256:…`) is; `None` where it is not stored.
+    ///
+    /// # Errors
+    /// [`BlobError`] where there is no store, it is away, or the name is not a blob's.
+    pub async fn size_of(&self, digest: &str) -> Result<Option<u64>, BlobError> {
+        self.store()?.size(&file_name(digest)?).await
+    }
+
+    /// The bytes of a stored blob, piece by piece.
+    ///
+    /// # Errors
+    /// As [`Blobs::size_of`], and within the stream where it goes away.
+    pub async fn read(&self, digest: &str) -> Result<BoxStream<'static, Result<Bytes, BlobError>>, BlobError> {
+        self.store()?.read(&file_name(digest)?).await
+    }
+
+    /// Begins to store the blob of that digest.
+    ///
+    /// # Errors
+    /// As [`Blobs::size_of`].
+    pub async fn writer(&self, digest: &str) -> Result<BlobWriter, BlobError> {
+        let store = self.store()?;
+        let name = file_name(digest)?;
+        let writer = store.write(&name).await?;
+        Ok(BlobWriter::new(store.clone(), name, writer, self.limits.max_bytes))
     }
 
     /// The file that holds a stored blob.
     ///
     /// # Errors
-    /// [`BlobError`] where there is no store, or the name is not a blob's.
+    /// [`BlobError`] where there is no store, it is no folder, or the name is not a blob's.
     pub fn path_of(&self, blob: &BlobRef) -> Result<PathBuf, BlobError> {
-        Ok(self.store()?.folder.join(file_name(&blob.blob)?))
+        let folder = self.store()?.folder.as_ref();
+        let folder = folder.ok_or_else(|| permanent("storage", "blobs are not stored in a folder".into()))?;
+        Ok(folder.join(file_name(&blob.blob)?))
     }
 
-    fn store(&self) -> Result<&LocalStore, BlobError> {
+    fn store(&self) -> Result<&Place, BlobError> {
         self.store.as_ref().ok_or_else(|| permanent("storage", "there is no place to store files in".into()))
     }
 
@@ -158,10 +165,31 @@ impl Blobs {
         match scheme(location) {
             None => self.fetch_file(Path::new(location)).await,
             Some(("file", rest)) => self.fetch_file(Path::new(rest.strip_prefix("//").unwrap_or(rest))).await,
-            Some(("blob", digest)) => self.fetch_file(&self.store()?.folder.join(file_name(digest)?)).await,
+            Some(("blob", digest)) => self.fetch_blob(digest).await,
             Some(("http" | "https", _)) => self.fetch_http(location).await,
             Some((scheme, rest)) => self.fetch_object(location, scheme, rest).await,
         }
+    }
+
+    /// What comes over a network is checked: a blob is what its name says. A folder of ours is believed.
+    async fn fetch_blob(&self, digest: &str) -> Result<Vec<u8>, BlobError> {
+        let store = self.store()?;
+        if let Some(folder) = &store.folder {
+            return self.fetch_file(&folder.join(file_name(digest)?)).await;
+        }
+        let Some(size) = self.size_of(digest).await? else {
+            return Err(permanent("not_found", format!("no blob {digest} is stored; it may have expired")));
+        };
+        self.check_size(digest, size)?;
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+        let mut pieces = self.read(digest).await?;
+        while let Some(piece) = pieces.next().await {
+            bytes.extend_from_slice(&piece?);
+        }
+        if format!("sha256:{:x}", Sha256::digest(&bytes)) != digest {
+            return Err(permanent("storage", format!("blob {digest} is stored with other bytes than its name says")));
+        }
+        Ok(bytes)
     }
 
     async fn fetch_file(&self, path: &Path) -> Result<Vec<u8>, BlobError> {
@@ -226,6 +254,7 @@ impl Blobs {
                 permanent("invalid_input", format!("{location} names no object; it should be {scheme}://bucket/key"))
             })?;
         choose_cryptography();
+        opendal::install_default();
         // Credentials and endpoints come from the environment, by each provider's own names.
         let operator = match scheme {
             "s3" => Operator::new(services::S3::default().bucket(bucket)),
@@ -326,6 +355,62 @@ mod tests {
         assert_eq!(blobs.fetch(&format!("blob:{}", blob.blob)).await.unwrap(), b"flour");
         assert_eq!(std::fs::read(blobs.path_of(&blob).unwrap()).unwrap(), b"flour");
         assert_eq!(blob.bytes, 5);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_no_folder_does_the_same() {
+        let blobs = Blobs::at(&"memory://".parse().unwrap(), LIMITS).unwrap();
+        let blob = blobs.put(b"flour".to_vec(), "text/plain", "txt").await.unwrap();
+        assert_eq!(blobs.size_of(&blob.blob).await.unwrap(), Some(5));
+        assert_eq!(blobs.fetch(&format!("blob:{}", blob.blob)).await.unwrap(), b"flour");
+        assert_eq!(blobs.path_of(&blob).unwrap_err().kind, "storage");
+        let missing = format!("sha256:{}", "0".repeat(64));
+        assert_eq!(blobs.size_of(&missing).await.unwrap(), None);
+        assert_eq!(blobs.fetch(&format!("blob:{missing}")).await.unwrap_err().kind, "not_found");
+    }
+
+    #[tokio::test]
+    async fn redis_keeps_blobs_too() {
+        use tidemill_testing::{or_skip, unique};
+        let Some(server) = or_skip(tidemill_testing::Redis::shared()) else { return };
+        let url = format!("{}/0/{}", server.url().trim_end_matches('/'), unique());
+        let blobs = Blobs::at(&url.parse().unwrap(), FetchLimits { max_bytes: 1 << 20, ..LIMITS }).unwrap();
+        let bytes = vec![7; 300_000];
+        let blob = blobs.put(bytes.clone(), "text/plain", "txt").await.unwrap();
+        assert_eq!(blobs.size_of(&blob.blob).await.unwrap(), Some(300_000));
+        assert_eq!(blobs.fetch(&format!("blob:{}", blob.blob)).await.unwrap(), bytes);
+    }
+
+    #[tokio::test]
+    async fn what_is_written_under_a_wrong_name_or_is_too_large_is_not_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        for url in ["memory://".to_owned(), format!("file://{}", folder.path().display())] {
+            let blobs = Blobs::at(&url.parse().unwrap(), LIMITS).unwrap();
+            let name = format!("sha256:{:x}", Sha256::digest(b"flour"));
+
+            let mut writer = blobs.writer(&name).await.unwrap();
+            writer.write(Bytes::from_static(b"grist")).await.unwrap();
+            assert_eq!(writer.finish().await.unwrap_err().kind, "invalid_input");
+            let mut writer = blobs.writer(&name).await.unwrap();
+            assert_eq!(writer.write(vec![0; 1001].into()).await.unwrap_err().kind, "too_large");
+            drop(writer);
+            assert_eq!(blobs.size_of(&name).await.unwrap(), None);
+
+            let mut writer = blobs.writer(&name).await.unwrap();
+            writer.write(Bytes::from_static(b"flo")).await.unwrap();
+            writer.write(Bytes::from_static(b"ur")).await.unwrap();
+            assert_eq!(writer.finish().await.unwrap(), 5);
+            assert_eq!(blobs.fetch(&format!("blob:{name}")).await.unwrap(), b"flour");
+        }
+    }
+
+    #[test]
+    fn a_place_is_named_by_a_url_of_a_known_kind() {
+        for good in ["redis://user:p%40ss@host:6380/2/folder", "rediss://host", "s3://bucket/folder?region=eu-1"] {
+            assert!(Blobs::at(&good.parse().unwrap(), LIMITS).is_ok(), "{good}");
+        }
+        let error = Blobs::at(&"ftp://host:p@ss/x".parse().unwrap(), LIMITS).unwrap_err();
+        assert!(error.message.contains("ftp: is not among file"), "{error}");
     }
 
     #[tokio::test(flavor = "multi_thread")]

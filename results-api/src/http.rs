@@ -13,6 +13,9 @@
 mod about;
 mod asked;
 mod batches;
+mod blobs;
+mod body;
+mod create;
 mod dead;
 mod guard;
 mod health;
@@ -35,14 +38,16 @@ use axum::middleware;
 use axum::routing::{get, post, put};
 use axum::serve::ListenerExt as _;
 use serde_json::Value;
+use tidemill_core::blobs::Blobs;
 use tidemill_core::broker::Broker;
 use tidemill_core::settings::{ApiSettings, Secret};
 use tidemill_core::store::{BatchInfo, Shared};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::timeout::TimeoutLayer;
+use tower_http::timeout::{RequestBodyTimeoutLayer, TimeoutLayer};
 
+pub use create::{Entry, NewBatch, NewRetry, SubmitError, SubmitErrorKind, Submitted, Submitter};
 pub use health::install_metrics;
 pub use metrics_exporter_prometheus::PrometheusHandle;
 
@@ -52,6 +57,8 @@ use self::problem::Problem;
 const GRACE: Duration = Duration::from_secs(10);
 /// How long the beginning of an answer may take; a stream may then go on for days.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// How long a body may pause; it may then go on for days.
+const BODY_PAUSES_AT_MOST: Duration = Duration::from_secs(60);
 /// The largest body that is read whole.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
@@ -62,6 +69,10 @@ pub struct Api {
     pub store: Arc<dyn Shared>,
     /// Where cancellations are announced, and whose health is told.
     pub broker: Arc<dyn Broker>,
+    /// Where blobs are stored; without one, `/v1/blobs` answers that there is none.
+    pub blobs: Option<Blobs>,
+    /// Publishes the batches that are created over HTTP; without one, `POST /v1/batches` answers that nobody does.
+    pub submitter: Option<Arc<dyn Submitter>>,
     /// What `/v1/tasks` and `/v1/models` tell.
     pub catalogue: Catalogue,
     /// Where `/metrics` come from; see [`install_metrics`].
@@ -169,6 +180,7 @@ fn router(served: Arc<Served>) -> Router {
         .route("/v1/workers", get(about::workers))
         .route("/metrics", get(health::metrics))
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_WITHIN))
+        .merge(uploads())
         .route_layer(middleware::from_fn_with_state(Arc::clone(&served), guard::guard));
     Router::new()
         .merge(guarded)
@@ -181,6 +193,16 @@ fn router(served: Arc<Served>) -> Router {
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn(log::log))
         .with_state(served)
+}
+
+/// The routes whose answer comes after a body that may be long.
+fn uploads() -> Router<Arc<Served>> {
+    Router::new()
+        .route("/v1/batches", post(create::create))
+        .route("/v1/blobs", post(blobs::post))
+        .route("/v1/blobs/{digest}", get(blobs::fetch).head(blobs::look).put(blobs::put))
+        .layer(DefaultBodyLimit::disable())
+        .layer(RequestBodyTimeoutLayer::new(BODY_PAUSES_AT_MOST))
 }
 
 /// Where a batch stands, in one word: `open` (more items may come), `running`, `cancelling`, `complete` or `cancelled`.

@@ -52,6 +52,8 @@ impl Server {
         let api = change(Api {
             store: Arc::<InProcess>::clone(&store),
             broker: Arc::<EmbeddedBroker>::clone(&broker),
+            blobs: None,
+            submitter: None,
             catalogue: catalogue(),
             metrics: None,
             access: Access::default(),

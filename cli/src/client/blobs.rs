@@ -1,8 +1,8 @@
 //! Blobs over the API.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use reqwest::Method;
+use reqwest::{Method, header};
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
@@ -30,6 +30,20 @@ impl From<std::io::Error> for BlobTrouble {
 }
 
 impl Client {
+    /// Stores a file's bytes, unless they are stored already; gives the name of its content (`sha256:…`) and its size.
+    pub(crate) async fn upload(&self, path: &Path) -> Result<(String, u64), BlobTrouble> {
+        let (digest, bytes) = digest_of(path.to_owned()).await?;
+        let blob = format!("/v1/blobs/{digest}");
+        match self.begin(Method::HEAD, &blob, |request| request).await {
+            Ok(_) => return Ok((digest, bytes)),
+            Err(error) if error.trouble == Trouble::Unknown => {}
+            Err(error) => return Err(error.into()),
+        }
+        let file = tokio::fs::File::open(path).await?;
+        self.begin(Method::PUT, &blob, |request| request.header(header::CONTENT_LENGTH, bytes).body(file)).await?;
+        Ok((digest, bytes))
+    }
+
     /// Fetches the blob of that digest (`sha256:…`) into a file, which is there whole or not at all. What comes is
     /// checked: a blob is what its name says.
     pub(crate) async fn fetch_blob(&self, digest: &str, path: &Path) -> Result<(), BlobTrouble> {
@@ -48,4 +62,14 @@ impl Client {
         }
         Ok(tokio::fs::rename(&unfinished, path).await?)
     }
+}
+
+/// Reads a file once through, on a thread for that.
+async fn digest_of(path: PathBuf) -> std::io::Result<(String, u64)> {
+    let hashing = tokio::task::spawn_blocking(move || {
+        let mut hasher = Sha256::new();
+        let bytes = std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
+        Ok((format!("sha256:{:x}", hasher.finalize()), bytes))
+    });
+    hashing.await.map_err(std::io::Error::other)?
 }

@@ -66,9 +66,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Told<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let Json(told) = Json::from_request(request, state).await.map_err(|error| match error.status() {
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Problem::bad_request(error.body_text()),
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                Problem::new(error.status(), "too_large", "the body is too large", error.body_text())
-            }
+            StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large(error.body_text()),
             status => Problem::new(status, "media_type", "the body is of another type", error.body_text()),
         })?;
         Ok(Self(told))

@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tidemill_core::batch::InvalidBatchId;
+use tidemill_core::blobs::BlobError;
 use tidemill_core::broker::{BrokerError, BrokerErrorKind};
 use tidemill_core::store::{StoreError, StoreErrorKind};
 
@@ -48,6 +49,11 @@ impl Problem {
     pub(super) fn method_not_allowed(method: &Method) -> Self {
         let detail = format!("{method} is not allowed here; /openapi.json describes what is");
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "method not allowed", detail)
+    }
+
+    /// More than is taken.
+    pub(super) fn too_large(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "too large", detail)
     }
 
     /// Something behind the API is away, and will probably come back.
@@ -114,6 +120,22 @@ impl From<BrokerError> for Problem {
             Unreachable | NotConfirmed => Self::away("the broker cannot be reached now; try again in a moment"),
             Blocked | Refused => Self::away("the broker takes nothing now; try again in a moment"),
             Unroutable | Mismatch => Self::fault(),
+        }
+    }
+}
+
+impl From<BlobError> for Problem {
+    fn from(error: BlobError) -> Self {
+        match error.kind {
+            "invalid_input" => Self::bad_request(error.message),
+            "not_found" => Self::not_found("unknown_blob", error.message),
+            "too_large" => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the blob is too large", error.message)
+            }
+            _ => {
+                tracing::warn!(%error, "the store of blobs is away");
+                Self::away("the store of blobs cannot be reached now; try again in a moment")
+            }
         }
     }
 }

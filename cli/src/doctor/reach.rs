@@ -1,0 +1,111 @@
+//! Reach: whether the parts of a cluster answer that the settings name.
+
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::time::Duration;
+
+use tidemill_core::settings::{ServiceUrl, Settings};
+
+use super::Finding;
+use crate::client::{Client, Trouble};
+
+/// What does not answer by then does not answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// Looks at whatever is not inside this process, or where it is by default.
+pub(super) fn cluster(settings: &Settings) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(socket("broker.url", &settings.broker.url, "RabbitMQ"));
+    findings.extend(socket("store.url", &settings.store.url, "Redis"));
+    if settings.api.url != Settings::default().api.url || !settings.broker.url.is_memory() {
+        findings.push(api(settings));
+    }
+    findings
+}
+
+/// Whether something listens at each address of a URL.
+fn socket(key: &str, url: &ServiceUrl, what: &str) -> Vec<Finding> {
+    if url.is_memory() {
+        return Vec::new();
+    }
+    let finding = |address: (String, u16)| {
+        let (host, port) = &address;
+        let reached = (host.as_str(), *port).to_socket_addrs().and_then(|mut resolved| {
+            let one = resolved.next().ok_or_else(|| std::io::Error::other("the name has no address"))?;
+            TcpStream::connect_timeout(&one, ANSWER_WITHIN)
+        });
+        match reached {
+            Ok(_) => Finding::well(format!("{what} listens at {host}:{port}")),
+            Err(error) => Finding::away(
+                format!("{what} cannot be reached at {host}:{port}: {error}"),
+                format!("is it running there? {key} says where it is"),
+            ),
+        }
+    };
+    addresses(url).into_iter().map(finding).collect()
+}
+
+/// Hosts and ports: several, separated by commas, each a URL of its own or all behind one scheme.
+fn addresses(url: &ServiceUrl) -> Vec<(String, u16)> {
+    let one = |part: &str| {
+        let (scheme, rest) = part.split_once("://").unwrap_or((url.scheme(), part));
+        let usual = match scheme {
+            "amqp" => 5672,
+            "amqps" => 5671,
+            scheme if scheme.ends_with("sentinel") => 26379,
+            _ => 6379,
+        };
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+        let (host, port) = match place.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().unwrap_or(usual)),
+            _ => (place, usual),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        (if host.is_empty() { "localhost".to_owned() } else { host.to_owned() }, port)
+    };
+    url.expose().split(',').map(one).collect()
+}
+
+/// Whether the results API answers, knows us, and has all it needs.
+fn api(settings: &Settings) -> Finding {
+    let looked = Client::new(settings).and_then(|client| {
+        crate::block_on(async {
+            let asked = tokio::time::timeout(ANSWER_WITHIN, client.batches(1)).await;
+            Ok((client.url().to_owned(), asked))
+        })
+    });
+    let (url, asked) = match looked {
+        Ok(looked) => looked,
+        Err(error) => return Finding::ill(error.message, error.hint.unwrap_or_default()),
+    };
+    match asked {
+        Ok(Ok(_)) => Finding::well(format!("the results API answers at {url}")),
+        Ok(Err(error)) if error.trouble == Trouble::Unauthorised => {
+            Finding::ill(format!("the results API at {url}: {error}"), "set api.token or api.token_file")
+        }
+        Ok(Err(error)) if error.trouble == Trouble::Unreachable => {
+            Finding::away(error.to_string(), "is `tidemill results-api` running there? api.url says where it is")
+        }
+        Ok(Err(error)) => {
+            Finding::away(format!("the results API at {url}: {error}"), format!("{url}/readyz says what it lacks"))
+        }
+        Err(_) => Finding::away(format!("the results API at {url} does not answer"), "its log tells more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_of_a_url_is_found() {
+        let found = |url: &str| addresses(&url.parse().unwrap());
+        assert_eq!(
+            found("amqp://user:p@rabbit-1/%2f,amqps://rabbit-2"),
+            [("rabbit-1".into(), 5672), ("rabbit-2".into(), 5671)]
+        );
+        assert_eq!(found("redis-sentinel://a,b:1/master"), [("a".into(), 26379), ("b".into(), 1)]);
+        assert_eq!(found("redis://[::1]:7000/0"), [("::1".into(), 7000)]);
+        assert_eq!(found("redis://[::1]"), [("::1".into(), 6379)]);
+    }
+}

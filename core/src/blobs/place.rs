@@ -1,0 +1,133 @@
+//! The place where blobs are stored, as a URL names it: a folder, Redis, a bucket.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
+use opendal::{Builder, Configurator, Operator, OperatorUri, services};
+use redis::IntoConnectionInfo as _;
+
+use super::{BlobError, permanent, why};
+use crate::settings::ServiceUrl;
+
+/// The folder within a Redis, where its URL names none: keys begin with it.
+const REDIS_ROOT: &str = "tidemill-blobs";
+
+/// A place for blobs.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The folder, where it is one: then a blob is a file that can be linked and mapped.
+    pub(super) folder: Option<PathBuf>,
+    operator: Operator,
+    /// For people, without passwords.
+    shown: String,
+}
+
+impl Place {
+    pub(super) fn folder(folder: &Path) -> Result<Self, BlobError> {
+        let unusable = |reason: &dyn std::fmt::Display| {
+            permanent("storage", format!("cannot store blobs in {}: {reason}", folder.display()))
+        };
+        let root = folder.to_str().ok_or_else(|| unusable(&"its path is not UTF-8"))?;
+        // A blob appears whole or not at all, also when two items make the same one at the same time.
+        let unfinished = folder.join("unfinished");
+        let unfinished = unfinished.to_str().ok_or_else(|| unusable(&"its path is not UTF-8"))?;
+        let service = services::Fs::default().root(root).atomic_write_dir(unfinished);
+        let operator = Operator::new(service).map_err(|error| unusable(&error))?;
+        Ok(Self { folder: Some(folder.to_owned()), operator, shown: folder.display().to_string() })
+    }
+
+    pub(super) fn at(url: &ServiceUrl) -> Result<Self, BlobError> {
+        let operator = match url.scheme() {
+            "file" => return Self::folder(Path::new(url.rest())),
+            "memory" => Operator::new(services::Memory::default()),
+            "redis" | "rediss" => redis(url),
+            "s3" => bucket::<services::S3Config>(url),
+            "gcs" => bucket::<services::GcsConfig>(url),
+            "azblob" => bucket::<services::AzblobConfig>(url),
+            scheme => {
+                let message = format!("cannot store blobs at {url}: {scheme}: is not among {SCHEMES}");
+                return Err(permanent("storage", message));
+            }
+        };
+        let unusable = |error| permanent("storage", format!("cannot store blobs at {url}: {}", why(&error)));
+        Ok(Self { folder: None, operator: operator.map_err(unusable)?, shown: url.to_string() })
+    }
+
+    /// How large the blob of that name is; `None` where there is none.
+    pub(super) async fn size(&self, name: &str) -> Result<Option<u64>, BlobError> {
+        match self.operator.stat(name).await {
+            Ok(metadata) => Ok(Some(metadata.content_length())),
+            Err(error) if error.kind() == opendal::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed("look for", name, &error)),
+        }
+    }
+
+    /// The bytes of a blob, piece by piece.
+    pub(super) async fn read(&self, name: &str) -> Result<BoxStream<'static, Result<Bytes, BlobError>>, BlobError> {
+        let failed = {
+            let (place, name) = (self.clone(), name.to_owned());
+            move |error: std::io::Error| BlobError {
+                kind: "unreachable",
+                message: format!("cannot read {name} in {}: {}", place.shown, super::io_reason(&error)),
+                transient: true,
+            }
+        };
+        let reader = self.operator.reader(name).await.map_err(|error| self.failed("read", name, &error))?;
+        let stream = reader.into_bytes_stream(..).await.map_err(|error| self.failed("read", name, &error))?;
+        Ok(stream.map_err(failed).boxed())
+    }
+
+    /// Begins to write a blob, which appears when it is finished.
+    pub(super) async fn write(&self, name: &str) -> Result<opendal::Writer, BlobError> {
+        self.operator.writer(name).await.map_err(|error| self.failed("store", name, &error))
+    }
+
+    pub(super) fn failed(&self, what: &str, name: &str, error: &opendal::Error) -> BlobError {
+        BlobError {
+            kind: "storage",
+            message: format!("cannot {what} {name} in {}: {}", self.shown, why(error)),
+            transient: error.is_temporary() || error.kind() == opendal::ErrorKind::Unexpected && self.folder.is_none(),
+        }
+    }
+}
+
+const SCHEMES: &str = "file, memory, redis, rediss, s3, gcs and azblob";
+
+/// `redis://user:password@host:6379/2/folder`: database 2, keys that begin with `folder`.
+fn redis(url: &ServiceUrl) -> Result<Operator, opendal::Error> {
+    super::choose_cryptography();
+    let invalid = |reason: String| opendal::Error::new(opendal::ErrorKind::ConfigInvalid, reason);
+    let (authority, path) = url.rest().split_once('/').unwrap_or((url.rest(), ""));
+    let (database, folder) = match path.split_once('/').unwrap_or((path, "")) {
+        (number, folder) if number.parse::<i64>().is_ok() => (number, folder),
+        _ => ("0", path),
+    };
+    // The client itself takes its address apart, with whatever is escaped in it.
+    let address = format!("{}://{authority}/{database}", url.scheme());
+    let info = address.into_connection_info().map_err(|error| invalid(error.to_string()))?;
+    let settings = info.redis_settings();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let folder = if folder.is_empty() { REDIS_ROOT } else { folder };
+    let service = services::Redis::default()
+        .endpoint(&format!("{}://{host}", url.scheme()))
+        .username(settings.username().unwrap_or_default())
+        .password(settings.password().unwrap_or_default())
+        .db(settings.db())
+        .root(&format!("/{folder}"));
+    Operator::new(service)
+}
+
+/// `s3://bucket/folder?endpoint=…&region=…`; what is not said comes from the environment, by each provider's own
+/// names, and so do credentials.
+fn bucket<C: Configurator>(url: &ServiceUrl) -> Result<Operator, opendal::Error>
+where
+    C::Builder: Builder,
+{
+    super::choose_cryptography();
+    // Once is enough, and more does no harm: without it opendal has nothing to speak HTTP with.
+    opendal::install_default();
+    let uri = OperatorUri::new(url.expose(), std::iter::empty::<(String, String)>())?;
+    Operator::new(C::from_uri(&uri)?.into_builder())
+}

@@ -1,0 +1,123 @@
+//! Blobs: bytes in and out of the store of blobs, under the name of their content.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use futures::StreamExt as _;
+use serde::Deserialize;
+use tidemill_core::blobs::{BlobRef, Blobs};
+
+use super::Served;
+use super::asked::{Asked, part};
+use super::body::{cut_short, drain, whole};
+use super::problem::Problem;
+
+/// Without its digest a blob must be held until it has one. Larger ones are put under theirs, and never held.
+const MAX_POST_BYTES: usize = 16 << 20;
+
+/// The digest that the address names.
+pub(super) struct Digest(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Digest {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        Ok(Self(part(parts, state, "digest").await?))
+    }
+}
+
+/// What is said of a blob beside its bytes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Described {
+    extension: String,
+}
+
+impl Default for Described {
+    fn default() -> Self {
+        Self { extension: "bin".into() }
+    }
+}
+
+/// `HEAD /v1/blobs/{digest}`
+pub(super) async fn look(State(served): State<Arc<Served>>, Digest(digest): Digest) -> Result<Response, Problem> {
+    Ok(headers(&digest, size(store(&served)?, &digest).await?).into_response())
+}
+
+/// `GET /v1/blobs/{digest}`
+pub(super) async fn fetch(State(served): State<Arc<Served>>, Digest(digest): Digest) -> Result<Response, Problem> {
+    let blobs = store(&served)?;
+    let size = size(blobs, &digest).await?;
+    let pieces = blobs.read(&digest).await?;
+    Ok((headers(&digest, size), Body::from_stream(pieces)).into_response())
+}
+
+/// `PUT /v1/blobs/{digest}`
+pub(super) async fn put(
+    State(served): State<Arc<Served>>,
+    Digest(digest): Digest,
+    Asked(described): Asked<Described>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let mut writer = store(&served)?.writer(&digest).await?;
+    let mut pieces = body.into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        if let Err(error) = writer.write(piece.map_err(|error| cut_short(&error))?).await {
+            drain(pieces).await;
+            return Err(error.into());
+        }
+    }
+    let bytes = writer.finish().await?;
+    let blob = BlobRef { blob: digest, bytes, media_type: media_type(&headers), extension: described.extension };
+    Ok((StatusCode::CREATED, Json(blob)).into_response())
+}
+
+/// `POST /v1/blobs`
+pub(super) async fn post(
+    State(served): State<Arc<Served>>,
+    Asked(described): Asked<Described>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let bytes = whole(body, MAX_POST_BYTES, "larger blobs go to PUT /v1/blobs/sha256:…").await?;
+    let blob = store(&served)?.put(bytes.into(), &media_type(&headers), &described.extension).await?;
+    Ok((StatusCode::CREATED, Json(blob)).into_response())
+}
+
+fn store(served: &Served) -> Result<&Blobs, Problem> {
+    served
+        .api
+        .blobs
+        .as_ref()
+        .ok_or_else(|| Problem::not_found("no_blobs", "this results API stores no blobs; blobs.url would say where"))
+}
+
+async fn size(blobs: &Blobs, digest: &str) -> Result<u64, Problem> {
+    let size = blobs.size_of(digest).await?;
+    size.ok_or_else(|| Problem::not_found("unknown_blob", format!("no blob {digest} is stored; it may have expired")))
+}
+
+/// What a name stands for never changes.
+fn headers(digest: &str, size: u64) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::CONTENT_LENGTH, size.into());
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, immutable, max-age=31536000"));
+    // Whatever bytes somebody stores here, no browser shall run them.
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{digest}\"")) {
+        headers.insert(header::ETAG, tag);
+    }
+    headers
+}
+
+fn media_type(headers: &HeaderMap) -> String {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    given.unwrap_or("application/octet-stream").to_ascii_lowercase()
+}

@@ -1,0 +1,208 @@
+//! Create: a batch that comes over HTTP, as JSON or, however long, as lines.
+//!
+//! The body becomes a stream of entries; whoever serves the API says what publishes them, so that this crate need not
+//! know how.
+
+mod lines;
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tidemill_core::batch::BatchId;
+use tidemill_core::failure::Failure;
+
+use self::lines::Lines;
+use super::problem::Problem;
+use super::{Served, body};
+
+/// The largest batch that is read whole, as JSON.
+const MAX_JSON_BYTES: usize = 16 << 20;
+const MAX_KEY_BYTES: usize = 256;
+
+/// A batch as it is asked for. What is left out is as the settings say.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "http/openapi.json is the one description of each field")]
+pub struct NewBatch {
+    pub task: String,
+    #[serde(default)]
+    pub options: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub retry: NewRetry,
+    /// In milliseconds.
+    #[serde(default)]
+    pub timeout: Option<u64>,
+    #[serde(default)]
+    pub priority: u8,
+    #[serde(default)]
+    pub expires: Option<u64>,
+    #[serde(default)]
+    pub idempotency_key: Option<String>,
+    /// In JSON only; they reach a [`Submitter`] as its entries.
+    #[serde(default)]
+    items: Option<Vec<Box<RawValue>>>,
+}
+
+/// How often, and how far apart, items are tried again; times in milliseconds.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "http/openapi.json is the one description of each field")]
+pub struct NewRetry {
+    pub attempts: Option<u32>,
+    pub base: Option<u64>,
+    pub max: Option<u64>,
+}
+
+/// One input, in input order.
+#[derive(Debug)]
+pub enum Entry {
+    /// It is JSON; whether the task takes it is for the submitter to say.
+    Input(Box<RawValue>),
+    /// It is none, and harms only itself.
+    Refused {
+        /// Whatever of it can be shown.
+        shown: Box<RawValue>,
+        /// Why.
+        failure: Failure,
+    },
+}
+
+/// Publishes a batch.
+#[async_trait]
+pub trait Submitter: Send + Sync + fmt::Debug {
+    /// Publishes each entry in its order and seals the batch; it resolves once the broker has all of it. Where the
+    /// entries end with an error, or the future is dropped, the batch stays unsealed: whoever sends it again with the
+    /// same key goes on. An entry is asked for when the one before has found room, so that a body is never held.
+    ///
+    /// # Errors
+    /// [`SubmitError`], of a kind that says whose fault it is.
+    async fn submit(
+        &self,
+        batch: NewBatch,
+        entries: BoxStream<'static, Result<Entry, SubmitError>>,
+    ) -> Result<Submitted, SubmitError>;
+}
+
+/// A batch that the broker has.
+#[derive(Clone, Debug, Serialize)]
+pub struct Submitted {
+    /// Its id.
+    pub id: BatchId,
+    /// How many items it has.
+    pub items: u64,
+    /// Whether it was made by this call, and not by an earlier one with the same key.
+    pub is_new: bool,
+}
+
+/// Why a batch was not submitted whole.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct SubmitError {
+    /// Whose fault it is.
+    pub kind: SubmitErrorKind,
+    /// For whoever submits; nothing of our hosts and paths.
+    pub message: String,
+}
+
+/// Kinds of trouble with a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubmitErrorKind {
+    /// Task, options or body are not good.
+    Invalid,
+    /// The key was used for another batch.
+    Conflict,
+    /// Broker or store are away or take nothing; try again.
+    Away,
+    /// A fault of ours.
+    Fault,
+}
+
+impl SubmitError {
+    fn invalid(message: impl Into<String>) -> Self {
+        Self { kind: SubmitErrorKind::Invalid, message: message.into() }
+    }
+}
+
+impl From<SubmitError> for Problem {
+    fn from(error: SubmitError) -> Self {
+        match error.kind {
+            SubmitErrorKind::Invalid => Self::bad_request(error.message),
+            SubmitErrorKind::Conflict => {
+                Self::new(StatusCode::CONFLICT, "conflict", "it contradicts what is known", error.message)
+            }
+            SubmitErrorKind::Away => Self::away(error.message),
+            SubmitErrorKind::Fault => {
+                tracing::error!(%error, "a batch could not be submitted");
+                Self::fault()
+            }
+        }
+    }
+}
+
+/// `POST /v1/batches`
+pub(super) async fn create(
+    State(served): State<Arc<Served>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let submitter = served.api.submitter.as_ref().ok_or_else(|| {
+        let detail = "this results API publishes no batches; `tidemill submit` does";
+        Problem::new(StatusCode::NOT_IMPLEMENTED, "no_submitter", "not done here", detail)
+    })?;
+    let (batch, entries) = match media_type(&headers).as_str() {
+        "application/json" => from_json(body).await?,
+        "application/x-ndjson" | "application/jsonl" | "application/ndjson" => from_lines(body).await?,
+        _ => {
+            let detail = "send application/json, or application/x-ndjson for a batch of any length";
+            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Err(Problem::new(status, "media_type", "the body is of another type", detail));
+        }
+    };
+    if batch.idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > MAX_KEY_BYTES) {
+        return Err(Problem::bad_request(format!("idempotency_key: it has 1 to {MAX_KEY_BYTES} bytes")));
+    }
+    let submitted = submitter.submit(batch, entries).await?;
+    let status = if submitted.is_new { StatusCode::CREATED } else { StatusCode::OK };
+    let location = format!("/v1/batches/{}", submitted.id);
+    Ok((status, [(header::LOCATION, location)], Json(submitted)).into_response())
+}
+
+type Entries = BoxStream<'static, Result<Entry, SubmitError>>;
+
+async fn from_json(body: Body) -> Result<(NewBatch, Entries), Problem> {
+    let bytes = body::whole(body, MAX_JSON_BYTES, "larger batches go as application/x-ndjson").await?;
+    let mut batch: NewBatch =
+        serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(format!("the body: {error}")))?;
+    let items = batch.items.take().ok_or_else(|| Problem::bad_request("items: they are missing"))?;
+    Ok((batch, stream::iter(items.into_iter().map(|item| Ok(Entry::Input(item)))).boxed()))
+}
+
+async fn from_lines(body: Body) -> Result<(NewBatch, Entries), Problem> {
+    let mut lines = Lines::new(body);
+    let first = lines.next().await?.ok_or_else(|| Problem::bad_request("the body is empty; see /openapi.json"))?;
+    let batch: NewBatch =
+        serde_json::from_slice(&first).map_err(|error| Problem::bad_request(format!("line 1: {error}")))?;
+    if batch.items.is_some() {
+        return Err(Problem::bad_request("line 1: items: in lines, each item is a line of its own"));
+    }
+    let entries = stream::try_unfold(lines, |mut lines| async move {
+        let line = lines.next().await?;
+        Ok(line.map(|line| (lines.entry(&line), lines)))
+    });
+    Ok((batch, entries.boxed()))
+}
+
+fn media_type(headers: &HeaderMap) -> String {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
