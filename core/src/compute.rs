@@ -1,10 +1,11 @@
 //! The one bridge from waiting to computing: tokio hands a closure to rayon and awaits its value.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -12,8 +13,35 @@ use tokio_util::sync::CancellationToken;
 /// A pool of computing threads. Cheap to clone; the threads end with the last clone.
 #[derive(Clone, Debug)]
 pub struct Pool {
-    threads: Arc<rayon::ThreadPool>,
+    shared: Arc<Shared>,
     load: Arc<Load>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    count: usize,
+    threads: Mutex<rayon::ThreadPool>,
+    waiting: Waiting,
+}
+
+/// What waits for a thread. It is not left to the threads to keep it: they may be lost, see [`Pool::renew`].
+#[derive(Clone, Default)]
+struct Waiting(Arc<Mutex<VecDeque<Box<dyn FnOnce() + Send>>>>);
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Waiting").field(&lock(&self.0).len()).finish()
+    }
+}
+
+impl Waiting {
+    /// Runs what has waited longest, if anything does.
+    fn run_next(&self) {
+        let next = lock(&self.0).pop_front();
+        if let Some(next) = next {
+            next();
+        }
+    }
 }
 
 /// How busy a pool is.
@@ -44,17 +72,28 @@ impl Pool {
     /// [`PoolError`] where the system grants no threads.
     pub fn new(threads: usize) -> Result<Self, PoolError> {
         let threads = if threads == 0 { available_cores() } else { threads };
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|n| format!("compute-{n}"))
-            .build()
-            .map_err(|source| PoolError { threads, source })?;
-        Ok(Self { threads: Arc::new(pool), load: Arc::default() })
+        let shared = Shared { count: threads, threads: Mutex::new(start(threads)?), waiting: Waiting::default() };
+        Ok(Self { shared: Arc::new(shared), load: Arc::default() })
+    }
+
+    /// Starts new threads in place of the present ones, which end when they have nothing to do any more: for one that
+    /// is lost to work that does not end. What waits goes on over the new ones.
+    ///
+    /// # Errors
+    /// [`PoolError`] where the system grants no threads; the present ones go on then.
+    pub fn renew(&self) -> Result<(), PoolError> {
+        let fresh = start(self.shared.count)?;
+        for _ in 0..lock(&self.shared.waiting.0).len() {
+            let waiting = self.shared.waiting.clone();
+            fresh.spawn(move || waiting.run_next());
+        }
+        *lock(&self.shared.threads) = fresh;
+        Ok(())
     }
 
     /// How many threads it has.
     pub fn threads(&self) -> usize {
-        self.threads.current_num_threads()
+        self.shared.count
     }
 
     /// Closures that wait for a thread.
@@ -86,7 +125,7 @@ impl Pool {
         let span = tracing::Span::current();
         let load = Arc::clone(&self.load);
         load.pending.fetch_add(1, Ordering::Relaxed);
-        self.threads.spawn(move || {
+        let work = Box::new(move || {
             load.pending.fetch_sub(1, Ordering::Relaxed);
             if stop.is_cancelled() {
                 return;
@@ -98,12 +137,28 @@ impl Pool {
             // Nobody may be listening any more; that is what dropping the future means.
             drop(answer.send(result.map_err(|panic| Panicked(message_of(panic.as_ref())))));
         });
+        let waiting = self.shared.waiting.clone();
+        lock(&waiting.0).push_back(work);
+        lock(&self.shared.threads).spawn(move || waiting.run_next());
         async move {
             let result = answered.await;
             given_up.disarm();
             result.unwrap_or_else(|_| Err(Panicked("the computing thread ended".into())))
         }
     }
+}
+
+fn start(threads: usize) -> Result<rayon::ThreadPool, PoolError> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|n| format!("compute-{n}"))
+        .build()
+        .map_err(|source| PoolError { threads, source })
+}
+
+/// Nothing panics while one of these is held.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The cores that this process may use (affinity and cgroup respected).
@@ -125,6 +180,24 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_waits_behind_lost_threads_goes_on_over_new_ones() {
+        let pool = Pool::new(1).unwrap();
+        let (end, ended) = mpsc::channel::<()>();
+        let lost = tokio::spawn(pool.run(move |_| ended.recv().is_err()));
+        while pool.running() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let behind = tokio::spawn(pool.run(|_| 7));
+
+        pool.renew().unwrap();
+
+        assert_eq!(behind.await.unwrap(), Ok(7));
+        assert_eq!(pool.run(|_| 8).await, Ok(8));
+        drop(end);
+        assert_eq!(lost.await.unwrap(), Ok(true));
+    }
 
     #[tokio::test]
     async fn a_value_comes_back() {

@@ -155,6 +155,9 @@ async fn late(worker: &Worker, pass: &Pass, timeout: Duration) -> Stopped {
     tracing::error!(
         "an item keeps its thread: it goes on {patience:?} after its timeout of {timeout:?} and after it was asked to stop"
     );
+    if let Err(error) = worker.compute().renew() {
+        tracing::error!(%error, "its neighbours wait for the threads that are left");
+    }
     worker.tally.threads_lost.cancel();
     Stopped::Stuck(Failure::permanent(
         "stuck",

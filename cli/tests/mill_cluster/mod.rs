@@ -1,7 +1,7 @@
 //! A cluster of real processes and real servers on this machine, for tests that harm it.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-pub mod proxy;
+pub(crate) mod proxy;
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Output, Stdio};
@@ -16,24 +16,24 @@ use tidemill_testing::{Rabbit, Redis, free_port, or_skip};
 use self::proxy::Proxy;
 
 /// How long anything may take before a test says that it never came.
-pub const PATIENCE: Duration = Duration::from_secs(240);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Set for a role, it limits its memory to so many bytes.
-pub const LIMIT_MEMORY: &str = "TIDEMILL_TEST_LIMIT_MEMORY";
+pub(crate) const LIMIT_MEMORY: &str = "TIDEMILL_TEST_LIMIT_MEMORY";
 
 /// Broker, store, and how our processes find them. All end with it.
-pub struct Cluster {
-    pub rabbit: Rabbit,
-    pub redis: Redis,
+pub(crate) struct Cluster {
+    pub(crate) rabbit: Rabbit,
+    pub(crate) redis: Redis,
     /// Our processes speak to the servers through these, so that connections can be cut.
-    pub to_rabbit: Proxy,
-    pub to_redis: Proxy,
-    pub api_port: u16,
+    pub(crate) to_rabbit: Proxy,
+    pub(crate) to_redis: Proxy,
+    pub(crate) api_port: u16,
     more: Vec<(String, String)>,
 }
 
 /// One of our processes; killed with it.
-pub struct Role {
+pub(crate) struct Role {
     child: Child,
     arguments: Vec<String>,
     env: Vec<(String, String)>,
@@ -41,7 +41,7 @@ pub struct Role {
 
 impl Cluster {
     /// Servers of its own, and no process of ours yet. `None` where they are not installed.
-    pub fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         let rabbit = or_skip(Rabbit::own())?;
         let redis = or_skip(Redis::own())?;
         let (to_rabbit, to_redis) = (Proxy::to(rabbit.port()), Proxy::to(redis.port()));
@@ -50,12 +50,12 @@ impl Cluster {
 
     /// Sets a setting for every process that is started from now on.
     #[must_use]
-    pub fn with(mut self, key: &str, value: &str) -> Self {
+    pub(crate) fn with(mut self, key: &str, value: &str) -> Self {
         self.more.push((key.to_owned(), value.to_owned()));
         self
     }
 
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
         command
             .args(arguments)
@@ -71,7 +71,7 @@ impl Cluster {
         command
     }
 
-    pub fn role(&self, arguments: &[&str], env: &[(&str, &str)]) -> Role {
+    pub(crate) fn role(&self, arguments: &[&str], env: &[(&str, &str)]) -> Role {
         let owned = |text: &&str| (*text).to_owned();
         let mut role = Role {
             child: self.command(&["--version"]).stdout(Stdio::null()).spawn().unwrap(),
@@ -82,26 +82,26 @@ impl Cluster {
         role
     }
 
-    pub fn worker(&self) -> Role {
+    pub(crate) fn worker(&self) -> Role {
         self.role(&["worker"], &[])
     }
 
-    pub fn api(&self) -> Role {
+    pub(crate) fn api(&self) -> Role {
         self.role(&["results-api"], &[])
     }
 
     /// A second results API, whose HTTP nobody asks.
-    pub fn second_api(&self) -> Role {
+    pub(crate) fn second_api(&self) -> Role {
         let listen = format!("127.0.0.1:{}", free_port());
         self.role(&["results-api"], &[("TIDEMILL__API__LISTEN", &listen)])
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
     }
 
     /// Runs a command until it succeeds: a server may be away, or the batch not known yet.
-    pub fn until_ok(&self, arguments: &[&str]) -> String {
+    pub(crate) fn until_ok(&self, arguments: &[&str]) -> String {
         let started = Instant::now();
         loop {
             let output = self.run(arguments);
@@ -115,7 +115,7 @@ impl Cluster {
     }
 
     /// Every outcome of a batch, in input order, once it is complete.
-    pub fn outcomes(&self, batch: &str) -> Vec<Value> {
+    pub(crate) fn outcomes(&self, batch: &str) -> Vec<Value> {
         let mut child = self
             .command(&["results", batch, "--follow", "--format", "ndjson", "-q"])
             .stdout(Stdio::piped())
@@ -130,7 +130,7 @@ impl Cluster {
 
     /// The oracle: a batch's books balance, its stream has every item once and in order, and a fresh batch gets through.
     /// Gives the outcomes.
-    pub fn must_be_sound(&self, batch: &str, total: u64) -> Vec<Value> {
+    pub(crate) fn must_be_sound(&self, batch: &str, total: u64) -> Vec<Value> {
         let outcomes = self.outcomes(batch);
         let indices: Vec<u64> = outcomes.iter().map(|outcome| outcome["index"].as_u64().unwrap()).collect();
         assert_eq!(indices.len() as u64, total, "one outcome an item");
@@ -146,7 +146,7 @@ impl Cluster {
 
 impl Role {
     /// Starts it (again).
-    pub fn start(&mut self, cluster: &Cluster) {
+    pub(crate) fn start(&mut self, cluster: &Cluster) {
         drop(self.child.wait());
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         let env = self.env.iter().map(|(key, value)| (key, value));
@@ -167,26 +167,26 @@ impl Role {
     }
 
     /// Forgets what was set for it alone, for its next start.
-    pub fn forget_env(&mut self) {
+    pub(crate) fn forget_env(&mut self) {
         self.env.clear();
     }
 
     /// Kills it with SIGKILL.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
-    pub fn is_running(&mut self) -> bool {
+    pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
     /// Waits until it has ended.
-    pub fn wait(&mut self) -> std::process::ExitStatus {
+    pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
         let started = Instant::now();
         while self.is_running() {
             assert!(started.elapsed() < PATIENCE, "it never ends");
@@ -203,12 +203,12 @@ impl Drop for Role {
 }
 
 /// A moment between two looks at something that other processes do.
-pub fn breathe() {
+pub(crate) fn breathe() {
     #[expect(clippy::disallowed_methods, reason = "other processes have no way to wake this one")]
     std::thread::sleep(Duration::from_millis(20));
 }
 
 /// Statuses of outcomes, counted.
-pub fn count(outcomes: &[Value], status: &str) -> usize {
+pub(crate) fn count(outcomes: &[Value], status: &str) -> usize {
     outcomes.iter().filter(|outcome| outcome["status"] == status).count()
 }

@@ -5,13 +5,13 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 /// Passes bytes on to a port of this machine.
-pub struct Proxy {
+pub(crate) struct Proxy {
     port: u16,
     open: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 impl Proxy {
-    pub fn to(target: u16) -> Self {
+    pub(crate) fn to(target: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let open = Arc::new(Mutex::new(Vec::new()));
@@ -34,12 +34,12 @@ impl Proxy {
         Self { port, open }
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// Cuts every connection there is; new ones are let through.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         for connection in self.open.lock().unwrap().drain(..) {
             // It may have ended by itself.
             drop(connection.shutdown(Shutdown::Both));
