@@ -200,6 +200,23 @@ impl Client {
         self.get(&format!("/v1/batches/{batch}")).await
     }
 
+    /// Where a batch stands; `None` where it is not known.
+    pub(crate) async fn find_batch(&self, batch: &BatchId) -> Result<Option<BatchInfo>, ApiError> {
+        match self.batch(batch).await {
+            Ok(info) => Ok(Some(info)),
+            Err(error) if error.trouble == Trouble::Unknown => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Says that the broker has the items before `before`.
+    pub(crate) async fn accept(&self, batch: &BatchId, before: u64) -> Result<(), ApiError> {
+        let body = format!("{{\"before\":{before}}}");
+        self.ask::<serde::de::IgnoredAny>(Method::PUT, &format!("/v1/batches/{batch}/accepted"), Some(body))
+            .await
+            .map(drop)
+    }
+
     /// Cancels a batch.
     pub(crate) async fn cancel(&self, batch: &BatchId) -> Result<BatchInfo, ApiError> {
         self.ask(Method::DELETE, &format!("/v1/batches/{batch}"), None).await

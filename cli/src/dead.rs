@@ -11,7 +11,7 @@ use crate::args::{Dead, DeadCommand, ItemName};
 use crate::client::Client;
 use crate::columns::columns;
 use crate::error::{CliError, Exit};
-use crate::letters;
+use crate::letters::{self, Letter};
 use crate::tasks::{pretty, print};
 
 /// More than these are shown, or run again, in several calls.
@@ -24,7 +24,11 @@ pub(crate) fn dead(args: &Dead, settings: &Settings) -> Result<Exit, CliError> {
         match &args.command {
             DeadCommand::List { batch, limit, json } => {
                 let items = client.dead(batch.as_ref(), *limit).await?;
-                print(&if *json { pretty(&json!(items)) } else { listed(&items) })
+                // Messages that could not be read belong to no batch; without a broker there are none to be seen.
+                let asks = batch.is_none() && !settings.broker.url.is_memory();
+                let letters = if asks { letters::list(settings, *limit).await? } else { Vec::new() };
+                let both = || json!({ "items": items, "messages": letters });
+                print(&if *json { pretty(&both()) } else { listed(&items) + &unreadable(&letters) })
             }
             DeadCommand::Show { item, json } => {
                 let found = find(&client, item).await?;
@@ -88,6 +92,16 @@ fn listed(items: &[DeadItem]) -> String {
     }
     let row = |item: &DeadItem| [name(&item.batch, item.index), item.task.clone(), item.failure.message.clone()];
     columns(["item", "task", "how it ended"], items.iter().map(row))
+}
+
+/// The messages that nobody could work on.
+fn unreadable(letters: &[Letter]) -> String {
+    if letters.is_empty() {
+        return String::new();
+    }
+    let row = |letter: &Letter| [letter.bytes.to_string(), letter.reason.clone(), letter.beginning.clone()];
+    let table = columns(["bytes", "why it could not be worked on", "how it begins"], letters.iter().map(row));
+    format!("\nmessages in the dead-letter queue (`tidemill dead drop` throws them away):\n{table}")
 }
 
 fn name(batch: &BatchId, index: u64) -> String {

@@ -1,32 +1,132 @@
 //! Letters: what the commands about the dead need of the broker itself.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tidemill_core::batch::{Attempt, BatchId, ItemIndex};
+use tidemill_core::broker::rabbitmq::RabbitMq;
+use tidemill_core::broker::{Body, Broker as _, Delivery, Message, Permits, Queue, Settlement};
+use tidemill_core::chunk::{Chunk, Item};
 use tidemill_core::settings::Settings;
 use tidemill_core::store::DeadItem;
+use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
+use crate::cluster::{self, broker_error};
 use crate::error::{CliError, Exit};
+
+/// How long the broker may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// After so long without another one, all letters have come.
+const SILENCE: Duration = Duration::from_millis(500);
+/// Letters that are held at a time.
+const AT_ONCE: Permits = Permits(500);
 
 /// Publishes items again.
 #[derive(Debug)]
-pub(crate) struct Publisher;
+pub(crate) struct Publisher<'a> {
+    settings: &'a Settings,
+    broker: RabbitMq,
+}
 
-impl Publisher {
+impl<'a> Publisher<'a> {
     /// Connects, so that nothing is taken back while the broker is away.
-    pub(crate) async fn connect(settings: &Settings) -> Result<Self, CliError> {
-        Err(not_yet(settings))
+    pub(crate) async fn connect(settings: &'a Settings) -> Result<Self, CliError> {
+        let broker = cluster::broker(settings, "dead", Some(PATIENCE))?;
+        cluster::ready(&broker, Some(PATIENCE)).await?;
+        Ok(Self { settings, broker })
     }
 
     /// Publishes one item of its batch, as its first attempt; it returns once the broker has it.
-    pub(crate) async fn publish(&self, _client: &Client, item: &DeadItem) -> Result<(), CliError> {
-        Err(CliError::new(Exit::Fault, format!("item {} cannot be published", item.index)))
+    pub(crate) async fn publish(&self, client: &Client, item: &DeadItem) -> Result<(), CliError> {
+        let batch = client.batch(&item.batch).await?.batch;
+        let register = crate::register(self.settings, None);
+        let problem = |reason: String| CliError::new(Exit::Fault, reason);
+        let kind = register.find(&batch.task).map_err(|unknown| problem(unknown.to_string()))?;
+        let job = kind.prepare(&batch.options).map_err(|invalid| problem(invalid.to_string()))?;
+        let priority = batch.priority;
+        let items = vec![Item { index: ItemIndex(item.index), input: item.input.clone(), name: None, source: None }];
+        let chunk = Chunk { batch: Arc::new(batch), attempt: Attempt::FIRST, items };
+        let message = Message::new(Body::Chunk(chunk), priority);
+        self.broker.publish(Queue::Jobs(job.lane()), message).await.map_err(|error| broker_error(&error))
     }
 }
 
-/// Throws away the messages that nobody could read.
-pub(crate) async fn drop_all(settings: &Settings) -> Result<Exit, CliError> {
-    Err(not_yet(settings))
+/// A message that nobody could work on.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Letter {
+    /// Why it lies there.
+    pub(crate) reason: String,
+    /// Its batch, where it could be read so far.
+    pub(crate) batch: Option<BatchId>,
+    pub(crate) bytes: u64,
+    /// How it begins.
+    pub(crate) beginning: String,
 }
 
-fn not_yet(settings: &Settings) -> CliError {
-    CliError::new(Exit::Fault, format!("this version cannot speak to the broker at {} itself", settings.broker.url))
+impl Letter {
+    fn of(message: &Message) -> Self {
+        let bodies = tidemill_core::wire::encode(&message.body);
+        let text = bodies.first().map(|bytes| String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned());
+        Self {
+            reason: message.refusal.clone().unwrap_or_default(),
+            batch: message.body.batch().cloned(),
+            bytes: bodies.iter().map(|bytes| bytes.len() as u64).sum(),
+            beginning: text.unwrap_or_default(),
+        }
+    }
+}
+
+/// The messages that nobody could work on, at most `limit`. They stay where they are.
+pub(crate) async fn list(settings: &Settings, limit: usize) -> Result<Vec<Letter>, CliError> {
+    let mut letters = Vec::new();
+    let mut held = Vec::new();
+    each(settings, |delivery| {
+        letters.push(Letter::of(&delivery.message));
+        // Given back only at the end: it would come again at once.
+        held.push(delivery);
+        letters.len() < limit.min(AT_ONCE.0)
+    })
+    .await?;
+    Ok(letters)
+}
+
+/// Throws away the messages that nobody could work on.
+pub(crate) async fn drop_all(settings: &Settings) -> Result<Exit, CliError> {
+    let mut dropped = Vec::new();
+    each(settings, |delivery| {
+        dropped.push(tokio::spawn(delivery.settle(Settlement::Ack)));
+        true
+    })
+    .await?;
+    let count = dropped.len();
+    for settled in dropped {
+        if let Ok(Err(error)) = settled.await {
+            return Err(broker_error(&error));
+        }
+    }
+    let messages = if count == 1 { "1 message".to_owned() } else { format!("{count} messages") };
+    crate::tasks::print(&format!("{messages} thrown away\n"))
+}
+
+/// Hands over the letters that lie there now, until it says that it has enough.
+async fn each(settings: &Settings, mut take: impl FnMut(Delivery) -> bool) -> Result<(), CliError> {
+    let broker = cluster::broker(settings, "dead", Some(PATIENCE))?;
+    cluster::ready(&broker, Some(PATIENCE)).await?;
+    let failed = |error| broker_error(&error);
+    let mut left = broker.depth(Queue::Dead).await.map_err(failed)?;
+    let mut deliveries = broker.consume(Queue::Dead, AT_ONCE, CancellationToken::new()).await.map_err(failed)?;
+    while left > 0 {
+        match tokio::time::timeout(SILENCE, deliveries.next()).await {
+            Ok(Some(delivery)) => {
+                left -= 1;
+                if !take(delivery) {
+                    break;
+                }
+            }
+            _ => break,
+        }
+    }
+    Ok(())
 }

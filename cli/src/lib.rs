@@ -28,6 +28,7 @@ mod results;
 mod results_api;
 mod run;
 mod status;
+mod submit;
 mod tasks;
 mod verify;
 mod words;
@@ -105,7 +106,7 @@ fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
         Command::Verify(verify) => verify::verify(&verify, settings),
         Command::Dead(dead) => dead::dead(&dead, settings),
         Command::Workers(workers) => workers::workers(&workers, settings),
-        Command::Submit(_) => Err(CliError::usage("submit is being built")),
+        Command::Submit(submit) => submit::submit(submit, &args.shared, settings),
         Command::Worker(_) => worker::worker(settings, vision),
         Command::ResultsApi(_) => results_api::results_api(settings),
         Command::Health(health) => worker::health(&health),

@@ -22,6 +22,7 @@ use crate::args::{Shared, Submit};
 use crate::client::Client;
 use crate::cluster::{self, Signals};
 use crate::error::{CliError, Exit};
+use crate::follow::{Following, follow};
 use crate::{run, words};
 
 /// Messages and bytes that may be published and not confirmed yet: enough to keep the broker busy, little enough to
@@ -100,8 +101,9 @@ impl<'a> Submission<'a> {
         match &known {
             Some(known) => check_same(&known.batch, &batch)?,
             None if args.resume.is_some() => {
-                return Err(CliError::usage(format!("--resume: no batch {} is known", batch.id))
-                    .hint("`tidemill status` lists the batches; one that was just begun may take a moment to be known"));
+                return Err(CliError::usage(format!("--resume: no batch {} is known", batch.id)).hint(
+                    "`tidemill status` lists the batches; one that was just begun may take a moment to be known",
+                ));
             }
             None => {}
         }
@@ -227,7 +229,18 @@ impl<'a> Submission<'a> {
             return crate::tasks::print(&format!("{id}\n"));
         }
         self.say(&format!("batch {id}"));
-        crate::follow::follow(&self.client, &self.batch, &self.args.show, self.shared, self.settings).await
+        let show = &self.args.show;
+        let following = Following {
+            order: show.order.into(),
+            format: show.format,
+            from: 0,
+            limit: None,
+            waits: true,
+            is_patient: true,
+            download: show.out.as_deref(),
+            is_quiet: self.shared.quiet > 0,
+        };
+        follow(&self.client, id, following).await
     }
 
     async fn warn_if_nobody_serves(&self, lane: Lane) {
@@ -259,7 +272,9 @@ impl<'a> Submission<'a> {
 /// The batch that a key of the user's own stands for: always the same one.
 fn id_of(key: &str) -> Result<BatchId, CliError> {
     let digest = format!("{:x}", Sha256::digest(format!("tidemill idempotency key {key}")));
-    digest[..32].parse().map_err(|error: tidemill_core::batch::InvalidBatchId| CliError::new(Exit::Fault, error.to_string()))
+    digest[..32]
+        .parse()
+        .map_err(|error: tidemill_core::batch::InvalidBatchId| CliError::new(Exit::Fault, error.to_string()))
 }
 
 /// A batch is resumed with what it was begun with.
