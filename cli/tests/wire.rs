@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 use support::{Ended, root, tidemill};
+use tidemill_core::wire::{Type, decode};
 use tidemill_testing::{Rabbit, Redis, or_skip, skip, unique};
 
 /// A cluster of its own on servers that others use too.
@@ -67,10 +68,10 @@ impl World {
     }
 
     /// Publishes a batch and reads all there is of it.
-    fn submit(&self, task: &str, options: &Value, inputs: &[Value]) -> Value {
+    fn submit(&self, task: &str, options: &Value, priority: &str, inputs: &[Value]) -> Value {
         let inputs: Vec<String> = inputs.iter().map(Value::to_string).collect();
         let (url, options) = (self.redis.url(), options.to_string());
-        let mut args = vec!["--redis", &url, "--task", task, "--options", &options, "--"];
+        let mut args = vec!["--redis", &url, "--task", task, "--options", &options, "--priority", priority, "--"];
         args.extend(inputs.iter().map(String::as_str));
         answer(&mut self.python("submit", &args))
     }
@@ -103,7 +104,7 @@ fn a_python_client_publishes_a_batch_and_reads_its_outcomes_in_either_order() {
     let mut inputs: Vec<Value> = (1..=50).map(Value::from).collect();
     inputs[20] = json!("twenty-one");
 
-    let found = world.submit("compute.map", &json!({"expr": "x*x - 2*x"}), &inputs);
+    let found = world.submit("compute.map", &json!({"expr": "x*x - 2*x"}), "0", &inputs);
 
     assert_eq!(field(&found, "input", "index"), (0..50).map(Value::from).collect::<Vec<_>>());
     assert_eq!(field(&found, "input", "input"), inputs);
@@ -129,12 +130,12 @@ fn a_python_worker_in_place_of_ours_comes_to_the_same() {
 
     let ours = {
         let _worker = world.role("worker");
-        world.submit("compute.factorize", &json!({}), &inputs)
+        world.submit("compute.factorize", &json!({}), "3", &inputs)
     };
     let mut worker = Role(world.python("work", &["--lane", "cpu"]).stdout(Stdio::piped()).spawn().unwrap());
     let mut ready = String::new();
     BufReader::new(worker.0.stdout.take().unwrap()).read_line(&mut ready).unwrap();
-    let theirs = world.submit("compute.factorize", &json!({}), &inputs);
+    let theirs = world.submit("compute.factorize", &json!({}), "3", &inputs);
 
     assert_eq!(field(&ours, "input", "output")[..4], [json!([]), json!([2]), json!([97]), json!([2, 2, 2, 3, 3, 5])]);
     for name in ["index", "input", "status", "output", "attempts"] {
@@ -145,7 +146,7 @@ fn a_python_worker_in_place_of_ours_comes_to_the_same() {
     assert_same_in_both_orders(&theirs);
 
     // What failed for a passing reason waits in the broker and runs again.
-    let again = world.submit("test.second-try", &json!({}), &inputs);
+    let again = world.submit("test.second-try", &json!({}), "3", &inputs);
     assert_eq!(field(&again, "input", "output"), inputs);
     assert_eq!(field(&again, "input", "attempts"), vec![json!(2); inputs.len()]);
 }
@@ -173,4 +174,20 @@ fn a_message_that_cannot_be_read_lies_among_the_dead_letters_with_its_reason() {
         r#"its type is "tidemill.news", none of tidemill.open, tidemill.chunk, tidemill.outcomes, tidemill.seal, tidemill.heartbeat"#
     );
     assert!(refused("tidemill.chunk", "{").starts_with("EOF while parsing"));
+}
+
+#[test]
+fn the_examples_of_the_page_are_what_the_code_reads() {
+    let page = std::fs::read_to_string(root().join("docs/wire.md")).unwrap();
+    let (mut kind, mut seen, mut lines) = ("", Vec::new(), page.lines());
+    while let Some(line) = lines.next() {
+        if let Some(named) = line.strip_prefix("Type `") {
+            kind = named.split('`').next().unwrap();
+        } else if line == "```json" {
+            let example = lines.next().unwrap();
+            let body = decode(kind, example.to_owned().into()).unwrap_or_else(|error| panic!("{kind}: {error}"));
+            seen.push(body.kind().unwrap());
+        }
+    }
+    assert_eq!(seen, Type::ALL);
 }
