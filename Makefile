@@ -30,6 +30,10 @@ libtorch: tools ## lay out libtorch in .libtorch/ (once, 0.5 GB; nothing where L
 models: tools ## fetch the weights of the models in models/ (once, 17 MB)
 	@bin/models
 
+.PHONY: python-clients
+python-clients: tools
+	@bin/python-clients >/dev/null
+
 .PHONY: build
 build: libtorch ## build tidemill and tidemill-vision into target/release
 	cargo build $(locked) --release --workspace --bins
@@ -39,7 +43,7 @@ demo: build models ## classify and transform the photographs in examples/photos
 	@bin/demo
 
 .PHONY: test
-test: setup libtorch models ## run every test
+test: setup libtorch models python-clients ## run every test
 	cargo test $(locked) --workspace --all-features --doc --quiet
 ifdef nextest
 	cargo nextest run $(locked) --workspace --all-features --all-targets

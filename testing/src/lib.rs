@@ -32,14 +32,20 @@ pub use redis::{Redis, Sentinel};
 pub fn or_skip<T>(server: Result<T, Missing>) -> Option<T> {
     match server {
         Ok(server) => Some(server),
-        Err(missing) if std::env::var_os("CI").is_some() || std::env::var_os("REQUIRE_SERVICES").is_some() => {
-            panic!("{missing}")
-        }
         Err(missing) => {
-            eprintln!("ignored: {missing}");
+            skip(&missing);
             None
         }
     }
+}
+
+/// Says that a test is skipped, and why.
+///
+/// # Panics
+/// In CI, where a skipped test is a failed one.
+pub fn skip(why: &dyn std::fmt::Display) {
+    assert!(std::env::var_os("CI").is_none() && std::env::var_os("REQUIRE_SERVICES").is_none(), "{why}");
+    eprintln!("ignored: {why}");
 }
 
 /// A server that is not installed.
