@@ -105,6 +105,10 @@ async fn compute(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
     let at_once = if work.job.runs_together() { items } else { 1 };
     let mut ran: Vec<Ran> = Vec::with_capacity(items);
     while ran.len() < items {
+        if work.cancelled.is_cancelled() {
+            ran.resize_with(items, || Ran::cancelled(false));
+            break;
+        }
         let pass = Arc::new(Pass { first: ran.len(), taken, done: Mutex::default(), left: CancellationToken::new() });
         let running = worker.compute().run({
             let (work, pass) = (Arc::clone(work), Arc::clone(&pass));
