@@ -134,6 +134,7 @@ impl Mill {
             },
             grace: settings.worker.grace,
             stuck_after: settings.worker.stuck_after,
+            max_output_bytes: usize::MAX,
             isolation: None,
             heartbeat: None,
         };
@@ -191,6 +192,7 @@ impl Mill {
                 window: Some(&self.window),
                 // Memory takes everything at once; the window is what bounds it.
                 under_way: UnderWay { messages: 4, bytes: u64::MAX },
+                max_input_bytes: usize::MAX,
                 ready: None,
                 accepted: watch::Sender::new(0),
             };

@@ -31,6 +31,8 @@ use crate::{run, words};
 /// Messages and bytes that may be published and not confirmed yet: enough to keep the broker busy, little enough to
 /// hold in memory.
 const UNDER_WAY: UnderWay = UnderWay { messages: 1024, bytes: 32 << 20 };
+/// The largest input that travels: its outcome repeats it and adds the output, and a message has 16 MiB.
+const MAX_INPUT_BYTES: usize = 6 << 20;
 /// How often the results API is told how far the submission has come.
 const NOTE: Duration = Duration::from_secs(2);
 /// How often is looked whether the broker takes anything.
@@ -175,6 +177,7 @@ impl<'a> Submission<'a> {
             cut: run::cut_of(&self.args.work, self.settings, &*self.job, cores),
             window: None,
             under_way: UNDER_WAY,
+            max_input_bytes: MAX_INPUT_BYTES,
             ready: uploads.as_ref().map(|uploads| uploads as &dyn Ready),
             accepted: accepted.clone(),
         };

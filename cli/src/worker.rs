@@ -22,6 +22,8 @@ use crate::{Vision, handover};
 /// Deliveries a core in the lanes that compute: what the hungriest of their tasks asks for (see `Hands::PerCore`).
 const CPU_HANDS: usize = 4;
 const VISION_HANDS: usize = 24;
+/// The largest output that travels, beside the input; see `submit`.
+const MAX_OUTPUT_BYTES: usize = 8 << 20;
 /// How long a role may take to answer whether it is ready.
 const HEALTH_WITHIN: Duration = Duration::from_secs(3);
 
@@ -58,6 +60,7 @@ async fn work(settings: &Settings, register: Register, devices: Vec<String>) -> 
         waiting: settings.worker.waiting,
         grace: settings.worker.grace,
         stuck_after: settings.worker.stuck_after,
+        max_output_bytes: MAX_OUTPUT_BYTES,
         isolation: Some(Isolation {
             suspect_after: settings.worker.suspect_after,
             crash_limit: settings.worker.crash_limit,

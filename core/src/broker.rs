@@ -146,14 +146,14 @@ pub struct Message {
     pub delay: Duration,
     /// Why it lies in [`Queue::Dead`].
     pub refusal: Option<String>,
-    /// How many workers have ended while they ran this and nothing else.
-    pub crashes: u32,
+    /// How often it was published again because nobody could work on it yet.
+    pub rounds: u32,
 }
 
 impl Message {
     /// A message to be delivered at once.
     pub fn new(body: Body, priority: Priority) -> Self {
-        Self { body, priority, delay: Duration::ZERO, refusal: None, crashes: 0 }
+        Self { body, priority, delay: Duration::ZERO, refusal: None, rounds: 0 }
     }
 }
 

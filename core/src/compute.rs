@@ -26,7 +26,9 @@ struct Shared {
 
 /// What waits for a thread. It is not left to the threads to keep it: they may be lost, see [`Pool::renew`].
 #[derive(Clone, Default)]
-struct Waiting(Arc<Mutex<VecDeque<Box<dyn FnOnce() + Send>>>>);
+struct Waiting(Arc<Mutex<VecDeque<Closure>>>);
+
+type Closure = Box<dyn FnOnce() + Send>;
 
 impl std::fmt::Debug for Waiting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -40,13 +40,15 @@ impl fmt::Debug for Segment {
 }
 
 impl Segment {
-    /// Writes outcomes: one segment for each run of outcomes by the same maker. They need not be in order.
+    /// Writes outcomes: one segment for each run of outcomes by the same maker, or several where one would be too large
+    /// for a message. They need not be in order.
     pub fn encode(batch: &BatchId, outcomes: &[Arc<Outcome>]) -> Vec<Self> {
         let mut outcomes: Vec<&Outcome> = outcomes.iter().map(AsRef::as_ref).collect();
         // Stable and, in the usual case, done already. Of two outcomes of one item the first counts.
         outcomes.sort_by(|one, next| one.maker.cmp(&next.maker).then(one.index.cmp(&next.index)));
         outcomes.dedup_by(|next, one| one.index == next.index && one.maker == next.maker);
-        outcomes.chunk_by(|one, next| one.maker == next.maker).map(|run| Self::write(batch, run)).collect()
+        let by_maker = outcomes.chunk_by(|one, next| one.maker == next.maker);
+        by_maker.flat_map(|run| parts(run).map(|part| Self::write(batch, part))).collect()
     }
 
     fn write(batch: &BatchId, outcomes: &[&Outcome]) -> Self {
@@ -78,7 +80,10 @@ impl Segment {
     /// [`Malformed`], saying what is wrong with it.
     pub fn parse(bytes: Bytes) -> Result<Self, Malformed> {
         let mut books = Books::default();
-        let head = visit(&bytes, |_, outcome| books.check(outcome.index, outcome.status))?;
+        let head = visit(&bytes, |_, outcome| {
+            outcome.check()?;
+            books.check(outcome.index, outcome.status)
+        })?;
         if books.ranges.is_empty() {
             return Err(Malformed::new("a segment holds one outcome or more"));
         }
@@ -140,6 +145,24 @@ impl Segment {
     }
 }
 
+/// A segment grows to so many bytes, as far as can be told before it is written.
+const FULL_BYTES: u64 = 4 << 20;
+
+/// Cuts outcomes where a segment is full; one outcome may be larger.
+fn parts<'o>(mut outcomes: &'o [&'o Outcome]) -> impl Iterator<Item = &'o [&'o Outcome]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |outcome: &&&Outcome| {
+            bytes += outcome.weight_bytes() + outcome.output_bytes();
+            bytes <= FULL_BYTES
+        };
+        let count = outcomes.iter().take_while(fits).count().max(1).min(outcomes.len());
+        let part;
+        (part, outcomes) = outcomes.split_at(count);
+        (!part.is_empty()).then_some(part)
+    })
+}
+
 /// What a walk over outcomes finds.
 #[derive(Default)]
 struct Books {
@@ -193,6 +216,22 @@ pub struct Entry<'a> {
 }
 
 impl Entry<'_> {
+    /// Checks what only some outcomes have.
+    fn check(&self) -> Result<(), Malformed> {
+        let index = self.index;
+        if matches!(self.status, Status::Failed | Status::Dead)
+            && let Err(error) = serde_json::from_str::<crate::failure::Failure>(self.value.get())
+        {
+            return Err(Malformed::new(format!("outcome {index}: its value is no failure: {error}")));
+        }
+        match &self.name {
+            Some(name) if !crate::wire::is_relative(name) => {
+                Err(Malformed::new(format!("outcome {index}: its name is no plain relative path")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// As a value.
     pub fn to_outcome(&self, maker: &Arc<Maker>) -> Outcome {
         let failure = || {

@@ -227,6 +227,9 @@ fn check_batch(batch: &Batch) -> Result<(), Malformed> {
     if batch.task.is_empty() || batch.task.len() > 200 {
         return Err(Malformed::new("the name of a task has 1 to 200 bytes"));
     }
+    if batch.timeout.is_zero() {
+        return Err(Malformed::new("timeout is longer than nothing"));
+    }
     if batch.retry.attempts == 0 {
         return Err(Malformed::new("retry.attempts is at least 1"));
     }
@@ -256,7 +259,7 @@ fn check_chunk(chunk: &Chunk) -> Result<(), Malformed> {
 }
 
 /// Whether a name stays inside the folder that it is put in.
-fn is_relative(name: &str) -> bool {
+pub(crate) fn is_relative(name: &str) -> bool {
     !name.is_empty()
         && !name.contains('\0')
         && name.len() <= 4096

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt as _, stream};
+use serde_json::value::RawValue;
 use tidemill_core::batch::{Attempt, Batch, ItemIndex, Priority};
 use tidemill_core::broker::{Body, Broker, BrokerError, Message, Queue};
 use tidemill_core::chunk::{Chunk, Item};
@@ -37,6 +39,8 @@ pub struct Producer<'a> {
     pub window: Option<&'a Window>,
     /// What may be published and not confirmed yet.
     pub under_way: UnderWay,
+    /// Larger inputs are refused.
+    pub max_input_bytes: usize,
     /// What is done to each input before it is published.
     pub ready: Option<&'a dyn Ready>,
     /// Told how many items, from the first on, the broker has confirmed.
@@ -97,12 +101,15 @@ pub enum ProduceError {
     NotReady(#[from] NotReady),
 }
 
+/// A message that has come to its end: its number, its bytes, and whether the broker has it.
+type Landed = (u64, u64, Result<(), BrokerError>);
+
 /// One batch on its way out.
 struct Sending<'p, 'a> {
     producer: &'p Producer<'a>,
     batch: Arc<Batch>,
     queue: Queue,
-    flying: FuturesUnordered<futures::future::BoxFuture<'p, (u64, u64, Result<(), BrokerError>)>>,
+    flying: FuturesUnordered<BoxFuture<'p, Landed>>,
     bytes: u64,
     /// Messages in the order of publishing: whether each is confirmed, and how many items are accepted with it.
     order: VecDeque<(u64, bool)>,
@@ -151,7 +158,7 @@ impl<'a> Producer<'a> {
             for mut input in self.make_ready(bundle).await? {
                 let index = ItemIndex(total);
                 total += 1;
-                if let Some(failure) = refusal(job, &mut input) {
+                if let Some(failure) = refusal(job, &mut input, self.max_input_bytes) {
                     refused.push(Arc::new(Outcome {
                         index,
                         input: input.json,
@@ -296,7 +303,7 @@ impl<'p> Sending<'p, '_> {
         Ok(())
     }
 
-    fn landed(&mut self, (number, bytes, result): (u64, u64, Result<(), BrokerError>)) -> Result<(), ProduceError> {
+    fn landed(&mut self, (number, bytes, result): Landed) -> Result<(), ProduceError> {
         result?;
         self.bytes -= bytes;
         if let Some((_, is_confirmed)) = usize::try_from(number - self.front).ok().and_then(|n| self.order.get_mut(n)) {
@@ -316,6 +323,17 @@ impl<'p> Sending<'p, '_> {
 }
 
 /// Why an input is none: it could not be read, or the task does not take it.
-fn refusal(job: &dyn Job, input: &mut Input) -> Option<Failure> {
-    input.refused.take().or_else(|| job.check(&input.json).err().map(Failure::from))
+fn refusal(job: &dyn Job, input: &mut Input, max_bytes: usize) -> Option<Failure> {
+    let is_too_large = input.json.get().len() > max_bytes;
+    let too_large = is_too_large.then(|| {
+        let bytes = input.json.get().len();
+        // Its outcome repeats the input, and travels too.
+        input.json = RawValue::NULL.to_owned();
+        let hint = "put it into a file or behind a URL";
+        Failure::permanent(
+            "too_large",
+            format!("an input of {bytes} bytes is larger than the {max_bytes} that travel in a message; {hint}"),
+        )
+    });
+    input.refused.take().or(too_large).or_else(|| job.check(&input.json).err().map(Failure::from))
 }

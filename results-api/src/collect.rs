@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use tidemill_core::broker::{Body, Broker, BrokerError, Deliveries, Delivery, Permits, Queue, Settlement};
+use tidemill_core::broker::{Body, Broker, BrokerError, Deliveries, Delivery, Message, Permits, Queue, Settlement};
 use tidemill_core::failpoint::reach;
 use tidemill_core::outcome::Outcome;
 use tidemill_core::segment::Segment;
@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 const PERMITS: Permits = Permits(128);
 /// Messages that are written together.
 const TOGETHER: usize = 64;
-/// A message of a batch that nobody has opened comes again so often: its opening may be in another collector's hands.
-const UNKNOWN_AGAIN: u32 = 100;
-/// How long it is held before it comes again.
-const UNKNOWN_PAUSE: Duration = Duration::from_millis(100);
+/// A message of a batch that nobody has opened goes round so often: its opening may be in another collector's hands.
+const ROUNDS: u32 = 8;
+/// How long a round takes, at least.
+const ROUND: Duration = Duration::from_millis(250);
 
 /// Collects until `stop` is cancelled. Several collectors may run at once: recording is once per item.
 ///
@@ -46,7 +46,7 @@ pub async fn collect(
                 // In the order in which they came: what a batch begins with goes before its outcomes.
                 Body::Open(batch) => store.open(batch).await,
                 Body::Seal { batch, total } => {
-                    write(store, &mut segments).await;
+                    write(broker, store, &mut segments).await;
                     store.seal(batch, *total).await
                 }
                 Body::Outcomes { batch, outcomes } => {
@@ -58,9 +58,9 @@ pub async fn collect(
                     continue;
                 }
             };
-            conclude(delivery, result).await;
+            conclude(broker, delivery, result).await;
         }
-        write(store, &mut segments).await;
+        write(broker, store, &mut segments).await;
     }
     Ok(())
 }
@@ -78,7 +78,7 @@ async fn gather(first: Delivery, deliveries: &mut Deliveries) -> Vec<Delivery> {
 }
 
 /// Writes segments in as few round trips as can be, and acknowledges what was written.
-async fn write(store: &dyn Store, segments: &mut Vec<(Segment, Delivery)>) {
+async fn write(broker: &dyn Broker, store: &dyn Store, segments: &mut Vec<(Segment, Delivery)>) {
     if segments.is_empty() {
         return;
     }
@@ -87,17 +87,21 @@ async fn write(store: &dyn Store, segments: &mut Vec<(Segment, Delivery)>) {
     let results = store.record_segments(&segments).await;
     reach("collector.record.after");
     for (delivery, result) in deliveries.into_iter().zip(results) {
-        conclude(delivery, result).await;
+        conclude(broker, delivery, result).await;
     }
 }
 
-async fn conclude(delivery: Delivery, result: Result<(), StoreError>) {
+async fn conclude(broker: &dyn Broker, delivery: Delivery, result: Result<(), StoreError>) {
     let settlement = match result {
         Ok(()) => Settlement::Ack,
-        Err(error) if error.kind == StoreErrorKind::Unknown && delivery.redelivered < UNKNOWN_AGAIN => {
+        Err(error) if error.kind == StoreErrorKind::Unknown && delivery.message.rounds < ROUNDS => {
             tracing::debug!(%error, "outcomes of a batch that is not open yet");
-            tokio::time::sleep(UNKNOWN_PAUSE).await;
-            Settlement::Requeue
+            // The broker keeps it meanwhile: waiting here, or giving it back, would hold up the others.
+            let again = Message { delay: ROUND, rounds: delivery.message.rounds + 1, ..(*delivery.message).clone() };
+            match broker.publish(Queue::Results, again).await {
+                Ok(()) => Settlement::Ack,
+                Err(_) => Settlement::Requeue,
+            }
         }
         Err(error) => {
             tracing::warn!(%error, "a message could not be recorded");

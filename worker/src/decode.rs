@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tidemill_core::batch::{BatchId, unix_millis};
+use tidemill_core::batch::{Batch, unix_millis};
 use tidemill_core::broker::{Body, Message};
 use tidemill_core::chunk::Chunk;
 use tidemill_core::task::{Job, Register};
@@ -36,8 +36,8 @@ impl Work {
     }
 }
 
-/// A batch and its job.
-type Prepared = (BatchId, Arc<dyn Job>);
+/// A batch, as far as its job depends on it, and the job.
+type Prepared = (Arc<Batch>, Arc<dyn Job>);
 
 /// The jobs of the batches at hand, so that options are parsed once a batch. Cheap to clone; clones share.
 #[derive(Clone, Default)]
@@ -54,7 +54,12 @@ impl std::fmt::Debug for Jobs {
 impl Jobs {
     fn get(&self, register: &Register, chunk: &Chunk) -> Result<Arc<dyn Job>, Refusal> {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, job)) = recent.iter().find(|(batch, _)| *batch == chunk.batch.id) {
+        // By more than the id: a publisher that uses an id twice must not be given another batch's options.
+        let is_same = |batch: &Batch| {
+            let (one, other) = (batch, &*chunk.batch);
+            one.id == other.id && one.task == other.task && one.options.get() == other.options.get()
+        };
+        if let Some((_, job)) = recent.iter().find(|(batch, _)| is_same(batch)) {
             return Ok(Arc::clone(job));
         }
         let kind = register.find(&chunk.batch.task).map_err(|unknown| Refusal(unknown.to_string()))?;
@@ -64,7 +69,7 @@ impl Jobs {
         if recent.len() == KEPT {
             recent.pop_front();
         }
-        recent.push_back((chunk.batch.id.clone(), Arc::clone(&job)));
+        recent.push_back((Arc::clone(&chunk.batch), Arc::clone(&job)));
         Ok(job)
     }
 }

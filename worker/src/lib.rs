@@ -53,6 +53,8 @@ pub struct Setup {
     pub grace: Duration,
     /// How long an item may go on after its timeout before it is dead and its thread is given up.
     pub stuck_after: Duration,
+    /// A larger output is a failure: it would not fit into a message.
+    pub max_output_bytes: usize,
     /// How it finds out which items end their workers; `None` where nothing outlives this process anyway.
     pub isolation: Option<Isolation>,
     /// What it says of itself, and how often; `None`: nothing.

@@ -29,6 +29,12 @@ pub(crate) async fn run(worker: &Worker, work: Work) -> Verdict {
         Engine::Compute => compute(worker, &work).await,
         Engine::Wait(_) => wait(worker, &work).await,
     };
+    for ran in &mut ran {
+        let bytes = ran.result.as_ref().map_or(0, |output| output.get().len());
+        if bytes > worker.setup.max_output_bytes {
+            ran.result = Err(Stopped::Failed(too_large(bytes, worker.setup.max_output_bytes)));
+        }
+    }
     if work.cancelled.is_cancelled() {
         // Nobody waits for another attempt.
         for ran in &mut ran {
@@ -40,6 +46,13 @@ pub(crate) async fn run(worker: &Worker, work: Work) -> Verdict {
     let verdict = decide(work.chunk(), work.job.lane(), ran, &maker, fastrand::f64());
     tell(work.chunk(), &verdict, started.elapsed());
     verdict
+}
+
+fn too_large(bytes: usize, most: usize) -> Failure {
+    Failure::permanent(
+        "too_large",
+        format!("its output of {bytes} bytes is larger than the {most} that travel in a message"),
+    )
 }
 
 /// Tells log and metrics what a chunk came to.
@@ -398,6 +411,7 @@ mod tests {
             waiting: 1,
             grace: Duration::ZERO,
             stuck_after: LONG,
+            max_output_bytes: usize::MAX,
             isolation: None,
             heartbeat: None,
         };

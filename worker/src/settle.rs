@@ -1,13 +1,19 @@
 //! Settle: the only place that tells the broker what becomes of a delivery.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use tidemill_core::broker::{BrokerError, Delivery, Settlement};
+use tidemill_core::batch::Attempt;
+use tidemill_core::broker::{Body, BrokerError, Delivery, Message, Settlement};
+use tidemill_core::chunk::Item;
 
 use tidemill_core::failpoint::reach;
+use tidemill_core::failure::Failure;
+use tidemill_core::outcome::{Ending, Maker, Outcome};
 
 use crate::report::{run_again, suspect};
-use crate::{Verdict, Worker};
+use crate::{Refusal, Verdict, Worker};
 
 /// Publishes what the verdict holds, confirmed, and only then settles. Where the broker does not take it, the
 /// delivery is given back and will come again: recording is once, so that does no harm.
@@ -36,7 +42,10 @@ pub(crate) async fn settle(worker: &Worker, delivery: Delivery, verdict: Verdict
         },
         Verdict::Reject(refusal) => {
             tracing::warn!(reason = refusal.0, "refused a message");
-            delivery.settle(Settlement::Reject(refusal.0)).await
+            match refused(worker, Arc::clone(&delivery.message), &refusal).await {
+                Ok(()) => delivery.settle(Settlement::Reject(refusal.0)).await,
+                Err(error) => give_back(delivery, &error).await,
+            }
         }
         Verdict::HandBack => delivery.settle(Settlement::Requeue).await,
     };
@@ -44,6 +53,25 @@ pub(crate) async fn settle(worker: &Worker, delivery: Delivery, verdict: Verdict
     if let Err(error) = settled {
         tracing::warn!(%error, "a delivery could not be settled, it will come again");
     }
+}
+
+/// Gives the items of a chunk that is not run their outcomes: their batch would never be complete.
+async fn refused(worker: &Worker, message: Arc<Message>, refusal: &Refusal) -> Result<(), BrokerError> {
+    let Body::Chunk(chunk) = &message.body else { return Ok(()) };
+    let maker = Arc::new(Maker { worker: worker.setup.name.clone(), device: "cpu".into() });
+    let outcome = |item: &Item| {
+        Arc::new(Outcome {
+            index: item.index,
+            input: item.input.clone(),
+            name: item.name.clone(),
+            ending: Ending::Failed(Failure::permanent("refused", refusal.0.clone())),
+            attempts: Attempt(0),
+            maker: Arc::clone(&maker),
+            queued: Duration::ZERO,
+            run: Duration::ZERO,
+        })
+    };
+    worker.reporter.report(chunk.batch.id.clone(), chunk.items.iter().map(outcome).collect()).await
 }
 
 async fn give_back(delivery: Delivery, error: &BrokerError) -> Result<(), BrokerError> {

@@ -71,19 +71,9 @@ pub(crate) fn start(
 async fn turn(worker: &Worker, lane: Lane, stop: &CancellationToken, stop_working: &CancellationToken) {
     let alone = stop.run_until_cancelled(tokio::time::timeout(PATIENCE, worker.gate.write())).await;
     let Some(Ok(_alone)) = alone else { return };
-    let end = stop.child_token();
-    let _ends_with_the_turn = end.clone().drop_guard();
-    let mut deliveries = match worker.broker.consume(Queue::Suspects(lane), Permits(1), end).await {
-        Ok(deliveries) => deliveries,
-        Err(error) => {
-            tracing::warn!(%error, "cannot take suspects");
-            return;
-        }
-    };
     let until = Instant::now() + TURN;
-    while Instant::now() < until {
-        // Another worker may have been quicker.
-        let Ok(Some(delivery)) = tokio::time::timeout(LOOK, deliveries.next()).await else { return };
+    while Instant::now() < until && !stop.is_cancelled() {
+        let Some(delivery) = take_one(worker, lane).await else { return };
         let verdict = match decode::decode(worker, &delivery.message) {
             Ok(work) => match judge(worker, &delivery, &work) {
                 Some(verdict) => verdict,
@@ -95,11 +85,25 @@ async fn turn(worker: &Worker, lane: Lane, stop: &CancellationToken, stop_workin
     }
 }
 
+/// Takes one suspect and no other: the broker would hand over the next one as soon as this one is settled, and whatever
+/// is given back unrun looks as if it had ended its worker.
+async fn take_one(worker: &Worker, lane: Lane) -> Option<Delivery> {
+    let stop = CancellationToken::new();
+    match worker.broker.consume(Queue::Suspects(lane), Permits(1), stop).await {
+        // Another worker may have been quicker.
+        Ok(mut deliveries) => tokio::time::timeout(LOOK, deliveries.next()).await.ok().flatten(),
+        Err(error) => {
+            tracing::warn!(%error, "cannot take suspects");
+            None
+        }
+    }
+}
+
 /// What is known of a suspect without running it again: `None` if it should run.
 fn judge(worker: &Worker, delivery: &Delivery, work: &Work) -> Option<Verdict> {
     let Isolation { crash_limit, .. } = worker.setup.isolation?;
     let chunk = work.chunk();
-    let crashes = delivery.message.crashes.saturating_add(delivery.redelivered);
+    let crashes = delivery.redelivered;
     match &chunk.items[..] {
         _ if crashes == 0 => None,
         [item] if crashes >= crash_limit => {

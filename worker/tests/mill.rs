@@ -186,6 +186,7 @@ impl World {
             waiting: 1,
             grace,
             stuck_after: PATIENCE,
+            max_output_bytes: usize::MAX,
             isolation: None,
             heartbeat: None,
         };
@@ -213,6 +214,7 @@ impl World {
             cut,
             window: Some(&self.window),
             under_way: UnderWay { messages: 4, bytes: u64::MAX },
+            max_input_bytes: usize::MAX,
             ready: None,
             accepted: watch::Sender::new(0),
         };

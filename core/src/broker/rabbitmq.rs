@@ -133,6 +133,14 @@ const CONNECTION_TIMEOUT_MS: u64 = 10_000;
 impl Broker for RabbitMq {
     async fn publish(&self, queue: Queue, message: Message) -> Result<(), BrokerError> {
         let bodies = wire::encode(&message.body);
+        if let Some(bytes) = bodies.iter().map(bytes::Bytes::len).find(|bytes| *bytes > wire::MAX_BYTES) {
+            // The broker would close the channel, with all that is under way on it.
+            return Err(BrokerError {
+                kind: BrokerErrorKind::Refused,
+                action: format!("publish to {queue}"),
+                reason: format!("a message of {bytes} bytes is larger than the {} that it may have", wire::MAX_BYTES),
+            });
+        }
         let routes = self.topology.route(queue, &message);
         let parcels = bodies.into_iter().map(|bytes| self.post(message::parcel(&message, bytes, routes.clone())));
         futures::future::try_join_all(parcels).await.map(drop)

@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::link::{Live, why};
 use super::{RabbitMq, message};
 use crate::broker::{
-    BrokerError, Deliveries, Delivery, Incoming, Message, Notice, Notices, Permits, Queue, Settle, Settlement,
+    Broker as _, BrokerError, Deliveries, Delivery, Incoming, Message, Notice, Notices, Permits, Queue, Settle,
+    Settlement,
 };
 
 /// Quorum queues allow no larger prefetch.
@@ -146,10 +147,10 @@ impl Incoming<Delivery> for Intake {
     async fn next(&mut self) -> Option<Delivery> {
         let stop = self.stop.clone();
         let next = stop.run_until_cancelled(self.take()).await;
-        if next.is_none() {
-            if let Some(subscription) = self.subscription.take() {
-                subscription.give_back().await;
-            }
+        if next.is_none()
+            && let Some(subscription) = self.subscription.take()
+        {
+            subscription.give_back().await;
         }
         next
     }
@@ -403,10 +404,9 @@ struct Held {
 }
 
 impl Held {
-    /// Brings a message to the dead letters, and only then acknowledges it.
+    /// Brings a message that cannot be read to the dead letters, and only then acknowledges it.
     async fn bury(&self, bytes: bytes::Bytes, reason: &str) -> Result<(), BrokerError> {
-        let dead = Message::new(crate::broker::Body::Unreadable(bytes::Bytes::new()), crate::batch::Priority(0));
-        let route = self.broker.topology.route(Queue::Dead, &dead);
+        let route = self.broker.topology.dead();
         self.broker.post(message::dead(bytes, self.kind.as_deref(), reason, route)).await?;
         self.tell(Settled::Ack(self.tag)).await;
         Ok(())
@@ -425,10 +425,11 @@ impl Settle for Held {
             Settlement::Ack => self.tell(Settled::Ack(self.tag)).await,
             Settlement::Requeue => self.tell(Settled::GiveBack(self.tag)).await,
             Settlement::Reject(reason) => {
-                let message = self.body.as_ref().map(|message| crate::wire::encode(&message.body));
-                for bytes in message.into_iter().flatten() {
-                    self.bury(bytes, &reason).await?;
+                if let Some(message) = &self.body {
+                    let message = Message { refusal: Some(reason), ..(**message).clone() };
+                    self.broker.publish(Queue::Dead, message).await?;
                 }
+                self.tell(Settled::Ack(self.tag)).await;
             }
         }
         Ok(())

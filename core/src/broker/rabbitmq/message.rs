@@ -25,8 +25,8 @@ mod headers {
     pub(super) const CHUNK: &str = "chunk";
     pub(super) const ITEMS: &str = "items";
     pub(super) const ATTEMPT: &str = "attempt";
-    /// Read back: see [`super::Message::crashes`].
-    pub(super) const CRASHES: &str = "crashes";
+    /// Read back: see [`super::Message::rounds`].
+    pub(super) const ROUNDS: &str = "rounds";
     /// Read back: see [`super::Message::refusal`].
     pub(super) const REASON: &str = "reason";
     /// The broker's own count, in quorum queues.
@@ -51,8 +51,8 @@ pub(super) fn parcel(message: &Message, bytes: Bytes, route: Route) -> Parcel {
         set(headers::ITEMS, number(chunk.items.len() as u64));
         set(headers::ATTEMPT, number(chunk.attempt.0.into()));
     }
-    if message.crashes > 0 {
-        set(headers::CRASHES, number(message.crashes.into()));
+    if message.rounds > 0 {
+        set(headers::ROUNDS, number(message.rounds.into()));
     }
     if let Some(reason) = &message.refusal {
         set(headers::REASON, text(&reason.chars().take(2000).collect::<String>()));
@@ -88,7 +88,7 @@ pub(super) fn read(delivery: &mut lapin::message::Delivery, is_dead: bool) -> Re
         priority: Priority(properties.priority().unwrap_or(0)),
         delay: Duration::ZERO,
         refusal: header(properties, headers::REASON).and_then(as_text),
-        crashes: header(properties, headers::CRASHES)
+        rounds: header(properties, headers::ROUNDS)
             .and_then(as_number)
             .map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX)),
     })

@@ -160,7 +160,7 @@ struct Publisher {
 
 enum Sent {
     Waiting(PublisherConfirm),
-    Came(Result<Confirmation, lapin::Error>),
+    Came(Box<Result<Confirmation, lapin::Error>>),
 }
 
 impl Publisher {
@@ -216,7 +216,7 @@ impl Publisher {
                         {
                             self.returned.extend(id.as_str().parse::<u64>().ok());
                         }
-                        *sent = Sent::Came(came);
+                        *sent = Sent::Came(Box::new(came));
                     }
                     // Confirms come nearly in order: behind an open one there is rarely a closed one.
                     Poll::Pending => break,
@@ -227,7 +227,7 @@ impl Publisher {
         .await;
         while let Some((_, Sent::Came(_))) = self.sent.front() {
             let Some((request, Sent::Came(came))) = self.sent.pop_front() else { break };
-            let fate = match came {
+            let fate = match *came {
                 _ if self.returned.remove(&request.number) => {
                     Fate::Returned(format!("no queue takes what goes to {}", request.parcel.route.key))
                 }

@@ -60,6 +60,10 @@ impl Topology {
         }
     }
 
+    pub(super) fn dead(&self) -> Route {
+        Route { exchange: self.prefix.to_string(), key: self.name(Queue::Dead), delay: None }
+    }
+
     pub(super) fn control(&self) -> Route {
         Route { exchange: format!("{}.control", self.prefix), key: String::new(), delay: None }
     }
