@@ -4,6 +4,8 @@
 
 #[path = "mill_cluster/mod.rs"]
 mod cluster;
+#[path = "mill_cluster/letters.rs"]
+mod letters;
 
 use std::time::{Duration, Instant};
 
@@ -105,14 +107,13 @@ fn storm(mut cluster: Cluster, seed: u64) {
             }
         }
     }
-    eprintln!("seed {seed}, blows:{said}");
     drop(producer);
     let batch = cluster.until_ok(&submit);
     let outcomes = cluster.must_be_sound(batch.trim(), ITEMS);
     let odd: Vec<_> = outcomes.iter().filter(|outcome| outcome["status"] != "ok").take(3).collect();
-    assert!(odd.is_empty(), "seed {seed}: none but the innocent were here: {odd:?}");
+    assert!(odd.is_empty(), "seed {seed}: none but the innocent were here: {odd:?}; blows:{said}");
     for (n, outcome) in (0..).zip(&outcomes) {
-        assert_eq!(outcome["output"], json!(200 + n % 1000), "seed {seed}, item {n}");
+        assert_eq!(outcome["output"], json!(200 + n % 1000), "seed {seed}, item {n}; blows:{said}");
     }
 }
 
@@ -177,6 +178,41 @@ fn a_crash_before_or_after_any_step_loses_nothing_and_doubles_nothing() {
             assert_eq!(count(&outcomes, "ok"), 300, "{order}");
         }
     }
+}
+
+#[test]
+fn what_is_no_message_goes_to_the_dead_letters_and_every_worker_lives() {
+    const MESSAGES: usize = 10_000;
+    let Some(cluster) = Cluster::start() else { return };
+    let mut api = cluster.api();
+    let mut worker = cluster.worker();
+    cluster.until_ok(&["submit", "compute.map", "1", "-o", "expr=x", "--wait", "-q"]);
+    let before = worker.resident_bytes();
+
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(letters::send(cluster.rabbit.port(), MESSAGES));
+    let dead = || {
+        let lines = cluster.rabbit.control(&["list_queues", "name", "messages"]);
+        let line = lines.lines().find(|line| line.starts_with("tidemill.dead\t")).unwrap().to_owned();
+        line.split('\t').nth(1).unwrap().trim().parse::<usize>().unwrap()
+    };
+    let started = Instant::now();
+    while dead() < MESSAGES {
+        assert!(started.elapsed() < PATIENCE, "{} of {MESSAGES} are dead letters", dead());
+        breathe();
+    }
+
+    assert!(worker.is_running() && api.is_running());
+    let grown = worker.resident_bytes().saturating_sub(before);
+    assert!(grown < 200 << 20, "the worker has grown by {grown} bytes");
+    let listed = String::from_utf8(cluster.run(&["dead", "list", "--json"]).stdout).unwrap();
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let letters = listed["messages"].as_array().unwrap();
+    assert!(!letters.is_empty() && letters.iter().all(|letter| letter["reason"] != ""), "each says why");
+    let batch = cluster.until_ok(&["submit", "compute.map", "--range", "0..100", "-o", "expr=x", "--chunk", "5", "-q"]);
+    cluster.must_be_sound(batch.trim(), 100);
+    let dropped = String::from_utf8(cluster.run(&["dead", "drop"]).stdout).unwrap();
+    assert!(dropped.contains("thrown away"), "{dropped}");
 }
 
 /// Restarts workers that end, until `done` says so, as Docker or systemd would.

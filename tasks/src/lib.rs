@@ -37,7 +37,7 @@ pub fn register(house: &House) -> Register {
     let House { image_limits: limits, models, engine } = house.clone();
     let register = Register::default();
     #[cfg(feature = "testing")]
-    let register = register.compute(mischief::Mischief);
+    let register = if mischief::is_wanted() { register.compute(mischief::Mischief) } else { register };
     register
         .wait(time::sleep::Sleep)
         .compute(compute::map::Map { engine: engine.clone() })

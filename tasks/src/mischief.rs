@@ -1,10 +1,16 @@
-//! `test.mischief`: items that harm their worker, for fault tests. Only with the feature `testing`.
+//! `test.mischief`: items that harm their worker, for fault tests. Only with the feature `testing`, and where they are
+//! wanted.
 
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Compute, Cost, Invalid, Stop, Task};
+
+/// Whether `TIDEMILL_TEST_MISCHIEF` is set: a build with the feature is otherwise like any other.
+pub fn is_wanted() -> bool {
+    std::env::var_os("TIDEMILL_TEST_MISCHIEF").is_some()
+}
 
 /// Does what each item says.
 #[derive(Clone, Copy, Debug)]

@@ -63,6 +63,7 @@ impl Cluster {
             .env("TIDEMILL__STORE__URL", format!("redis://127.0.0.1:{}", self.to_redis.port()))
             .env("TIDEMILL__API__URL", format!("http://127.0.0.1:{}", self.api_port))
             .env("TIDEMILL__API__LISTEN", format!("127.0.0.1:{}", self.api_port))
+            .env("TIDEMILL_TEST_MISCHIEF", "1")
             .env("TIDEMILL__WORKER__THREADS", "1")
             .env("TIDEMILL__WORKER__HEARTBEAT", "500ms")
             .envs(self.more.iter().map(|(key, value)| (key, value)))
@@ -116,6 +117,8 @@ impl Cluster {
 
     /// Every outcome of a batch, in input order, once it is complete.
     pub(crate) fn outcomes(&self, batch: &str) -> Vec<Value> {
+        // Accepted by the broker, it is known to the API once a collector has come to it.
+        self.until_ok(&["status", batch]);
         let mut child = self
             .command(&["results", batch, "--follow", "--format", "ndjson", "-q"])
             .stdout(Stdio::piped())
@@ -179,6 +182,13 @@ impl Role {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    /// The memory that it has in use.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
