@@ -78,8 +78,7 @@ async fn replay(client: &Client, settings: &Settings, name: &ItemName) -> Result
 fn lost(error: CliError, item: &DeadItem) -> CliError {
     let DeadItem { batch, index, .. } = item;
     let message = format!("item {index} of batch {batch} was taken back and could not be published: {}", error.message);
-    CliError::new(error.exit, message)
-        .hint(format!("`tidemill submit --resume {batch}` with the same inputs publishes what is missing"))
+    CliError::new(error.exit, message).hint("its batch stays incomplete; submit this input as a batch of its own")
 }
 
 fn count(items: usize) -> String {

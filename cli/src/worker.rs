@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use tidemill_core::batch::unix_millis;
 use tidemill_core::broker::Heartbeat;
+use tidemill_core::broker::rabbitmq::RabbitMq;
 use tidemill_core::compute::Pool;
 use tidemill_core::settings::Settings;
 use tidemill_core::task::{Lane, Register, Tools};
+use tidemill_results_api::http::{Role, install_metrics, serve_role};
 use tidemill_tasks::vision::card::Card;
 use tidemill_worker::{Ended, Isolation, Setup, Worker};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Health;
@@ -70,6 +74,7 @@ async fn work(settings: &Settings, register: Register, devices: Vec<String>) -> 
     let name = setup.name.clone();
     let tools = Tools { compute: pool, blobs: cluster::blobs(settings)? };
     let stop = CancellationToken::new();
+    let answering = answer(settings, &broker).await?;
     let running = async {
         tracing::info!(worker = name, broker = broker.addresses(), threads, "the worker starts");
         cluster::ready(&broker, None).await?;
@@ -77,8 +82,29 @@ async fn work(settings: &Settings, register: Register, devices: Vec<String>) -> 
         worker.run(stop.clone()).await.map_err(|error| cluster::broker_error(&error))
     };
     let ended = signals.govern(&stop, running).await.transpose()?;
+    if let Some(answering) = answering {
+        // It is asked until the last moment: a worker that is finishing what it holds is alive.
+        answering.abort();
+    }
     tracing::info!(worker = name, "the worker has ended");
-    Ok(ended)
+    // Whoever told it to stop wants no new one.
+    Ok(ended.map(|ended| if stop.is_cancelled() { Ended::Stopped } else { ended }))
+}
+
+/// Answers whether it is ready, where the settings say so.
+async fn answer(settings: &Settings, broker: &RabbitMq) -> Result<Option<JoinHandle<()>>, CliError> {
+    let Some(address) = settings.worker.listen else { return Ok(None) };
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        CliError::new(Exit::Configuration, format!("cannot listen on {address}: {error}"))
+            .hint("is another worker listening there? set worker.listen")
+    })?;
+    let metrics = install_metrics().inspect_err(|error| tracing::warn!(%error, "no metrics")).ok();
+    let role = Role { broker: Arc::new(broker.clone()), metrics };
+    Ok(Some(tokio::spawn(async move {
+        if let Err(error) = serve_role(listener, role, CancellationToken::new()).await {
+            tracing::warn!(%error, "cannot answer whether the worker is ready");
+        }
+    })))
 }
 
 /// How many deliveries of a lane it holds.

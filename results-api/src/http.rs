@@ -48,7 +48,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::{RequestBodyTimeoutLayer, TimeoutLayer};
 
 pub use create::{Entry, NewBatch, NewRetry, SubmitError, SubmitErrorKind, Submitted, Submitter};
-pub use health::install_metrics;
+pub use health::{Role, install_metrics, serve_role};
 pub use metrics_exporter_prometheus::PrometheusHandle;
 
 use self::problem::Problem;

@@ -143,7 +143,8 @@ impl Worker {
             }
         }
         let threads_lost = self.tally.threads_lost.clone();
-        if stop.run_until_cancelled(threads_lost.cancelled()).await.is_some() {
+        // Where nothing would start it anew it goes on: the pool has fresh threads, and the lost one ends with the process.
+        if self.setup.isolation.is_some() && stop.run_until_cancelled(threads_lost.cancelled()).await.is_some() {
             stop.cancel();
         }
         for intake in intakes {

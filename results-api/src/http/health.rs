@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use axum::{Json, Router};
 use metrics::gauge;
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
-use tidemill_core::broker::{Health, Queue};
+use tidemill_core::broker::{Broker, Health, Queue};
 use tidemill_core::task::Lane;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::problem::Problem;
 use super::{Served, guard};
@@ -22,10 +25,12 @@ const STORE_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 const BROKER_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// The queues whose depth is told, each with its name there.
-const QUEUES: [(Queue, &str); 6] = [
+const QUEUES: [(Queue, &str); 8] = [
     (Queue::Jobs(Lane::Cpu), "jobs.cpu"),
+    (Queue::Jobs(Lane::Wait), "jobs.wait"),
     (Queue::Jobs(Lane::Vision), "jobs.vision"),
     (Queue::Suspects(Lane::Cpu), "suspects.cpu"),
+    (Queue::Suspects(Lane::Wait), "suspects.wait"),
     (Queue::Suspects(Lane::Vision), "suspects.vision"),
     (Queue::Results, "results"),
     (Queue::Dead, "dead"),
@@ -58,6 +63,40 @@ pub(super) async fn ready(State(served): State<Arc<Served>>, headers: HeaderMap)
     let body = json!({ "ready": is_ready, "broker": told(&broker, tells), "store": told(&store, tells) });
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(body)).into_response()
+}
+
+/// What a role without the API answers about itself.
+#[derive(Clone, Debug)]
+pub struct Role {
+    /// What it cannot work without.
+    pub broker: Arc<dyn Broker>,
+    /// Where `/metrics` come from; see [`install_metrics`].
+    pub metrics: Option<PrometheusHandle>,
+}
+
+/// Serves `/healthz`, `/readyz` and `/metrics` for a role without the API, until `stop` is cancelled.
+///
+/// # Errors
+/// Where the system would not.
+pub async fn serve_role(listener: TcpListener, role: Role, stop: CancellationToken) -> std::io::Result<()> {
+    let ready = async |State(role): State<Role>| {
+        let broker = role.broker.health();
+        let status = if broker == Health::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        (status, Json(json!({ "ready": broker == Health::Ready, "broker": told(&broker, true) })))
+    };
+    let metrics = async |State(role): State<Role>| {
+        let text = role.metrics.as_ref().map(|handle| {
+            handle.run_upkeep();
+            handle.render()
+        });
+        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text.unwrap_or_default())
+    };
+    let router = Router::new()
+        .route("/healthz", get(lives))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(role);
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
 fn told(health: &Health, with_reason: bool) -> Value {
