@@ -20,11 +20,19 @@ pub struct Pool {
 #[derive(Debug)]
 struct Shared {
     count: usize,
-    threads: Mutex<rayon::ThreadPool>,
+    crew: Mutex<Crew>,
     waiting: Waiting,
 }
 
-/// What waits for a thread. It is not left to the threads to keep it: they may be lost, see [`Pool::renew`].
+/// The threads, and how many of them are at work.
+#[derive(Debug)]
+struct Crew {
+    threads: rayon::ThreadPool,
+    busy: Arc<AtomicUsize>,
+}
+
+/// What waits for a thread. It is not left to the threads to keep it: they may be lost, see [`Pool::renew`]. And a
+/// thread that is done with one takes the next itself, which costs nothing; waking one costs a few microseconds.
 #[derive(Clone, Default)]
 struct Waiting(Arc<Mutex<VecDeque<Closure>>>);
 
@@ -37,11 +45,40 @@ impl std::fmt::Debug for Waiting {
 }
 
 impl Waiting {
-    /// Runs what has waited longest, if anything does.
-    fn run_next(&self) {
-        let next = lock(&self.0).pop_front();
-        if let Some(next) = next {
-            next();
+    /// Runs what waits, the oldest first, until nothing does.
+    fn run_all(&self, busy: &AtomicUsize, count: usize) {
+        loop {
+            while let Some(next) = self.next() {
+                next();
+            }
+            busy.fetch_sub(1, Ordering::SeqCst);
+            // What came between the last look and this has woken nobody: all threads were busy.
+            if lock(&self.0).is_empty() || !claim(busy, count) {
+                return;
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Closure> {
+        lock(&self.0).pop_front()
+    }
+}
+
+/// Counts one more thread as busy, unless all are. Never more than `count`, not even for a moment: somebody else might
+/// look just then, and wake nobody.
+fn claim(busy: &AtomicUsize, count: usize) -> bool {
+    let one_more = |busy: usize| (busy < count).then_some(busy + 1);
+    busy.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok()
+}
+
+impl Shared {
+    /// Lets a thread look at what waits, if one is idle.
+    fn wake_one(&self) {
+        let crew = lock(&self.crew);
+        if claim(&crew.busy, self.count) {
+            let (waiting, busy) = (self.waiting.clone(), Arc::clone(&crew.busy));
+            let count = self.count;
+            crew.threads.spawn(move || waiting.run_all(&busy, count));
         }
     }
 }
@@ -74,7 +111,8 @@ impl Pool {
     /// [`PoolError`] where the system grants no threads.
     pub fn new(threads: usize) -> Result<Self, PoolError> {
         let threads = if threads == 0 { available_cores() } else { threads };
-        let shared = Shared { count: threads, threads: Mutex::new(start(threads)?), waiting: Waiting::default() };
+        let crew = Mutex::new(start(threads)?);
+        let shared = Shared { count: threads, crew, waiting: Waiting::default() };
         Ok(Self { shared: Arc::new(shared), load: Arc::default() })
     }
 
@@ -85,11 +123,10 @@ impl Pool {
     /// [`PoolError`] where the system grants no threads; the present ones go on then.
     pub fn renew(&self) -> Result<(), PoolError> {
         let fresh = start(self.shared.count)?;
-        for _ in 0..lock(&self.shared.waiting.0).len() {
-            let waiting = self.shared.waiting.clone();
-            fresh.spawn(move || waiting.run_next());
+        *lock(&self.shared.crew) = fresh;
+        for _ in 0..lock(&self.shared.waiting.0).len().min(self.shared.count) {
+            self.shared.wake_one();
         }
-        *lock(&self.shared.threads) = fresh;
         Ok(())
     }
 
@@ -139,9 +176,8 @@ impl Pool {
             // Nobody may be listening any more; that is what dropping the future means.
             drop(answer.send(result.map_err(|panic| Panicked(message_of(panic.as_ref())))));
         });
-        let waiting = self.shared.waiting.clone();
-        lock(&waiting.0).push_back(work);
-        lock(&self.shared.threads).spawn(move || waiting.run_next());
+        lock(&self.shared.waiting.0).push_back(work);
+        self.shared.wake_one();
         async move {
             let result = answered.await;
             given_up.disarm();
@@ -150,12 +186,10 @@ impl Pool {
     }
 }
 
-fn start(threads: usize) -> Result<rayon::ThreadPool, PoolError> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|n| format!("compute-{n}"))
-        .build()
-        .map_err(|source| PoolError { threads, source })
+fn start(threads: usize) -> Result<Crew, PoolError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("compute-{n}"));
+    let threads = pool.build().map_err(|source| PoolError { threads, source })?;
+    Ok(Crew { threads, busy: Arc::default() })
 }
 
 /// Nothing panics while one of these is held.

@@ -17,7 +17,7 @@ mod message;
 mod publish;
 mod topology;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -62,7 +62,22 @@ pub struct RabbitMq {
     patience: Option<Duration>,
     look_ahead: Option<Duration>,
     publishing: Arc<Link>,
-    consuming: Arc<Link>,
+    consuming: Arc<LazyLink>,
+}
+
+/// A link that is made when it is first used: whoever only publishes has one connection.
+#[derive(Debug)]
+struct LazyLink {
+    link: OnceLock<Link>,
+    uris: Vec<AMQPUri>,
+    name: String,
+    topology: Topology,
+}
+
+impl LazyLink {
+    fn get(&self) -> &Link {
+        self.link.get_or_init(|| Link::keep(self.uris.clone(), self.name.clone(), self.topology.clone()))
+    }
 }
 
 impl RabbitMq {
@@ -74,12 +89,13 @@ impl RabbitMq {
         crate::blobs::choose_cryptography();
         let uris = addresses(&options)?;
         let topology = Topology::new(&options.prefix);
-        let link =
-            |role: &str| Arc::new(Link::keep(uris.clone(), format!("{} ({role})", options.name), topology.clone()));
+        let name = |role: &str| format!("{} ({role})", options.name);
+        let publishing = Link::keep(uris.clone(), name("publishing"), topology.clone());
+        let consuming = LazyLink { link: OnceLock::new(), uris, name: name("consuming"), topology: topology.clone() };
         Ok(Self {
-            publishing: link("publishing"),
-            consuming: link("consuming"),
-            topology: topology.clone(),
+            publishing: Arc::new(publishing),
+            consuming: Arc::new(consuming),
+            topology,
             patience: options.patience,
             look_ahead: options.look_ahead,
         })
@@ -92,8 +108,7 @@ impl RabbitMq {
     /// [`BrokerErrorKind::Mismatch`].
     pub async fn ready(&self, patience: Option<Duration>) -> Result<(), BrokerError> {
         let until = patience.map(|patience| Instant::now() + patience);
-        self.publishing.live(until).await?;
-        self.consuming.live(until).await.map(drop)
+        self.publishing.live(until).await.map(drop)
     }
 
     /// The addresses that are tried, without passwords.
@@ -157,7 +172,7 @@ impl Broker for RabbitMq {
 
     async fn depth(&self, queue: Queue) -> Result<u64, BrokerError> {
         let until = self.patience.map(|patience| Instant::now() + patience);
-        let live = self.consuming.live(until).await?;
+        let live = self.consuming.get().live(until).await?;
         self.topology.depth(&live, queue).await
     }
 
@@ -170,7 +185,8 @@ impl Broker for RabbitMq {
     }
 
     fn health(&self) -> Health {
-        match (self.publishing.health(), self.consuming.health()) {
+        let consuming = self.consuming.link.get().map_or(Health::Ready, Link::health);
+        match (self.publishing.health(), consuming) {
             (Health::Ready, other) | (other, Health::Ready) => other,
             (Health::Away(reason), _) | (_, Health::Away(reason)) => Health::Away(reason),
             (blocked, _) => blocked,

@@ -39,7 +39,7 @@ pub(super) async fn consume(
     stop: CancellationToken,
 ) -> Result<Deliveries, BrokerError> {
     let until = broker.patience.map(|patience| Instant::now() + patience);
-    let live = broker.consuming.live(until).await?;
+    let live = broker.consuming.get().live(until).await?;
     let permits = permits.0.clamp(1, MOST);
     let look_ahead = broker.look_ahead.filter(|_| matches!(queue, Queue::Jobs(_)));
     Ok(Box::new(Intake {
@@ -253,7 +253,7 @@ async fn subscribe(broker: &RabbitMq, queue: Queue, prefetch: u16, first: Option
     let live = match first.filter(|live| !live.broken.is_cancelled()) {
         Some(live) => live,
         // It waits as long as it takes; only what no waiting mends comes back as an error.
-        None => match broker.consuming.live(None).await {
+        None => match broker.consuming.get().live(None).await {
             Ok(live) => live,
             Err(error) => {
                 tracing::warn!(%error, "cannot consume, trying again");
@@ -447,7 +447,7 @@ impl Settle for Held {
 pub(super) async fn notices(broker: &RabbitMq) -> Result<Notices, BrokerError> {
     let (tell, notices) = mpsc::channel(NOTICES);
     let until = broker.patience.map(|patience| Instant::now() + patience);
-    let live = broker.consuming.live(until).await?;
+    let live = broker.consuming.get().live(until).await?;
     let mut consumer = listen(broker, &live).await.ok();
     let broker = broker.clone();
     tokio::spawn(async move {
@@ -471,7 +471,7 @@ pub(super) async fn notices(broker: &RabbitMq) -> Result<Notices, BrokerError> {
             }
             tokio::select! {
                 () = tell.closed() => return,
-                again = broker.consuming.live(None) => match again {
+                again = broker.consuming.get().live(None) => match again {
                     Ok(again) => live = again,
                     Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
                 },

@@ -58,7 +58,7 @@ fn index(delivery: &Delivery) -> u64 {
 #[tokio::test]
 async fn what_no_queue_takes_is_an_error_and_its_neighbours_are_not() {
     let Some(Sandbox { broker, _server }) = sandbox().await else { return };
-    let live = broker.consuming.live(None).await.unwrap();
+    let live = broker.consuming.get().live(None).await.unwrap();
     let channel = live.connection.create_channel().await.unwrap();
     for name in broker.topology.names(Queue::Jobs(Lane::Vision)) {
         channel.queue_delete(name.as_str().into(), Default::default()).await.unwrap();
@@ -119,7 +119,7 @@ async fn the_second_address_is_tried_where_the_first_is_dead() {
 async fn a_queue_that_was_declared_in_another_way_is_reported_with_what_mends_it() {
     let Some(Sandbox { broker, _server }) = sandbox().await else { return };
     let name = broker.topology.names(Queue::Results).remove(0);
-    let live = broker.consuming.live(None).await.unwrap();
+    let live = broker.consuming.get().live(None).await.unwrap();
     let channel = live.connection.create_channel().await.unwrap();
     channel.queue_delete(name.as_str().into(), Default::default()).await.unwrap();
     let durable = lapin::options::QueueDeclareOptions { durable: true, ..Default::default() };
