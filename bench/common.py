@@ -1,6 +1,6 @@
 """What the cases share: running commands, taking turns, and the table."""
-import os
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -27,8 +27,7 @@ def peer(script, *arguments, folder=PEERS, **environment):
 
 def take_turns(reps, ours, theirs):
     """Runs ours and theirs in turn; the figures of each."""
-    mine, other = rounds(reps, ours, theirs)
-    return mine, other
+    return rounds(reps, ours, theirs)
 
 
 def rounds(reps, *runs):
