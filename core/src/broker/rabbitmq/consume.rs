@@ -103,40 +103,37 @@ impl Subscription {
 struct Pace {
     prefetch: u16,
     look_ahead: Option<Duration>,
-    /// Messages handed out since, and how often none was free to be handed out: only a consumer that is short of
-    /// messages gains by more.
+    /// Messages handed out since then.
     since: Instant,
     count: u32,
-    short: u32,
 }
 
 impl Pace {
     /// How long is counted.
-    const SPAN: Duration = Duration::from_millis(200);
+    const SPAN: Duration = Duration::from_millis(100);
     /// No more, however short they are.
     const MOST: u16 = 512;
 
     fn new(permits: usize, look_ahead: Option<Duration>) -> Self {
         let prefetch = u16::try_from(permits).unwrap_or(u16::MAX);
-        Self { prefetch, look_ahead, since: Instant::now(), count: 0, short: 0 }
+        Self { prefetch, look_ahead, since: Instant::now(), count: 0 }
     }
 
-    /// Counts a message; gives how many more are asked for from now on. `free` is how many permits are left.
-    fn handed_out(&mut self, free: usize) -> Option<usize> {
+    /// Counts a message; gives how many more are asked for from now on. It never asks for fewer again: what was short
+    /// once is cheap to hold.
+    fn handed_out(&mut self) -> Option<usize> {
         let look_ahead = self.look_ahead?;
         self.count += 1;
-        self.short += u32::from(free == 0);
         let span = self.since.elapsed();
         if span < Self::SPAN {
             return None;
         }
         // As many as are done within the look-ahead at the pace of this span.
         let done = f64::from(self.count) * look_ahead.as_secs_f64() / span.as_secs_f64();
-        let is_short = 2 * self.short > self.count;
-        (self.since, self.count, self.short) = (Instant::now(), 0, 0);
+        (self.since, self.count) = (Instant::now(), 0);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
         let wanted = done.clamp(0.0, f64::from(Self::MOST)) as u16;
-        let more = wanted.checked_sub(self.prefetch).filter(|_| is_short && wanted / 2 >= self.prefetch)?;
+        let more = wanted.checked_sub(self.prefetch).filter(|_| wanted / 2 >= self.prefetch)?;
         self.prefetch = wanted;
         Some(usize::from(more))
     }
@@ -161,7 +158,7 @@ impl Intake {
         loop {
             // Closed never: the semaphore is ours.
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { continue };
-            if let Some(more) = self.pace.handed_out(self.permits.available_permits()) {
+            if let Some(more) = self.pace.handed_out() {
                 tracing::debug!(queue = %self.queue, prefetch = self.pace.prefetch, "messages are short, asking for more at a time");
                 self.permits.add_permits(more);
                 if let Some(subscription) = &mut self.subscription {
