@@ -50,7 +50,11 @@ async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
             ServeError::System(_) => CliError::new(Exit::Fault, error.to_string()),
         })
     };
-    let all = async { tokio::try_join!(collecting, tending, serving).map(drop) };
+    let all = async {
+        let ended = tokio::try_join!(collecting, tending, serving).map(drop);
+        broker.flush().await;
+        ended
+    };
     signals.govern(&stop, all).await.transpose()
 }
 

@@ -79,7 +79,9 @@ async fn work(settings: &Settings, register: Register, devices: Vec<String>) -> 
         tracing::info!(worker = name, broker = broker.addresses(), threads, "the worker starts");
         cluster::ready(&broker, None).await?;
         let worker = Worker::new(setup, Arc::new(broker.clone()), Arc::new(register), tools);
-        worker.run(stop.clone()).await.map_err(|error| cluster::broker_error(&error))
+        let ended = worker.run(stop.clone()).await.map_err(|error| cluster::broker_error(&error));
+        broker.flush().await;
+        ended
     };
     let ended = signals.govern(&stop, running).await.transpose()?;
     if let Some(answering) = answering {

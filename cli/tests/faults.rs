@@ -321,6 +321,8 @@ fn a_worker_that_is_told_to_stop_loses_no_attempt_and_is_gone_within_its_grace()
     let outcomes = cluster.must_be_sound(batch, 3000);
     assert_eq!(count(&outcomes, "ok"), 3000);
     assert!(outcomes.iter().all(|outcome| outcome["attempts"] == 1), "no attempt was lost");
+    let books = String::from_utf8(cluster.run(&["verify", batch]).stdout).unwrap();
+    assert!(books.contains("duplicates  0 suppressed"), "nothing ran twice: {books}");
 }
 
 #[test]

@@ -24,6 +24,7 @@ use async_trait::async_trait;
 use lapin::uri::AMQPUri;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use self::link::Link;
 use self::publish::Parcel;
@@ -63,6 +64,8 @@ pub struct RabbitMq {
     look_ahead: Option<Duration>,
     publishing: Arc<Link>,
     consuming: Arc<LazyLink>,
+    /// What still has acknowledgements to tell.
+    settling: TaskTracker,
 }
 
 /// A link that is made when it is first used: whoever only publishes has one connection.
@@ -95,6 +98,7 @@ impl RabbitMq {
         Ok(Self {
             publishing: Arc::new(publishing),
             consuming: Arc::new(consuming),
+            settling: TaskTracker::new(),
             topology,
             patience: options.patience,
             look_ahead: options.look_ahead,
@@ -109,6 +113,15 @@ impl RabbitMq {
     pub async fn ready(&self, patience: Option<Duration>) -> Result<(), BrokerError> {
         let until = patience.map(|patience| Instant::now() + patience);
         self.publishing.live(until).await.map(drop)
+    }
+
+    /// Resolves when the broker knows of every acknowledgement, for whoever is about to end: what it does not know of is
+    /// delivered again. To be called when all deliveries are settled and their consumers are gone.
+    pub async fn flush(&self) {
+        self.settling.close();
+        if tokio::time::timeout(FLUSH_WITHIN, self.settling.wait()).await.is_err() {
+            tracing::warn!("the broker may not know of the last acknowledgements; what they were for comes again");
+        }
     }
 
     /// The addresses that are tried, without passwords.
@@ -141,6 +154,8 @@ fn addresses(options: &Options) -> Result<Vec<AMQPUri>, BrokerError> {
         .collect()
 }
 
+/// How long the broker may take to hear of the last acknowledgements.
+const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 const HEARTBEAT_SECONDS: u16 = 10;
 const CONNECTION_TIMEOUT_MS: u64 = 10_000;
 

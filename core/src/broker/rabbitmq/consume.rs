@@ -289,7 +289,7 @@ async fn open(broker: &RabbitMq, queue: Queue, prefetch: u16, live: &Arc<Live>) 
         }
     }
     let (settler, settled) = mpsc::channel(usize::from(prefetch).max(64));
-    tokio::spawn(settle_all(channel.clone(), settled, Arc::clone(live)));
+    broker.settling.spawn(settle_all(channel.clone(), settled, Arc::clone(live)));
     Ok(Subscription { live: Arc::clone(live), queues, channel, settler, leftover: Vec::new() })
 }
 
