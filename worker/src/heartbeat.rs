@@ -21,9 +21,14 @@ pub(crate) fn start(worker: &Worker, held: TaskTracker, stop: CancellationToken)
     Some(tokio::spawn(async move {
         let mut beat = tokio::time::interval(Duration::from_millis(about.every.max(1)));
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let settled = async {
+            stop.cancelled().await;
+            held.wait().await;
+        };
+        let mut settled = std::pin::pin!(settled);
         loop {
             tokio::select! {
-                () = held.wait(), if stop.is_cancelled() => break,
+                () = &mut settled => break,
                 _ = beat.tick() => {
                     // A broker that is away is waited for; meanwhile there is nothing to say to anybody.
                     let said = worker.say(&about, held.len() as u64, stop.is_cancelled()).await;
