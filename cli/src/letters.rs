@@ -46,7 +46,8 @@ impl<'a> Publisher<'a> {
         let kind = register.find(&batch.task).map_err(|unknown| problem(unknown.to_string()))?;
         let job = kind.prepare(&batch.options).map_err(|invalid| problem(invalid.to_string()))?;
         let priority = batch.priority;
-        let items = vec![Item { index: ItemIndex(item.index), input: item.input.clone(), name: None, source: None }];
+        let DeadItem { index, input, name, source, .. } = item.clone();
+        let items = vec![Item { index: ItemIndex(index), input, name, source }];
         let chunk = Chunk { batch: Arc::new(batch), attempt: Attempt::FIRST, items };
         let message = Message::new(Body::Chunk(chunk), priority);
         self.broker.publish(Queue::Jobs(job.lane()), message).await.map_err(|error| broker_error(&error))

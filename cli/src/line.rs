@@ -47,6 +47,7 @@ pub(crate) fn parse(line: &[u8]) -> Result<Outcome, String> {
         index: ItemIndex(line.index),
         input: line.input,
         name: line.name,
+        source: None,
         ending: match line.status {
             Status::Ok => Ending::Ok(line.output),
             Status::Failed => Ending::Failed(failure),

@@ -81,6 +81,9 @@ pub struct Outcome {
     /// The item's relative path, where it has one; see [`crate::chunk::Item::name`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<Box<str>>,
+    /// Where the bytes of its file are, so that it can run again; see [`crate::chunk::Item::source`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Box<str>>,
     /// How it ended.
     pub ending: Ending,
     /// How many runs it took; 0 if it never ran.
@@ -123,16 +126,16 @@ impl Outcome {
     pub fn write_line(&self, text: &mut Vec<u8>) {
         let failure;
         let value = match &self.ending {
-            Ending::Ok(output) => Some(&**output),
+            Ending::Ok(output) => Some(output.get()),
             Ending::Failed(why) | Ending::Dead(why) => {
                 failure = crate::task::raw(why);
-                Some(&*failure)
+                Some(failure.get())
             }
             Ending::Cancelled | Ending::Expired => None,
         };
         Line {
             index: self.index.0,
-            input: &self.input,
+            input: self.input.get(),
             status: self.status(),
             value,
             attempts: self.attempts.0,
@@ -170,12 +173,12 @@ impl Outcome {
 pub struct Line<'a> {
     /// The item's place.
     pub index: u64,
-    /// Its input.
-    pub input: &'a RawValue,
+    /// Its input, JSON.
+    pub input: &'a str,
     /// How it ended.
     pub status: Status,
-    /// The output of `ok`, the failure of `failed` and `dead`.
-    pub value: Option<&'a RawValue>,
+    /// The output of `ok`, the failure of `failed` and `dead`; JSON.
+    pub value: Option<&'a str>,
     /// How many runs it took.
     pub attempts: u32,
     /// Who made it.
@@ -205,9 +208,9 @@ impl Line<'_> {
         text.extend_from_slice(b",\"attempts\":");
         text.extend_from_slice(number.format(self.attempts).as_bytes());
         text.extend_from_slice(b",\"worker\":");
-        write_json(&self.maker.worker, text);
+        write_string(&self.maker.worker, text);
         text.extend_from_slice(b",\"device\":");
-        write_json(&self.maker.device, text);
+        write_string(&self.maker.device, text);
         text.extend_from_slice(b",\"timing\":{\"queued_ms\":");
         write_millis(self.queued, text);
         text.extend_from_slice(b",\"run_ms\":");
@@ -230,16 +233,26 @@ fn write_millis(duration: Duration, text: &mut Vec<u8>) {
 }
 
 /// A line has no line breaks in it, whatever white space somebody put into an input.
-fn write_raw(json: &RawValue, text: &mut Vec<u8>) {
+fn write_raw(json: &str, text: &mut Vec<u8>) {
     // Bytes, not characters: a search that decodes showed in the profile of a million cheap items.
-    if json.get().bytes().any(|byte| matches!(byte, b'\n' | b'\r')) {
-        write_json(&serde_json::from_str::<serde_json::Value>(json.get()).unwrap_or_default(), text);
+    if json.bytes().any(|byte| matches!(byte, b'\n' | b'\r')) {
+        write_json(&serde_json::from_str::<serde_json::Value>(json).unwrap_or_default(), text);
     } else {
-        text.extend_from_slice(json.get().as_bytes());
+        text.extend_from_slice(json.as_bytes());
     }
 }
 
-fn write_json(value: &impl Serialize, text: &mut Vec<u8>) {
+fn write_string(string: &str, text: &mut Vec<u8>) {
+    if string.bytes().any(|byte| matches!(byte, b'"' | b'\\' | ..b' ')) {
+        write_json(string, text);
+    } else {
+        text.push(b'"');
+        text.extend_from_slice(string.as_bytes());
+        text.push(b'"');
+    }
+}
+
+fn write_json(value: &(impl Serialize + ?Sized), text: &mut Vec<u8>) {
     // Writing strings and plain structs to memory cannot fail.
     serde_json::to_writer(text, value).unwrap_or_default();
 }
@@ -253,6 +266,7 @@ mod tests {
             index: ItemIndex(3),
             input: RawValue::from_string("\"a.jpg\"".into()).unwrap(),
             name: Some("a.jpg".into()),
+            source: None,
             ending,
             attempts: Attempt(2),
             maker: Arc::new(Maker { worker: "w1".into(), device: "cpu".into() }),

@@ -3,20 +3,19 @@
 //! A segment is JSON, written once by the worker and then passed on as it is: the collector, the store and the results
 //! API look into it without making values of it. `docs/wire.md` has its form.
 
-use std::borrow::Cow;
+mod visit;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
 
-use crate::batch::{Attempt, BatchId, ItemIndex};
+pub use self::visit::{Entry, Head, visit};
+use crate::batch::BatchId;
 use crate::outcome::{Ending, Maker, Outcome, Status};
-use crate::wire::{Malformed, VERSION};
+use crate::wire::Malformed;
 
 /// Encoded outcomes of one batch, checked. Cheap to clone.
 #[derive(Clone)]
@@ -194,90 +193,6 @@ impl Books {
 /// The largest index: whole numbers are exact up to here in JSON and in Redis's scripts.
 pub const MAX_INDEX: u64 = (1 << 53) - 2;
 
-/// One outcome as it stands in a segment.
-#[derive(Debug)]
-pub struct Entry<'a> {
-    /// The item's place.
-    pub index: u64,
-    /// How it ended.
-    pub status: Status,
-    /// The item's input.
-    pub input: &'a RawValue,
-    /// The output of `ok`; the failure of `failed` and `dead`; else `null`.
-    pub value: &'a RawValue,
-    /// How many runs it took.
-    pub attempts: u32,
-    /// Microseconds from the delivery to the start of its last run.
-    pub queued: u64,
-    /// Microseconds of its last run.
-    pub run: u64,
-    /// The item's relative path, where it has one.
-    pub name: Option<Cow<'a, str>>,
-}
-
-impl Entry<'_> {
-    /// Checks what only some outcomes have.
-    fn check(&self) -> Result<(), Malformed> {
-        let index = self.index;
-        if matches!(self.status, Status::Failed | Status::Dead)
-            && let Err(error) = serde_json::from_str::<crate::failure::Failure>(self.value.get())
-        {
-            return Err(Malformed::new(format!("outcome {index}: its value is no failure: {error}")));
-        }
-        match &self.name {
-            Some(name) if !crate::wire::is_relative(name) => {
-                Err(Malformed::new(format!("outcome {index}: its name is no plain relative path")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// As a value.
-    pub fn to_outcome(&self, maker: &Arc<Maker>) -> Outcome {
-        let failure = || {
-            serde_json::from_str(self.value.get())
-                .unwrap_or_else(|_| crate::failure::Failure::permanent("unknown", self.value.get().to_owned()))
-        };
-        let ending = match self.status {
-            Status::Ok => Ending::Ok(self.value.to_owned()),
-            Status::Failed => Ending::Failed(failure()),
-            Status::Dead => Ending::Dead(failure()),
-            Status::Cancelled => Ending::Cancelled,
-            Status::Expired => Ending::Expired,
-        };
-        Outcome {
-            index: ItemIndex(self.index),
-            input: self.input.to_owned(),
-            name: self.name.as_deref().map(Into::into),
-            ending,
-            attempts: Attempt(self.attempts),
-            maker: Arc::clone(maker),
-            queued: Duration::from_micros(self.queued),
-            run: Duration::from_micros(self.run),
-        }
-    }
-}
-
-/// What stands before the outcomes of a segment.
-#[derive(Debug)]
-pub struct Head {
-    /// The batch of all of them.
-    pub batch: BatchId,
-    /// Who made all of them.
-    pub maker: Maker,
-}
-
-/// Walks over a segment's outcomes without making values of them.
-///
-/// # Errors
-/// [`Malformed`], or what `each` gives.
-pub fn visit(bytes: &[u8], each: impl FnMut(&Head, Entry<'_>) -> Result<(), Malformed>) -> Result<Head, Malformed> {
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let head = deserializer.deserialize_map(SegmentVisitor { each }).map_err(|error| Malformed::from_json(&error))?;
-    deserializer.end().map_err(|error| Malformed::from_json(&error))?;
-    Ok(head)
-}
-
 fn write_outcome(outcome: &Outcome, text: &mut Vec<u8>) {
     let mut number = itoa::Buffer::new();
     text.push(b'[');
@@ -296,9 +211,11 @@ fn write_outcome(outcome: &Outcome, text: &mut Vec<u8>) {
         text.push(b',');
         text.extend_from_slice(number.format(count).as_bytes());
     }
-    if let Some(name) = &outcome.name {
+    let further = [&outcome.name, &outcome.source];
+    let some = further.iter().rposition(|text| text.is_some()).map_or(0, |last| last + 1);
+    for part in &further[..some] {
         text.push(b',');
-        json(name, text);
+        json(part, text);
     }
     text.push(b']');
 }
@@ -310,108 +227,4 @@ fn micros(duration: Duration) -> u64 {
 fn json(value: &(impl serde::Serialize + ?Sized), text: &mut Vec<u8>) {
     // Strings and plain structs, to memory: it cannot fail.
     serde_json::to_writer(text, value).unwrap_or_default();
-}
-
-struct SegmentVisitor<F> {
-    each: F,
-}
-
-impl<'de, F: FnMut(&Head, Entry<'_>) -> Result<(), Malformed>> Visitor<'de> for SegmentVisitor<F> {
-    type Value = Head;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with v, batch, worker, device and, last, outcomes")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Head, A::Error> {
-        let (mut version, mut batch, mut worker, mut device) = (None::<u64>, None, None, None);
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            match key.as_ref() {
-                "v" => version = Some(map.next_value()?),
-                "batch" => batch = Some(map.next_value()?),
-                "worker" => worker = Some(map.next_value()?),
-                "device" => device = Some(map.next_value()?),
-                "outcomes" => {
-                    if version != Some(VERSION) {
-                        return Err(de::Error::custom(crate::wire::unknown_version(version)));
-                    }
-                    let (Some(batch), Some(worker), Some(device)) = (batch, worker, device) else {
-                        return Err(de::Error::custom("batch, worker and device stand before outcomes"));
-                    };
-                    let head = Head { batch, maker: Maker { worker, device } };
-                    map.next_value_seed(Outcomes { head: &head, each: self.each })?;
-                    if map.next_key::<IgnoredAny>()?.is_some() {
-                        return Err(de::Error::custom("outcomes is the last field"));
-                    }
-                    return Ok(head);
-                }
-                other => return Err(de::Error::unknown_field(other, &["v", "batch", "worker", "device", "outcomes"])),
-            }
-        }
-        Err(de::Error::missing_field("outcomes"))
-    }
-}
-
-struct Outcomes<'h, F> {
-    head: &'h Head,
-    each: F,
-}
-
-impl<'de, F: FnMut(&Head, Entry<'_>) -> Result<(), Malformed>> DeserializeSeed<'de> for Outcomes<'_, F> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de, F: FnMut(&Head, Entry<'_>) -> Result<(), Malformed>> Visitor<'de> for Outcomes<'_, F> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of outcomes")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(entry) = seq.next_element::<Entry<'de>>()? {
-            (self.each)(self.head, entry).map_err(de::Error::custom)?;
-        }
-        Ok(())
-    }
-}
-
-impl<'de> Deserialize<'de> for Entry<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct EntryVisitor;
-        impl<'de> Visitor<'de> for EntryVisitor {
-            type Value = Entry<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("[index, status, input, value, attempts, queued_us, run_us] and perhaps a name")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Entry<'de>, A::Error> {
-                let entry = Entry {
-                    index: need(&mut seq, "index")?,
-                    status: need(&mut seq, "status")?,
-                    input: need(&mut seq, "input")?,
-                    value: need(&mut seq, "value")?,
-                    attempts: need(&mut seq, "attempts")?,
-                    queued: need(&mut seq, "queued")?,
-                    run: need(&mut seq, "run")?,
-                    name: seq.next_element::<Option<Cow<'de, str>>>()?.flatten(),
-                };
-                match seq.next_element::<IgnoredAny>()? {
-                    None => Ok(entry),
-                    Some(_) => Err(de::Error::custom("an outcome has at most eight parts")),
-                }
-            }
-        }
-        deserializer.deserialize_seq(EntryVisitor)
-    }
-}
-
-/// The next part of an array, which must be there.
-pub(crate) fn need<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(seq: &mut A, part: &str) -> Result<T, A::Error> {
-    seq.next_element()?.ok_or_else(|| de::Error::custom(format!("{part} is missing")))
 }

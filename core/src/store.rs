@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, BatchId};
 use crate::broker::{Health, Heartbeat};
-use crate::outcome::{Outcome, Status};
+use crate::outcome::{Ending, Outcome, Status};
 use crate::segment::Segment;
 
 /// In which order outcomes are read.
@@ -227,8 +227,22 @@ pub struct DeadItem {
     pub index: u64,
     /// Its input.
     pub input: Box<serde_json::value::RawValue>,
+    /// The relative path that it goes by, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Box<str>>,
+    /// Where the bytes of its file are, where that was uploaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Box<str>>,
     /// What is known of its end.
     pub failure: crate::failure::Failure,
+}
+
+impl DeadItem {
+    /// The item of an outcome that is `dead`, and only of such a one.
+    pub fn of(batch: &BatchId, task: &str, outcome: Outcome) -> Option<Self> {
+        let Outcome { index, input, name, source, ending: Ending::Dead(failure), .. } = outcome else { return None };
+        Some(Self { batch: batch.clone(), task: task.to_owned(), index: index.0, input, name, source, failure })
+    }
 }
 
 /// What a store can do that many machines share, over [`Store`].

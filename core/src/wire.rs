@@ -16,7 +16,7 @@ use crate::batch::{Attempt, Batch, BatchId, ItemIndex};
 use crate::broker::{Body, Heartbeat};
 use crate::chunk::{Chunk, Item};
 use crate::outcome::Outcome;
-use crate::segment::{MAX_INDEX, Segment, need};
+use crate::segment::{MAX_INDEX, Segment};
 
 /// The version that is spoken.
 pub const VERSION: u64 = 1;
@@ -312,6 +312,11 @@ impl<'de> Deserialize<'de> for Item {
         }
         deserializer.deserialize_seq(ItemVisitor)
     }
+}
+
+/// The next part of an array, which must be there.
+fn need<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(seq: &mut A, part: &str) -> Result<T, A::Error> {
+    seq.next_element()?.ok_or_else(|| de::Error::custom(format!("{part} is missing")))
 }
 
 /// Outcomes as they were before they were written; for whoever has either form.

@@ -163,6 +163,7 @@ impl<'a> Producer<'a> {
                         index,
                         input: input.json,
                         name: None,
+                        source: None,
                         ending: Ending::Failed(failure),
                         attempts: Attempt(0),
                         maker: Arc::clone(&nobody),

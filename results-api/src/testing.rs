@@ -126,6 +126,7 @@ pub fn outcome(index: u64, ending: Ending) -> Outcome {
         index: ItemIndex(index),
         input: raw(&index),
         name: Some(format!("folder/{index}.txt").into()),
+        source: None,
         ending,
         attempts: Attempt(1),
         maker: Arc::new(Maker { worker: "w".into(), device: "cpu".into() }),

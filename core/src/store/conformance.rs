@@ -66,6 +66,7 @@ fn outcome(index: u64, ending: Ending) -> Outcome {
         index: ItemIndex(index),
         input: raw(&index),
         name: None,
+        source: None,
         ending,
         attempts: Attempt(1),
         maker: Arc::new(Maker { worker: "w".into(), device: "cpu".into() }),

@@ -1,4 +1,4 @@
-//! Pump: a batch's outcomes as bytes, page by page, each only when the reader's socket has room for it.
+//! Pump: a batch's outcomes as bytes, page by page, each made while the reader takes the one before.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use tidemill_core::batch::BatchId;
 use tidemill_core::store::{Order, Rendered, Shared, StoreError, Version};
 use tokio_util::sync::CancellationToken;
 
-/// About how many bytes are held for one reader.
-const PAGE_BYTES: usize = 256 << 10;
+/// About how many bytes a page has; three are held for one reader.
+const PAGE_BYTES: usize = 1 << 20;
 /// Outcomes in the first page, before anything is known of their size, and in any page.
 const FIRST_PAGE: u64 = 64;
-const MAX_PAGE: u64 = 4096;
+const MAX_PAGE: u64 = 8192;
 /// How often a stream of events says that it lives; proxies end what is silent for a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 

@@ -13,6 +13,8 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use serde::Deserialize;
 use tidemill_core::store::Order;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Served;
 use super::asked::{Asked, Id, Index};
@@ -79,19 +81,29 @@ pub(super) async fn stream(
     Ok((headers, body(first, running)).into_response())
 }
 
-/// The first piece and all that follow, each made when the one before has gone out.
+/// The first piece and all that follow, each made while the one before goes out.
 fn body(first: Bytes, running: Running) -> Body {
     let first = (!first.is_empty()).then_some(first);
-    let rest = futures::stream::try_unfold(running, |mut running| async move {
-        match running.next().await {
-            Ok(piece) => Ok(piece.map(|piece| (piece, running))),
-            Err(broken) => {
-                tracing::debug!(%broken, "a stream of results breaks off");
-                Err(broken)
-            }
-        }
+    let (sender, receiver) = mpsc::channel(1);
+    // A reader that has gone drops the stream, and with it the task.
+    let pumping = AbortOnDropHandle::new(tokio::spawn(pump(running, sender)));
+    let rest = futures::stream::unfold((receiver, pumping), |(mut receiver, pumping)| async move {
+        let piece: Result<Bytes, Broken> = receiver.recv().await?;
+        Some((piece, (receiver, pumping)))
     });
-    Body::from_stream(futures::stream::iter(first.map(Ok::<Bytes, Broken>)).chain(rest))
+    Body::from_stream(futures::stream::iter(first.map(Ok)).chain(rest))
+}
+
+async fn pump(mut running: Running, pieces: mpsc::Sender<Result<Bytes, Broken>>) {
+    while let Some(piece) = running.next().await.transpose() {
+        if let Err(broken) = &piece {
+            tracing::debug!(%broken, "a stream of results breaks off");
+        }
+        let is_last = piece.is_err();
+        if pieces.send(piece).await.is_err() || is_last {
+            return;
+        }
+    }
 }
 
 /// `GET /v1/batches/{id}/items/{index}`

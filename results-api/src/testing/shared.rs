@@ -174,7 +174,7 @@ impl Shared for InProcess {
             let (task, revived) = self.known(&id, |known| (known.batch.task.clone(), known.revived.clone()))?;
             let outcomes = self.outcomes(&id).await?;
             let items = outcomes.iter().filter(|outcome| !revived.contains(&outcome.index.0));
-            dead.extend(items.filter_map(|outcome| dead_item(&id, &task, outcome)));
+            dead.extend(items.filter_map(|outcome| DeadItem::of(&id, &task, Outcome::clone(outcome))));
         }
         dead.truncate(limit);
         Ok(dead)
@@ -189,15 +189,4 @@ impl Shared for InProcess {
     async fn health(&self) -> Health {
         self.here().map_or_else(|error| Health::Away(error.reason), |_| Health::Ready)
     }
-}
-
-fn dead_item(batch: &BatchId, task: &str, outcome: &Outcome) -> Option<DeadItem> {
-    let tidemill_core::outcome::Ending::Dead(failure) = &outcome.ending else { return None };
-    Some(DeadItem {
-        batch: batch.clone(),
-        task: task.to_owned(),
-        index: outcome.index.0,
-        input: outcome.input.clone(),
-        failure: failure.clone(),
-    })
 }

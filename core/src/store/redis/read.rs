@@ -1,7 +1,7 @@
 //! Reading, in either order, as values or as text.
 
 use super::entries::Window;
-use super::plan::PAGE;
+use super::plan::{PAGE, Token};
 use super::prefix::Prefix;
 use super::sink::{Sink, Text, Values};
 use super::{PROGRESS, Redis, number, progress_of};
@@ -73,7 +73,12 @@ impl Redis {
         limit: u64,
         sink: &mut impl Sink,
     ) -> Result<(u64, u64, bool), StoreError> {
-        let Prefix { mut upto, total, tokens } = self.prefix(batch, from, limit).await?;
+        let Prefix { mut upto, total, mut tokens } = self.prefix(batch, from, limit).await?;
+        if upto == from.saturating_add(limit) {
+            // There is more, and where the page ends is a choice.
+            upto = whole_entries(&tokens, from, upto);
+            tokens.retain(|token| token.first < upto);
+        }
         let mut window = Window::new(PAGE_BYTES);
         let mut rest = &tokens[..];
         while !rest.is_empty() {
@@ -139,6 +144,13 @@ impl Redis {
         }
         Ok((next - from, next, progress.is_complete() && next >= landed))
     }
+}
+
+/// Where a page better ends, so that an entry is not fetched and walked over for two pages: before the first one that
+/// reaches behind its end, where that leaves half of it or more.
+fn whole_entries(holders: &[Token], from: u64, upto: u64) -> u64 {
+    let cut = holders.iter().filter(|token| token.last >= upto).map(|token| token.first).min();
+    cut.filter(|cut| cut.saturating_sub(from) >= (upto - from).div_ceil(2)).unwrap_or(upto)
 }
 
 pub(super) fn check_kept(from: u64, forgotten: u64) -> Result<(), StoreError> {

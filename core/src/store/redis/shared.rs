@@ -1,6 +1,7 @@
 //! What many machines share: lists, books, workers, the dead.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
@@ -229,18 +230,16 @@ impl Redis {
         for ids in ids.chunks(ENTRIES) {
             // The later ones come last, and count.
             for entry in self.entries_of(action, batch, ids.iter().copied()).await? {
-                visit(&entry.json, |_, outcome| {
+                visit(&entry.json, |head, outcome| {
                     if outcome.status == Status::Dead && indices.binary_search(&outcome.index).is_ok() {
-                        items.insert(outcome.index, (outcome.input.to_owned(), outcome.value.to_owned()));
+                        let maker = Arc::new(head.maker.clone());
+                        let dead = DeadItem::of(batch, &task, outcome.to_outcome(&maker));
+                        items.extend(dead.map(|dead| (dead.index, dead)));
                     }
                 })?;
             }
         }
-        let item =
-            |(index, (input, failure)): (u64, (Box<serde_json::value::RawValue>, Box<serde_json::value::RawValue>))| {
-                DeadItem { batch: batch.clone(), task: task.clone(), index, input, failure: failure_of(&failure) }
-            };
-        Ok(items.into_iter().map(item).collect())
+        Ok(items.into_values().collect())
     }
 
     /// The entries that may hold outcomes of these items, in the order of their landing.
@@ -267,9 +266,4 @@ impl Redis {
         ids.dedup();
         Ok(ids)
     }
-}
-
-fn failure_of(json: &serde_json::value::RawValue) -> crate::failure::Failure {
-    serde_json::from_str(json.get())
-        .unwrap_or_else(|_| crate::failure::Failure::permanent("unknown", json.get().to_owned()))
 }
