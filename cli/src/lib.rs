@@ -18,6 +18,7 @@ mod doctor;
 mod error;
 mod follow;
 mod handover;
+mod identity;
 mod interrupt;
 mod letters;
 mod line;

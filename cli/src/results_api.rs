@@ -1,5 +1,7 @@
 //! `results-api`: the role that collects outcomes into the store and hands them back.
 
+mod publish;
+
 use std::sync::Arc;
 
 use tidemill_core::settings::Settings;
@@ -9,6 +11,7 @@ use tidemill_results_api::{collect, tend};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use self::publish::Publisher;
 use crate::cluster::{self, Signals};
 use crate::error::{CliError, Exit};
 
@@ -33,7 +36,12 @@ async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
         store: store.clone(),
         broker: broker.clone(),
         blobs: settings.blobs.url.is_some().then(|| cluster::blobs(settings)).transpose()?,
-        submitter: None,
+        submitter: Some(Arc::new(Publisher {
+            broker: broker.clone(),
+            store: store.clone(),
+            register: crate::register(settings, None),
+            settings: settings.clone(),
+        })),
         catalogue: catalogue(settings),
         metrics: install_metrics().inspect_err(|error| tracing::warn!(%error, "no metrics")).ok(),
         access: (&settings.api).into(),

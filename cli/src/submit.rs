@@ -6,8 +6,6 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 use tidemill_core::batch::{Batch, BatchId, Priority, unix_millis};
 use tidemill_core::broker::rabbitmq::RabbitMq;
 use tidemill_core::broker::{Broker as _, Health};
@@ -26,13 +24,13 @@ use crate::client::Client;
 use crate::cluster::{self, Signals};
 use crate::error::{CliError, Exit};
 use crate::follow::{Following, follow};
-use crate::{run, words};
+use crate::{identity, run, words};
 
 /// Messages and bytes that may be published and not confirmed yet: enough to keep the broker busy, little enough to
 /// hold in memory.
-const UNDER_WAY: UnderWay = UnderWay { messages: 1024, bytes: 32 << 20 };
+pub(crate) const UNDER_WAY: UnderWay = UnderWay { messages: 1024, bytes: 32 << 20 };
 /// The largest input that travels: its outcome repeats it and adds the output, and a message has 16 MiB.
-const MAX_INPUT_BYTES: usize = 6 << 20;
+pub(crate) const MAX_INPUT_BYTES: usize = 6 << 20;
 /// How often the results API is told how far the submission has come.
 const NOTE: Duration = Duration::from_secs(2);
 /// How often is looked whether the broker takes anything.
@@ -96,7 +94,7 @@ impl<'a> Submission<'a> {
         let client = Client::new(settings)?;
         let id = match (&args.resume, &args.idempotency_key) {
             (Some(batch), _) => batch.clone(),
-            (None, Some(key)) => id_of(key)?,
+            (None, Some(key)) => identity::id_of(key).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?,
             (None, None) => BatchId::new(),
         };
         let mut batch = run::batch_of(&args.work, settings, id);
@@ -286,24 +284,9 @@ impl<'a> Submission<'a> {
     }
 }
 
-/// The batch that a key of the user's own stands for: always the same one.
-fn id_of(key: &str) -> Result<BatchId, CliError> {
-    let digest = format!("{:x}", Sha256::digest(format!("tidemill idempotency key {key}")));
-    digest[..32]
-        .parse()
-        .map_err(|error: tidemill_core::batch::InvalidBatchId| CliError::new(Exit::Fault, error.to_string()))
-}
-
 /// A batch is resumed with what it was begun with.
 fn check_same(known: &Batch, given: &Batch) -> Result<(), CliError> {
-    let value = |batch: &Batch| serde_json::from_str::<Value>(batch.options.get()).unwrap_or_default();
-    let problem = if known.task != given.task {
-        format!("its task is {}, not {}", known.task, given.task)
-    } else if value(known) != value(given) {
-        format!("its options are {}, not {}", known.options, given.options)
-    } else {
-        return Ok(());
-    };
+    let Some(problem) = identity::difference(known, given) else { return Ok(()) };
     Err(CliError::usage(format!("batch {} was begun in another way: {problem}", known.id))
         .hint("give the same task, options and inputs, or submit a new batch"))
 }

@@ -81,7 +81,7 @@ pub struct Inputs {
 impl Inputs {
     /// Walks the sources one after the other, on a thread for blocking work; it ends when this value is dropped.
     pub fn walk(sources: Vec<Source>) -> Self {
-        let (send, bundles) = mpsc::channel(BUNDLES);
+        let (send, inputs) = Self::channel();
         tokio::task::spawn_blocking(move || {
             let mut bundler = Bundler { send, bundle: Vec::new(), size: 1 };
             let walked = sources.into_iter().try_for_each(|source| source.each(&mut bundler));
@@ -89,7 +89,13 @@ impl Inputs {
                 tracing::debug!("nobody wants more inputs, the walk is broken off");
             }
         });
-        Self { bundles }
+        inputs
+    }
+
+    /// Inputs that somebody sends, in bundles; they end when the sender is dropped.
+    pub fn channel() -> (mpsc::Sender<Vec<Input>>, Self) {
+        let (send, bundles) = mpsc::channel(BUNDLES);
+        (send, Self { bundles })
     }
 
     /// The next few; `None` at the end. Dropping the future loses nothing.

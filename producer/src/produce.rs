@@ -142,7 +142,7 @@ impl<'a> Producer<'a> {
             front: 0,
         };
         self.accepted.send_replace(span.from);
-        self.broker.publish(Queue::Results, Message::new(Body::Open(Arc::clone(&batch)), Priority::default())).await?;
+        sending.open()?;
         let nobody = Arc::new(Maker { worker: String::new(), device: String::new() });
         let mut cutter = Cutter::new(self.cut);
         let mut refused = Vec::new();
@@ -271,6 +271,13 @@ impl<'p> Sending<'p, '_> {
         self.send(Queue::Results, Message::new(body, Priority::default()), bytes, 0).await
     }
 
+    /// Says that the batch begins, and does not wait: nothing counts as accepted before it is confirmed, and an outcome
+    /// that overtakes it goes round until it has come.
+    fn open(&mut self) -> Result<(), ProduceError> {
+        let message = Message::new(Body::Open(Arc::clone(&self.batch)), Priority::default());
+        self.depart(0, 0, self.producer.broker.publish(Queue::Results, message))
+    }
+
     /// Publishes, and waits only while as much as may be is under way.
     async fn send(&mut self, queue: Queue, message: Message, bytes: u64, upto: u64) -> Result<(), ProduceError> {
         let UnderWay { messages, bytes: most } = self.producer.under_way;
@@ -279,16 +286,26 @@ impl<'p> Sending<'p, '_> {
                 self.landed(landed)?;
             }
         }
-        let number = self.front + self.order.len() as u64;
-        self.order.push_back((upto, false));
-        self.bytes += bytes;
         let broker = self.producer.broker;
-        self.flying.push(Box::pin(async move {
+        self.depart(bytes, upto, async move {
             reach("producer.publish.before");
             let published = broker.publish(queue, message).await;
             reach("producer.publish.after");
-            (number, bytes, published)
-        }));
+            published
+        })
+    }
+
+    /// Sends a message on its way, with which the items before `upto` are accepted.
+    fn depart(
+        &mut self,
+        bytes: u64,
+        upto: u64,
+        published: impl Future<Output = Result<(), BrokerError>> + Send + 'p,
+    ) -> Result<(), ProduceError> {
+        let number = self.front + self.order.len() as u64;
+        self.order.push_back((upto, false));
+        self.bytes += bytes;
+        self.flying.push(Box::pin(async move { (number, bytes, published.await) }));
         // It begins to travel with the first poll, in the order of sending.
         if let Some(Some(landed)) = futures::FutureExt::now_or_never(self.flying.next()) {
             self.landed(landed)?;

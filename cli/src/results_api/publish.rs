@@ -1,0 +1,240 @@
+//! Publish: batches that come over HTTP go out as those of `tidemill submit` do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use tidemill_core::batch::{Batch, BatchId, Priority};
+use tidemill_core::broker::rabbitmq::RabbitMq;
+use tidemill_core::broker::{Broker as _, Health};
+use tidemill_core::nearest::did_you_mean;
+use tidemill_core::retry::RetryPolicy;
+use tidemill_core::settings::Settings;
+use tidemill_core::store::redis::Redis;
+use tidemill_core::store::{BatchInfo, Shared as _, Store as _, StoreError, StoreErrorKind};
+use tidemill_core::task::{Job, Register, raw};
+use tidemill_producer::inputs::{Input, Inputs};
+use tidemill_producer::{Cut, ProduceError, Produced, Producer, Span};
+use tidemill_results_api::http::{Entry, NewBatch, NewRetry, SubmitError, SubmitErrorKind, Submitted, Submitter};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::identity;
+use crate::submit::{MAX_INPUT_BYTES, UNDER_WAY};
+
+/// Entries that are handed over together, as many of them as are there.
+const BUNDLE: usize = 512;
+/// How often is looked whether the broker takes anything.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Publishes batches to the cluster.
+pub(crate) struct Publisher {
+    pub(crate) broker: Arc<RabbitMq>,
+    pub(crate) store: Arc<Redis>,
+    pub(crate) register: Register,
+    pub(crate) settings: Settings,
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher").field("broker", &self.broker).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Submitter for Publisher {
+    async fn submit(
+        &self,
+        new: NewBatch,
+        entries: BoxStream<'static, Result<Entry, SubmitError>>,
+    ) -> Result<Submitted, SubmitError> {
+        let job = self.job(&new)?;
+        let known = match &new.idempotency_key {
+            Some(key) => self.known(&identity::id_of(key).map_err(fault)?).await?,
+            None => None,
+        };
+        let given = self.batch(&new)?;
+        let batch = match &known {
+            Some(known) => match identity::difference(&known.batch, &given) {
+                // What was decided when it was begun stays so.
+                None => known.batch.clone(),
+                Some(problem) => {
+                    let message = format!("idempotency_key: batch {} was begun in another way: {problem}", given.id);
+                    return Err(SubmitError { kind: SubmitErrorKind::Conflict, message });
+                }
+            },
+            None => given,
+        };
+        let id = batch.id.clone();
+        if let Some(items) = known.as_ref().and_then(|known| known.progress.total) {
+            return Ok(Submitted { id, items, is_new: false });
+        }
+        // Now and not when its message is collected: whoever has our answer may ask for it at once.
+        self.store.open(&batch).await.map_err(|error| of_store(&error))?;
+        let from = known.as_ref().map_or(0, |known| known.accepted);
+        let accepted = watch::Sender::new(from);
+        let published = self.publish(Arc::new(batch), &*job, entries, from, &accepted).await;
+        let before = *accepted.borrow();
+        if published.is_err() && before > from {
+            // Whoever sends it again has to send less; without this note only more than is needed.
+            drop(self.store.accept(&id, before).await);
+        }
+        published.map(|items| Submitted { id, items, is_new: known.is_none() })
+    }
+}
+
+impl Publisher {
+    fn job(&self, new: &NewBatch) -> Result<Arc<dyn Job>, SubmitError> {
+        let kind = self.register.find(&new.task).map_err(|unknown| {
+            invalid(format!("task: {unknown}{}; GET /v1/tasks lists them", did_you_mean(&unknown.nearest)))
+        })?;
+        let none = raw(&serde_json::Map::new());
+        let options = new.options.as_deref().unwrap_or(&none);
+        kind.prepare(options).map_err(|problem| invalid(format!("options: {problem}")))
+    }
+
+    /// The batch as it is asked for; what is left out is as the settings say.
+    fn batch(&self, new: &NewBatch) -> Result<Batch, SubmitError> {
+        let NewRetry { attempts, base, max } = new.retry;
+        let defaults = &self.settings.retry;
+        let id = match &new.idempotency_key {
+            Some(key) => identity::id_of(key).map_err(fault)?,
+            None => BatchId::new(),
+        };
+        let batch = Batch {
+            id,
+            task: new.task.clone(),
+            options: new.options.clone().unwrap_or_else(|| raw(&serde_json::Map::new())),
+            retry: RetryPolicy {
+                attempts: attempts.unwrap_or(defaults.attempts),
+                base: base.map_or(defaults.base, Duration::from_millis),
+                max: max.map_or(defaults.max, Duration::from_millis),
+            },
+            timeout: new.timeout.map_or(self.settings.task.timeout, Duration::from_millis),
+            priority: Priority(new.priority),
+            expires: new.expires,
+        };
+        if batch.retry.attempts == 0 {
+            return Err(invalid("retry.attempts: it is at least 1"));
+        }
+        if batch.timeout.is_zero() {
+            return Err(invalid("timeout: it is longer than nothing"));
+        }
+        Ok(batch)
+    }
+
+    async fn known(&self, id: &BatchId) -> Result<Option<BatchInfo>, SubmitError> {
+        match self.store.info(id).await {
+            Ok(info) => Ok(Some(info)),
+            Err(error) if error.kind == StoreErrorKind::Unknown => Ok(None),
+            Err(error) => Err(of_store(&error)),
+        }
+    }
+
+    /// Publishes the entries from `from` on and seals the batch; gives how many items it has.
+    async fn publish(
+        &self,
+        batch: Arc<Batch>,
+        job: &dyn Job,
+        entries: BoxStream<'static, Result<Entry, SubmitError>>,
+        from: u64,
+        accepted: &watch::Sender<u64>,
+    ) -> Result<u64, SubmitError> {
+        let chunk = &self.settings.chunk;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let producer = Producer {
+            broker: &*self.broker,
+            cut: Cut::by_cost(job.cost(), chunk.target, chunk.max_items, chunk.max_bytes, cores),
+            window: None,
+            under_way: UNDER_WAY,
+            max_input_bytes: MAX_INPUT_BYTES,
+            ready: None,
+            accepted: accepted.clone(),
+        };
+        let (bundles, inputs) = Inputs::channel();
+        let stop = CancellationToken::new();
+        let span = Span { from, seal_when_stopped: false };
+        let producing = producer.produce(batch, job, inputs, span, &stop);
+        let both = async move {
+            let bundles = bundles;
+            let mut producing = std::pin::pin!(producing);
+            tokio::select! {
+                // Where the entries end with an error the way stays open until the producer is gone: its end seals.
+                fed = feed(entries, &bundles) => fed?,
+                produced = &mut producing => return of_produced(produced),
+            }
+            drop(bundles);
+            of_produced(producing.await)
+        };
+        tokio::select! {
+            items = both => items,
+            reason = self.is_away_for(self.settings.submit.patience) => Err(SubmitError {
+                kind: SubmitErrorKind::Away,
+                message: format!("the broker takes nothing: {reason}"),
+            }),
+        }
+    }
+
+    /// Resolves once the broker has taken nothing for so long, with its reason.
+    async fn is_away_for(&self, patience: Duration) -> String {
+        let mut since = tokio::time::Instant::now();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            match self.broker.health() {
+                Health::Ready => since = tokio::time::Instant::now(),
+                Health::Blocked(reason) | Health::Away(reason) if since.elapsed() >= patience => return reason,
+                Health::Blocked(_) | Health::Away(_) => {}
+            }
+        }
+    }
+}
+
+/// Hands entries over as they come.
+async fn feed(
+    entries: BoxStream<'static, Result<Entry, SubmitError>>,
+    bundles: &mpsc::Sender<Vec<Input>>,
+) -> Result<(), SubmitError> {
+    let mut entries = entries.ready_chunks(BUNDLE);
+    while let Some(some) = entries.next().await {
+        let bundle: Vec<Input> = some.into_iter().map(|entry| entry.map(input)).collect::<Result<_, _>>()?;
+        if bundles.send(bundle).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn input(entry: Entry) -> Input {
+    match entry {
+        Entry::Input(json) => Input::value(json),
+        Entry::Refused { shown, failure } => Input { refused: Some(failure), ..Input::value(shown) },
+    }
+}
+
+fn of_produced(produced: Result<Produced, ProduceError>) -> Result<u64, SubmitError> {
+    match produced {
+        Ok(produced) => Ok(produced.total),
+        Err(ProduceError::Broker(error)) if error.is_transient() => {
+            Err(SubmitError { kind: SubmitErrorKind::Away, message: "the broker did not take all of it".into() })
+        }
+        Err(error) => Err(fault(error)),
+    }
+}
+
+fn of_store(error: &StoreError) -> SubmitError {
+    if error.is_transient() {
+        SubmitError { kind: SubmitErrorKind::Away, message: "the store is away".into() }
+    } else {
+        fault(error)
+    }
+}
+
+fn invalid(message: impl Into<String>) -> SubmitError {
+    SubmitError { kind: SubmitErrorKind::Invalid, message: message.into() }
+}
+
+fn fault(error: impl std::fmt::Display) -> SubmitError {
+    SubmitError { kind: SubmitErrorKind::Fault, message: error.to_string() }
+}
