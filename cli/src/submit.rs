@@ -129,10 +129,10 @@ impl<'a> Submission<'a> {
         let patience = self.args.deadline.map_or(patience, |deadline| deadline.min(patience));
         let broker = cluster::broker(self.settings, "submit", Some(patience))?;
         cluster::ready(&broker, Some(patience)).await?;
-        self.warn_if_nobody_serves(self.job.lane()).await;
-
         let from = self.known.as_ref().map_or(0, |known| known.accepted);
-        let (accepted, sent) = self.publish(&broker, sources, from).await?;
+        let (published, ()) =
+            tokio::join!(self.publish(&broker, sources, from), self.warn_if_nobody_serves(self.job.lane()));
+        let (accepted, sent) = published?;
         if accepted > from {
             // The batch goes on without it; only a later --resume would send more than it needs to.
             drop(self.client.accept(id, accepted).await);

@@ -7,6 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
 use tokio::sync::{mpsc, oneshot};
@@ -65,15 +66,18 @@ pub(super) struct Publishers {
 
 impl Publishers {
     pub(super) async fn start(connection: &Connection, broken: &CancellationToken) -> Result<Self, lapin::Error> {
-        let mut channels = Vec::with_capacity(CHANNELS);
-        for _ in 0..CHANNELS {
+        let opened = (0..CHANNELS).map(|_| async {
             let channel = connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            Ok::<_, lapin::Error>(channel)
+        });
+        let start = |channel| {
             let (requests, waiting) = mpsc::channel(WAITING);
             let publisher = Publisher { channel, sent: VecDeque::new(), returned: HashSet::new() };
             tokio::spawn(publisher.run(waiting, broken.clone()));
-            channels.push(requests);
-        }
+            requests
+        };
+        let channels = try_join_all(opened).await?.into_iter().map(start).collect();
         Ok(Self { channels, next: AtomicUsize::new(0), number: AtomicU64::new(0), steps: Mutex::default() })
     }
 

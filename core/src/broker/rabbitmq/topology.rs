@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ErrorKind, ExchangeKind};
@@ -88,21 +89,25 @@ impl Topology {
         // A mismatch closes the channel, so this one is thrown away.
         let channel = connection.create_channel().await.map_err(|error| (BrokerErrorKind::Unreachable, why(&error)))?;
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-        for (name, kind) in
-            [(self.prefix.to_string(), ExchangeKind::Direct), (self.control().exchange, ExchangeKind::Fanout)]
-        {
-            channel
-                .exchange_declare(name.as_str().into(), kind, durable, FieldTable::default())
-                .await
-                .map_err(|error| mismatch("exchange", &name, &error))?;
-        }
+        let exchanges =
+            [(self.prefix.to_string(), ExchangeKind::Direct), (self.control().exchange, ExchangeKind::Fanout)];
+        let exchanges = exchanges.map(|(name, kind)| {
+            let channel = &channel;
+            async move {
+                let declared = channel.exchange_declare(name.as_str().into(), kind, durable, FieldTable::default());
+                declared.await.map_err(|error| mismatch("exchange", &name, &error))
+            }
+        });
+        try_join_all(exchanges).await?;
         let mut queues = vec![Queue::Results, Queue::Dead, Queue::Workers];
         queues.extend(Lane::ALL.into_iter().flat_map(|lane| [Queue::Jobs(lane), Queue::Suspects(lane)]));
-        for queue in queues {
-            for name in self.names(queue) {
-                self.declare_queue(&channel, &name, self.arguments(queue), &self.prefix).await?;
-            }
-        }
+        let names = queues.into_iter().flat_map(|queue| self.names(queue).into_iter().map(move |name| (queue, name)));
+        let declared = names.map(|(queue, name)| {
+            let channel = &channel;
+            async move { self.declare_queue(channel, &name, self.arguments(queue), &self.prefix).await }
+        });
+        // The broker takes them one after the other; waiting for each answer was most of the time of a short command.
+        try_join_all(declared).await?;
         // Nothing is lost if it does not close: it goes with the connection.
         drop(channel.close(200, "declared".into()).await);
         Ok(())
