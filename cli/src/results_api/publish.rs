@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tidemill_core::batch::{Batch, BatchId, Priority};
 use tidemill_core::broker::rabbitmq::RabbitMq;
-use tidemill_core::broker::{Broker as _, Health};
+use tidemill_core::broker::{Broker as _, BrokerErrorKind, Health};
 use tidemill_core::nearest::did_you_mean;
 use tidemill_core::retry::RetryPolicy;
 use tidemill_core::settings::Settings;
@@ -216,7 +216,8 @@ fn input(entry: Entry) -> Input {
 fn of_produced(produced: Result<Produced, ProduceError>) -> Result<u64, SubmitError> {
     match produced {
         Ok(produced) => Ok(produced.total),
-        Err(ProduceError::Broker(error)) if error.is_transient() => {
+        // What it refuses now, with a queue that is full or has just no leader, it may take later.
+        Err(ProduceError::Broker(error)) if error.is_transient() || error.kind == BrokerErrorKind::Refused => {
             Err(SubmitError { kind: SubmitErrorKind::Away, message: "the broker did not take all of it".into() })
         }
         Err(error) => Err(fault(error)),
