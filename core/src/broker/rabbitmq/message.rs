@@ -20,6 +20,8 @@ const PERSISTENT: u8 = 2;
 mod headers {
     pub(super) const VERSION: &str = "v";
     pub(super) const BATCH: &str = "batch";
+    /// W3C Trace Context: a batch is a trace, a chunk a span of it.
+    pub(super) const TRACE: &str = "traceparent";
     pub(super) const TASK: &str = "task";
     /// The index of the chunk's first item, which names the chunk within its batch.
     pub(super) const CHUNK: &str = "chunk";
@@ -44,6 +46,7 @@ pub(super) fn parcel(message: &Message, bytes: Bytes, route: Route) -> Parcel {
     set(headers::VERSION, number(wire::VERSION));
     if let Some(batch) = message.body.batch() {
         set(headers::BATCH, text(batch.as_str()));
+        set(headers::TRACE, text(&trace_parent(batch, &message.body)));
     }
     if let Body::Chunk(chunk) = &message.body {
         set(headers::TASK, text(&chunk.batch.task));
@@ -71,6 +74,16 @@ pub(super) fn parcel(message: &Message, bytes: Bytes, route: Route) -> Parcel {
         properties = properties.with_expiration(delay.to_string().as_str().into());
     }
     Parcel { route, bytes, properties, is_mandatory: true }
+}
+
+/// `00-<trace id>-<parent id>-<flags>`, see <https://www.w3.org/TR/trace-context/#traceparent-header>. A batch's id has
+/// the form of a trace's; ids are never all zero, so the batch itself is span 1 and chunks count from 2.
+fn trace_parent(batch: &BatchId, body: &Body) -> String {
+    let span = match body {
+        Body::Chunk(chunk) => chunk.items.first().map_or(0, |item| item.index.0).saturating_add(2),
+        _ => 1,
+    };
+    format!("00-{batch}-{span:016x}-01")
 }
 
 /// What a delivery holds; a `refusal` where it lies among the dead.
@@ -159,4 +172,19 @@ pub(super) fn read_notice(bytes: &[u8]) -> Result<Notice, Malformed> {
         NoticeForm::Cancel(batch) => Notice::Cancel(batch),
         NoticeForm::Drain(worker) => Notice::Drain(worker),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_context_has_the_form_of_the_standard() {
+        let batch = BatchId::new();
+        let body = Body::Seal { batch: batch.clone(), total: 3 };
+        let parts: Vec<String> = trace_parent(&batch, &body).split('-').map(str::to_owned).collect();
+        assert_eq!(parts.iter().map(String::len).collect::<Vec<_>>(), [2, 32, 16, 2]);
+        assert_eq!((&parts[1][..], &parts[2][..]), (batch.as_str(), "0000000000000001"));
+        assert!(parts.concat().bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')), "lower-case hexadecimal");
+    }
 }
