@@ -46,7 +46,9 @@ pub(super) fn parcel(message: &Message, bytes: Bytes, route: Route) -> Parcel {
     set(headers::VERSION, number(wire::VERSION));
     if let Some(batch) = message.body.batch() {
         set(headers::BATCH, text(batch.as_str()));
-        set(headers::TRACE, text(&trace_parent(batch, &message.body)));
+        if let Some(parent) = trace_parent(batch, &message.body) {
+            set(headers::TRACE, text(&parent));
+        }
     }
     if let Body::Chunk(chunk) = &message.body {
         set(headers::TASK, text(&chunk.batch.task));
@@ -76,14 +78,20 @@ pub(super) fn parcel(message: &Message, bytes: Bytes, route: Route) -> Parcel {
     Parcel { route, bytes, properties, is_mandatory: true }
 }
 
-/// `00-<trace id>-<parent id>-<flags>`, see <https://www.w3.org/TR/trace-context/#traceparent-header>. A batch's id has
-/// the form of a trace's; ids are never all zero, so the batch itself is span 1 and chunks count from 2.
-fn trace_parent(batch: &BatchId, body: &Body) -> String {
+/// `00-<trace id>-<parent id>-<flags>`, see <https://www.w3.org/TR/trace-context/#traceparent-header>. The ids that we
+/// make have the form of a trace's; one of somebody else's making may not, and is no trace. A span's id is never zero, so
+/// the batch itself is span 1 and chunks count from 2.
+fn trace_parent(batch: &BatchId, body: &Body) -> Option<String> {
+    let id = batch.as_str();
+    let is_hex = id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if id.len() != 32 || !is_hex || id.bytes().all(|byte| byte == b'0') {
+        return None;
+    }
     let span = match body {
         Body::Chunk(chunk) => chunk.items.first().map_or(0, |item| item.index.0).saturating_add(2),
         _ => 1,
     };
-    format!("00-{batch}-{span:016x}-01")
+    Some(format!("00-{id}-{span:016x}-01"))
 }
 
 /// What a delivery holds; a `refusal` where it lies among the dead.
@@ -182,9 +190,10 @@ mod tests {
     fn a_trace_context_has_the_form_of_the_standard() {
         let batch = BatchId::new();
         let body = Body::Seal { batch: batch.clone(), total: 3 };
-        let parts: Vec<String> = trace_parent(&batch, &body).split('-').map(str::to_owned).collect();
+        let parts: Vec<String> = trace_parent(&batch, &body).unwrap().split('-').map(str::to_owned).collect();
         assert_eq!(parts.iter().map(String::len).collect::<Vec<_>>(), [2, 32, 16, 2]);
         assert_eq!((&parts[1][..], &parts[2][..]), (batch.as_str(), "0000000000000001"));
         assert!(parts.concat().bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')), "lower-case hexadecimal");
+        assert_eq!(trace_parent(&"mine".parse().unwrap(), &body), None);
     }
 }
