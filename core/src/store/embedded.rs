@@ -1,24 +1,44 @@
-//! The store inside the process: outcomes in memory until they are read.
+//! The store inside the process: outcomes in memory until they are read, or for as long as there is room.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+mod shared;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{Order, Page, Progress, Store, StoreError, StoreErrorKind, Version};
-use crate::batch::{Batch, BatchId};
-use crate::outcome::Outcome;
+use crate::batch::{Batch, BatchId, unix_millis};
+use crate::broker::Heartbeat;
+use crate::outcome::{Outcome, Status};
 
 /// Outcomes in memory, gone with the process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Embedded {
     batches: Mutex<HashMap<BatchId, Ledger>>,
+    workers: Mutex<BTreeMap<String, Heartbeat>>,
+    /// Bytes of outcomes beyond which complete batches are given up, the oldest first.
+    keep_bytes: u64,
+}
+
+impl Default for Embedded {
+    /// It keeps everything until it is forgotten.
+    fn default() -> Self {
+        Self::keeping(u64::MAX)
+    }
 }
 
 /// All that is known of one batch.
 #[derive(Debug, Default)]
 struct Ledger {
+    /// What was opened, and when.
+    opened: Option<(Batch, u64)>,
+    completed: Option<u64>,
+    accepted: u64,
+    dead: BTreeSet<u64>,
+    /// Bytes of its outcomes, those that were forgotten too.
+    bytes: u64,
     progress: Progress,
     /// One bit an item: whether it has its outcome. Kept when the outcome itself is forgotten.
     recorded: Vec<u64>,
@@ -57,6 +77,14 @@ impl Window {
         Some(self.slots.iter().skip(skip).take(limit).map_while(Clone::clone).collect())
     }
 
+    fn get(&self, place: u64) -> Option<&Arc<Outcome>> {
+        self.slots.get(usize::try_from(place.checked_sub(self.base)?).ok()?)?.as_ref()
+    }
+
+    fn take(&mut self, place: u64) -> Option<Arc<Outcome>> {
+        self.slots.get_mut(usize::try_from(place.checked_sub(self.base)?).ok()?)?.take()
+    }
+
     fn forget(&mut self, before: u64) {
         let gone = before.saturating_sub(self.base).min(self.slots.len() as u64);
         self.slots.drain(..usize::try_from(gone).unwrap_or(usize::MAX));
@@ -76,12 +104,19 @@ impl Ledger {
             return;
         }
         self.recorded[word] |= bit;
+        if outcome.status() == Status::Dead {
+            self.dead.insert(index);
+        }
+        self.bytes += outcome.weight_bytes() + outcome.output_bytes();
         self.progress.counts[outcome.status() as usize] += 1;
         self.by_landing.put(self.by_landing.end(), Arc::clone(outcome));
         self.by_index.put(index, Arc::clone(outcome));
     }
 
-    fn changed(&self) {
+    fn changed(&mut self) {
+        if self.completed.is_none() && self.progress.is_complete() {
+            self.completed = Some(unix_millis());
+        }
         self.version.send_modify(|version| *version += 1);
     }
 
@@ -94,6 +129,33 @@ impl Ledger {
 }
 
 impl Embedded {
+    /// Makes a store that gives up complete batches, the oldest first, where the outcomes of all have more bytes.
+    pub fn keeping(keep_bytes: u64) -> Self {
+        Self { batches: Mutex::default(), workers: Mutex::default(), keep_bytes }
+    }
+
+    /// Whether outcomes of batches that are not complete take more room than all may.
+    pub fn is_full(&self) -> bool {
+        let batches = lock(&self.batches);
+        let under_way = batches.values().filter(|ledger| ledger.completed.is_none());
+        under_way.map(|ledger| ledger.bytes).sum::<u64>() > self.keep_bytes
+    }
+
+    /// Gives up what there is no room for.
+    fn make_room(&self) {
+        let mut batches = lock(&self.batches);
+        let mut bytes: u64 = batches.values().map(|ledger| ledger.bytes).sum();
+        let complete = batches.iter().filter_map(|(id, ledger)| Some((ledger.completed?, id.clone())));
+        let mut complete: Vec<_> = complete.collect();
+        complete.sort_unstable();
+        for (_, id) in complete {
+            if bytes <= self.keep_bytes {
+                break;
+            }
+            bytes -= batches.remove(&id).map_or(0, |ledger| ledger.bytes);
+        }
+    }
+
     fn with<T>(
         &self,
         action: &str,
@@ -101,15 +163,22 @@ impl Embedded {
         act: impl FnOnce(&mut Ledger) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         // No critical section can leave a ledger half written by a panic: each checks before it changes.
-        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut batches = lock(&self.batches);
         act(batches.get_mut(batch).ok_or_else(|| StoreError::unknown(action, batch))?)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]
 impl Store for Embedded {
     async fn open(&self, batch: &Batch) -> Result<(), StoreError> {
-        self.batches.lock().unwrap_or_else(PoisonError::into_inner).entry(batch.id.clone()).or_default();
+        self.make_room();
+        let mut batches = lock(&self.batches);
+        let ledger = batches.entry(batch.id.clone()).or_default();
+        ledger.opened.get_or_insert_with(|| (batch.clone(), unix_millis()));
         Ok(())
     }
 
@@ -185,7 +254,7 @@ impl Store for Embedded {
     async fn changed(&self, batch: &BatchId, seen: Version) -> Result<Version, StoreError> {
         let mut version = self.with("watch a batch", batch, |ledger| Ok(ledger.version.subscribe()))?;
         let now = version.wait_for(|version| *version > seen.0).await;
-        // The sender lives in the ledger, which is never taken out while the store lives.
+        // The sender lives in the ledger, until that is given up.
         now.map(|now| Version(*now)).map_err(|_| StoreError::unknown("watch a batch", batch))
     }
 }

@@ -1,11 +1,10 @@
-//! What a shared store promises, over the embedded one.
+//! What a shared store promises, over the embedded one; it can be taken away and come back.
 
-use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use tidemill_core::batch::{Batch, BatchId, unix_millis};
+use tidemill_core::batch::{Batch, BatchId};
 use tidemill_core::broker::{Health, Heartbeat};
 use tidemill_core::outcome::Outcome;
 use tidemill_core::store::embedded::Embedded;
@@ -13,22 +12,12 @@ use tidemill_core::store::{
     BatchInfo, Books, DeadItem, Order, Page, Progress, Shared, Store, StoreError, StoreErrorKind, Version,
 };
 
-/// The embedded store with what machines share; it can be taken away and come back.
+/// The embedded store, which can be taken away and come back.
 #[derive(Debug, Default)]
 pub struct InProcess {
     inner: Embedded,
-    batches: Mutex<BTreeMap<BatchId, Known>>,
-    workers: Mutex<Vec<Heartbeat>>,
     is_away: AtomicBool,
     read: AtomicU64,
-}
-
-#[derive(Debug)]
-struct Known {
-    batch: Batch,
-    created: u64,
-    accepted: u64,
-    revived: HashSet<u64>,
 }
 
 impl InProcess {
@@ -52,24 +41,12 @@ impl InProcess {
         }
         Ok(&self.inner)
     }
-
-    fn known<T>(&self, batch: &BatchId, act: impl FnOnce(&mut Known) -> T) -> Result<T, StoreError> {
-        let mut batches = self.batches.lock().unwrap();
-        batches.get_mut(batch).map(act).ok_or_else(|| StoreError::unknown("read a batch", batch))
-    }
-
-    async fn outcomes(&self, batch: &BatchId) -> Result<Vec<Arc<Outcome>>, StoreError> {
-        Ok(self.here()?.read(batch, Order::Completion, 0, usize::MAX).await?.outcomes)
-    }
 }
 
 #[async_trait]
 impl Store for InProcess {
     async fn open(&self, batch: &Batch) -> Result<(), StoreError> {
-        self.here()?.open(batch).await?;
-        let known = Known { batch: batch.clone(), created: unix_millis(), accepted: 0, revived: HashSet::new() };
-        self.batches.lock().unwrap().entry(batch.id.clone()).or_insert(known);
-        Ok(())
+        self.here()?.open(batch).await
     }
 
     async fn seal(&self, batch: &BatchId, total: u64) -> Result<(), StoreError> {
@@ -106,84 +83,39 @@ impl Store for InProcess {
 #[async_trait]
 impl Shared for InProcess {
     async fn info(&self, batch: &BatchId) -> Result<BatchInfo, StoreError> {
-        let progress = self.progress(batch).await?;
-        let completed = progress.is_complete().then(unix_millis);
-        self.known(batch, |known| BatchInfo {
-            batch: known.batch.clone(),
-            created: known.created,
-            completed,
-            accepted: known.accepted,
-            progress,
-        })
+        self.here()?.info(batch).await
     }
 
     async fn list(&self, limit: usize) -> Result<Vec<BatchInfo>, StoreError> {
-        let ids: Vec<BatchId> = self.batches.lock().unwrap().keys().rev().take(limit).cloned().collect();
-        let mut infos = Vec::new();
-        for id in ids {
-            infos.push(self.info(&id).await?);
-        }
-        Ok(infos)
+        self.here()?.list(limit).await
     }
 
     async fn accept(&self, batch: &BatchId, before: u64) -> Result<(), StoreError> {
-        self.here()?;
-        self.known(batch, |known| known.accepted = known.accepted.max(before))
+        self.here()?.accept(batch, before).await
     }
 
     async fn verify(&self, batch: &BatchId) -> Result<Books, StoreError> {
-        let progress = self.progress(batch).await?;
-        let mut books = Books { total: progress.total, duplicates: progress.duplicates, ..Books::default() };
-        books.counters = progress.counts;
-        let mut seen = HashSet::new();
-        for outcome in self.outcomes(batch).await? {
-            books.counts[outcome.status() as usize] += 1;
-            seen.insert(outcome.index.0);
-        }
-        let end = progress.total.unwrap_or_else(|| seen.iter().max().map_or(0, |last| last + 1));
-        let missing: Vec<u64> = (0..end).filter(|index| !seen.contains(index)).collect();
-        books.missing = missing.len() as u64;
-        books.missing_first = missing.into_iter().take(8).map(|index| (index, index + 1)).collect();
-        Ok(books)
+        self.here()?.verify(batch).await
     }
 
     async fn cancelled(&self) -> Result<Vec<BatchId>, StoreError> {
-        let infos = self.list(usize::MAX).await?.into_iter();
-        let is_under_way = |info: &BatchInfo| info.progress.cancelled && !info.progress.is_complete();
-        Ok(infos.filter(is_under_way).map(|info| info.batch.id).collect())
+        self.here()?.cancelled().await
     }
 
     async fn beat(&self, heartbeats: &[Heartbeat]) -> Result<(), StoreError> {
-        self.here()?;
-        self.workers.lock().unwrap().extend_from_slice(heartbeats);
-        Ok(())
+        self.here()?.beat(heartbeats).await
     }
 
     async fn workers(&self) -> Result<Vec<Heartbeat>, StoreError> {
-        self.here()?;
-        Ok(self.workers.lock().unwrap().clone())
+        self.here()?.workers().await
     }
 
     async fn dead(&self, batch: Option<&BatchId>, limit: usize) -> Result<Vec<DeadItem>, StoreError> {
-        let ids: Vec<BatchId> = match batch {
-            Some(batch) => vec![batch.clone()],
-            None => self.batches.lock().unwrap().keys().cloned().collect(),
-        };
-        let mut dead = Vec::new();
-        for id in ids {
-            let (task, revived) = self.known(&id, |known| (known.batch.task.clone(), known.revived.clone()))?;
-            let outcomes = self.outcomes(&id).await?;
-            let items = outcomes.iter().filter(|outcome| !revived.contains(&outcome.index.0));
-            dead.extend(items.filter_map(|outcome| DeadItem::of(&id, &task, Outcome::clone(outcome))));
-        }
-        dead.truncate(limit);
-        Ok(dead)
+        self.here()?.dead(batch, limit).await
     }
 
     async fn revive(&self, batch: &BatchId, index: u64) -> Result<bool, StoreError> {
-        // The embedded store cannot take an outcome back; that it was asked to is remembered.
-        let is_dead = self.dead(Some(batch), usize::MAX).await?.iter().any(|item| item.index == index);
-        Ok(is_dead && self.known(batch, |known| known.revived.insert(index))?)
+        self.here()?.revive(batch, index).await
     }
 
     async fn health(&self) -> Health {

@@ -1,0 +1,233 @@
+//! What many callers of one process share: lists, books, workers, the dead.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{Embedded, Ledger, lock};
+use crate::batch::{BatchId, unix_millis};
+use crate::broker::{Health, Heartbeat};
+use crate::outcome::{Outcome, Status};
+use crate::store::{BatchInfo, Books, DeadItem, Shared, StoreError, StoreErrorKind};
+
+/// Ranges of missing items that are named.
+const NAMED: usize = 16;
+
+impl Ledger {
+    fn info(&self) -> Option<BatchInfo> {
+        let (batch, created) = self.opened.clone()?;
+        let Self { completed, accepted, progress, .. } = self;
+        Some(BatchInfo { batch, created, completed: *completed, accepted: *accepted, progress: progress.clone() })
+    }
+
+    fn is_recorded(&self, index: u64) -> bool {
+        let word = usize::try_from(index / 64).ok().and_then(|word| self.recorded.get(word));
+        word.is_some_and(|word| word & (1 << (index % 64)) != 0)
+    }
+
+    /// The outcomes counted anew, as they stand in the order of indices.
+    fn books(&self) -> Books {
+        let Self { progress, by_index, .. } = self;
+        let mut books = Books {
+            total: progress.total,
+            counters: progress.counts,
+            duplicates: progress.duplicates,
+            ..Books::default()
+        };
+        for outcome in by_index.slots.iter().flatten() {
+            books.counts[outcome.status() as usize] += 1;
+        }
+        let highest = self.recorded.len() as u64 * 64;
+        let end =
+            progress.total.unwrap_or_else(|| (0..highest).rfind(|index| self.is_recorded(*index)).map_or(0, |n| n + 1));
+        books.beyond = (end..highest).filter(|index| self.is_recorded(*index)).count() as u64;
+        for index in (0..end).filter(|index| by_index.get(*index).is_none()) {
+            books.missing += 1;
+            let named = books.missing_first.len();
+            match books.missing_first.last_mut() {
+                Some(last) if last.1 == index => last.1 += 1,
+                _ if named < NAMED => books.missing_first.push((index, index + 1)),
+                _ => {}
+            }
+        }
+        books
+    }
+
+    fn dead_items<'a>(&'a self, id: &'a BatchId) -> impl Iterator<Item = DeadItem> + 'a {
+        let task = self.opened.as_ref().map_or("", |(batch, _)| &*batch.task);
+        let outcomes = self.dead.iter().filter_map(|index| self.by_index.get(*index));
+        outcomes.filter_map(move |outcome| DeadItem::of(id, task, Outcome::clone(outcome)))
+    }
+
+    /// Takes an outcome back. Its place in the order of completion stays, and is passed over.
+    fn revive(&mut self, index: u64) -> bool {
+        if !self.dead.remove(&index) {
+            return false;
+        }
+        let taken = self.by_index.take(index);
+        let landed = self.by_landing.slots.iter().position(|slot| match (slot, &taken) {
+            (Some(slot), Some(taken)) => Arc::ptr_eq(slot, taken),
+            _ => false,
+        });
+        if let Some(place) = landed {
+            self.by_landing.slots.remove(place);
+        }
+        if let Some(word) = usize::try_from(index / 64).ok().and_then(|word| self.recorded.get_mut(word)) {
+            *word &= !(1 << (index % 64));
+        }
+        self.progress.counts[Status::Dead as usize] -= 1;
+        self.completed = None;
+        self.changed();
+        true
+    }
+}
+
+#[async_trait]
+impl Shared for Embedded {
+    async fn info(&self, batch: &BatchId) -> Result<BatchInfo, StoreError> {
+        let action = "read what is known of a batch";
+        self.with(action, batch, |ledger| ledger.info().ok_or_else(|| StoreError::unknown(action, batch)))
+    }
+
+    async fn list(&self, limit: usize) -> Result<Vec<BatchInfo>, StoreError> {
+        let mut infos: Vec<_> = lock(&self.batches).values().filter_map(Ledger::info).collect();
+        // Not by id: some are made of a key.
+        infos.sort_by_key(|info| std::cmp::Reverse(info.created));
+        infos.truncate(limit);
+        Ok(infos)
+    }
+
+    async fn accept(&self, batch: &BatchId, before: u64) -> Result<(), StoreError> {
+        self.with("note what was accepted", batch, |ledger| {
+            ledger.accepted = ledger.accepted.max(before);
+            Ok(())
+        })
+    }
+
+    async fn verify(&self, batch: &BatchId) -> Result<Books, StoreError> {
+        let action = "verify a batch";
+        self.with(action, batch, |ledger| {
+            if ledger.by_index.base > 0 {
+                return Err(StoreError {
+                    kind: StoreErrorKind::Forgotten,
+                    action: action.into(),
+                    reason: format!("some outcomes of batch {batch} are no longer kept, so they cannot be counted"),
+                });
+            }
+            Ok(ledger.books())
+        })
+    }
+
+    async fn cancelled(&self) -> Result<Vec<BatchId>, StoreError> {
+        let batches = lock(&self.batches);
+        let under_way = batches.iter().filter(|(_, ledger)| ledger.progress.cancelled && ledger.completed.is_none());
+        Ok(under_way.map(|(id, _)| id.clone()).collect())
+    }
+
+    async fn beat(&self, heartbeats: &[Heartbeat]) -> Result<(), StoreError> {
+        lock(&self.workers).extend(heartbeats.iter().map(|heartbeat| (heartbeat.name.clone(), heartbeat.clone())));
+        Ok(())
+    }
+
+    async fn workers(&self) -> Result<Vec<Heartbeat>, StoreError> {
+        let now = unix_millis();
+        let mut workers = lock(&self.workers);
+        workers.retain(|_, heartbeat| heartbeat.at + 3 * heartbeat.every > now);
+        Ok(workers.values().cloned().collect())
+    }
+
+    async fn dead(&self, batch: Option<&BatchId>, limit: usize) -> Result<Vec<DeadItem>, StoreError> {
+        let batches = lock(&self.batches);
+        if let Some(batch) = batch {
+            let ledger = batches.get(batch).ok_or_else(|| StoreError::unknown("list dead items", batch))?;
+            return Ok(ledger.dead_items(batch).take(limit).collect());
+        }
+        Ok(batches.iter().flat_map(|(id, ledger)| ledger.dead_items(id)).take(limit).collect())
+    }
+
+    async fn revive(&self, batch: &BatchId, index: u64) -> Result<bool, StoreError> {
+        self.with("give a dead item another life", batch, |ledger| Ok(ledger.revive(index)))
+    }
+
+    async fn health(&self) -> Health {
+        Health::Ready
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::batch::{Attempt, ItemIndex};
+    use crate::failure::Failure;
+    use crate::outcome::{Ending, Maker};
+    use crate::store::Order;
+    use crate::store::Store as _;
+    use crate::store::conformance::batch;
+    use crate::task::raw;
+
+    fn outcome(index: u64, ending: Ending) -> Arc<Outcome> {
+        Arc::new(Outcome {
+            index: ItemIndex(index),
+            input: raw(&index),
+            name: None,
+            source: None,
+            ending,
+            attempts: Attempt(1),
+            maker: Arc::new(Maker::default()),
+            queued: Duration::ZERO,
+            run: Duration::ZERO,
+        })
+    }
+
+    fn ok(index: u64) -> Arc<Outcome> {
+        outcome(index, Ending::Ok(raw(&index)))
+    }
+
+    async fn complete(store: &Embedded, outcomes: &[Arc<Outcome>]) -> BatchId {
+        let batch = batch();
+        store.open(&batch).await.unwrap();
+        store.seal(&batch.id, outcomes.len() as u64).await.unwrap();
+        store.record(&batch.id, outcomes).await.unwrap();
+        batch.id
+    }
+
+    #[tokio::test]
+    async fn a_dead_item_lives_again_and_its_books_balance_before_and_after() {
+        let store = Embedded::default();
+        let dead = outcome(1, Ending::Dead(Failure::permanent("crash", "it ended its worker")));
+        let batch = complete(&store, &[ok(0), dead, ok(2)]).await;
+        assert!(store.verify(&batch).await.unwrap().balance());
+        assert_eq!(store.dead(None, 10).await.unwrap()[0].index, 1);
+
+        assert!(store.revive(&batch, 1).await.unwrap());
+        assert!(!store.revive(&batch, 1).await.unwrap(), "once");
+
+        let books = store.verify(&batch).await.unwrap();
+        assert_eq!((books.missing, &books.missing_first[..], books.balance()), (1, &[(1, 2)][..], false));
+        assert!(!store.info(&batch).await.unwrap().progress.is_complete());
+        store.record(&batch, &[ok(1)]).await.unwrap();
+        assert!(store.verify(&batch).await.unwrap().balance());
+        let landed = store.read(&batch, Order::Completion, 0, 10).await.unwrap();
+        assert_eq!(landed.outcomes.iter().map(|outcome| outcome.index.0).collect::<Vec<_>>(), [0, 2, 1]);
+    }
+
+    #[tokio::test]
+    async fn where_there_is_no_room_the_oldest_complete_batch_is_given_up() {
+        let outcomes: Vec<_> = (0..100).map(ok).collect();
+        let bytes: u64 = outcomes.iter().map(|outcome| outcome.weight_bytes() + outcome.output_bytes()).sum();
+        let store = Embedded::keeping(2 * bytes);
+        let batches = [complete(&store, &outcomes).await, complete(&store, &outcomes).await];
+        let third = complete(&store, &outcomes).await;
+        assert!(store.info(&batches[0]).await.is_ok(), "there was room for two when the third began");
+
+        let fourth = complete(&store, &[]).await;
+
+        assert_eq!(store.info(&batches[0]).await.unwrap_err().kind, StoreErrorKind::Unknown);
+        for kept in [&batches[1], &third, &fourth] {
+            assert!(store.info(kept).await.is_ok());
+        }
+        assert!(!store.is_full());
+    }
+}
