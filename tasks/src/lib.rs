@@ -7,13 +7,17 @@ pub mod compute;
 pub mod image;
 #[cfg(feature = "testing")]
 pub mod mischief;
+pub mod scenario;
 pub mod text;
+pub mod thread;
 pub mod time;
 pub mod vision;
 
 use std::sync::Arc;
 
 use tidemill_core::task::Register;
+
+use self::scenario::Play;
 
 /// What tasks need to know of where they run.
 #[derive(Clone, Default)]
@@ -39,6 +43,7 @@ pub fn register(house: &House) -> Register {
     #[cfg(feature = "testing")]
     let register = if mischief::is_wanted() { register.compute(mischief::Mischief) } else { register };
     register
+        .wait(Play(thread::define::Define))
         .wait(time::sleep::Sleep)
         .compute(compute::map::Map { engine: engine.clone() })
         .compute(compute::factorize::Factorize)
