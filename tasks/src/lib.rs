@@ -17,8 +17,6 @@ use std::sync::Arc;
 
 use tidemill_core::task::Register;
 
-use self::scenario::Play;
-
 /// What tasks need to know of where they run.
 #[derive(Clone, Default)]
 pub struct House {
@@ -42,8 +40,7 @@ pub fn register(house: &House) -> Register {
     let register = Register::default();
     #[cfg(feature = "testing")]
     let register = if mischief::is_wanted() { register.compute(mischief::Mischief) } else { register };
-    register
-        .wait(Play(thread::define::Define))
+    thread::register(register)
         .wait(time::sleep::Sleep)
         .compute(compute::map::Map { engine: engine.clone() })
         .compute(compute::factorize::Factorize)

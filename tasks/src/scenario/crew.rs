@@ -6,7 +6,7 @@ use std::thread::{Builder, Scope, ScopedJoinHandle};
 use tidemill_core::compute::message_of;
 use tidemill_core::failure::Failure;
 
-use super::Scene;
+use super::{Scene, Stopped};
 
 /// Starts threads of a scene; see [`Scene::crew`].
 #[derive(Debug)]
@@ -24,15 +24,18 @@ impl Scene {
     /// stopped, which ends their waits.
     ///
     /// # Errors
-    /// What `direct` failed with.
+    /// What `direct` failed with, or [`Stopped`]; what became of the item is what failed first.
     pub fn crew<'env, T>(
         &self,
         direct: impl for<'scope> FnOnce(&Crew<'scope, 'env>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        std::thread::scope(|scope| {
+        let result = std::thread::scope(|scope| {
             let crew = Crew { scope, scene: self.clone() };
             self.or_stop(|| direct(&crew))
-        })
+        })?;
+        // One that was not joined may have failed.
+        self.go_on()?;
+        Ok(result)
     }
 
     /// What fails or panics stops the scene.

@@ -3,6 +3,7 @@
 use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments};
 
+use super::MAX_THREADS;
 use crate::scenario::{Exercise, Nothing, Scene, Within, fields};
 
 /// Starts threads that each say one thing.
@@ -13,7 +14,7 @@ fields! {
     /// What an item of `thread.define` says.
     pub struct Fields, scenarios: 3 {
         /// How many threads there are.
-        threads: Within<1, 64> = 10,
+        threads: Within<1, MAX_THREADS> = 10,
     }
 }
 
