@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{DeserializeOwned, Deserializer, Error, Unexpected, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, Deserializer, Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 
 /// The longest tick, as for `time.sleep`.
@@ -108,6 +110,29 @@ pub trait Fields: DeserializeOwned + JsonSchema + Clone + Default + Send + Sync 
 
     /// What every row takes.
     fn common(&self) -> Common;
+
+    /// Reads them as serde derives it.
+    ///
+    /// # Errors
+    /// Those of the deserializer.
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error>;
+}
+
+/// Reads fields from an object, and from nothing else: what serde derives takes a list of values too.
+pub(crate) fn from_object<'de, F: Fields, D: Deserializer<'de>>(deserializer: D) -> Result<F, D::Error> {
+    struct Object<F>(PhantomData<F>);
+    impl<'de, F: Fields> Visitor<'de> for Object<F> {
+        type Value = F;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<F, A::Error> {
+            F::read(MapAccessDeserializer::new(fields))
+        }
+    }
+    deserializer.deserialize_map(Object(PhantomData))
 }
 
 /// Makes the struct of what an item of a row says; the same fields may stand in the options of its batch.
@@ -123,7 +148,7 @@ macro_rules! fields {
     ) => {
         $(#[$about])*
         #[derive(Clone, Debug, Default, serde::Deserialize, schemars::JsonSchema)]
-        #[serde(deny_unknown_fields, default)]
+        #[serde(remote = "Self", deny_unknown_fields, default)]
         pub struct $name {
             /// Which scenario is played.
             #[schemars(extend("default" = 1))]
@@ -141,7 +166,18 @@ macro_rules! fields {
             )*
         }
 
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                $crate::scenario::from_object(deserializer)
+            }
+        }
+
         impl $crate::scenario::Fields for $name {
+            fn read<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                // What serde derives for a remote type is a function, not a trait.
+                Self::deserialize(deserializer)
+            }
+
             fn or(self, batch: &Self) -> Self {
                 Self {
                     scenario: self.scenario.or(batch.scenario),

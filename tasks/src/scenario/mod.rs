@@ -24,8 +24,8 @@ mod turns;
 
 pub use self::crew::{Crew, Member};
 pub use self::exercise::{Exercise, Play};
-pub(crate) use self::fields::fields;
 pub use self::fields::{Common, Fields, Within};
+pub(crate) use self::fields::{fields, from_object};
 pub use self::monitor::{Held, Monitor};
 pub use self::names::Names;
 pub use self::output::{Nothing, Output, Ran, Said};

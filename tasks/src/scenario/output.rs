@@ -15,7 +15,7 @@ pub struct Output<X> {
     pub extras: X,
     /// To each message who said it, and when.
     pub timeline: Vec<Said>,
-    /// Which threads or processes there were, in the order in which they began.
+    /// Which threads or processes there were, in the order in which they were started.
     pub runs: Vec<Ran>,
 }
 
@@ -42,7 +42,7 @@ pub struct Ran {
     /// The process, where it is not the worker's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
-    /// When it began, in milliseconds since the item began.
+    /// When it was started, in milliseconds since the item began.
     pub from_ms: f64,
     /// When it ended.
     pub to_ms: f64,

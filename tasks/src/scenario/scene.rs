@@ -133,12 +133,19 @@ impl Scene {
         Ok(())
     }
 
-    /// Notes that a thread or process begins.
-    pub fn begins(&self, by: &str, tid: Option<i32>, pid: Option<u32>) -> RunId {
+    /// Notes that a thread or process is started.
+    pub fn begins(&self, by: &str, pid: Option<u32>) -> RunId {
         let mut transcript = lock(&self.0.transcript);
         let from_ms = self.now_ms();
-        transcript.runs.push(Ran { by: by.to_owned(), tid, pid, from_ms, to_ms: from_ms });
+        transcript.runs.push(Ran { by: by.to_owned(), tid: None, pid, from_ms, to_ms: from_ms });
         RunId(transcript.runs.len() - 1)
+    }
+
+    /// Notes the system's number of a thread, which only the thread knows.
+    pub(super) fn is_thread(&self, run: RunId, tid: i32) {
+        if let Some(ran) = lock(&self.0.transcript).runs.get_mut(run.0) {
+            ran.tid = Some(tid);
+        }
     }
 
     /// Notes that it has ended.
