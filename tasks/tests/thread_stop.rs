@@ -83,31 +83,3 @@ async fn the_abandoned_thread_of_the_semaphore_is_ended_before_the_item_returns(
         assert!(output["runs"][0]["to_ms"].as_f64().unwrap() <= output["elapsed_ms"].as_f64().unwrap());
     }
 }
-
-#[tokio::test]
-async fn however_many_items_there_are_threads_are_bounded() {
-    let _alone = ALONE.lock().await;
-    let stage = Stage::new();
-    let item = json!({"threads": 64, "tick_ms": 20});
-    let playing: Vec<_> = (0..60)
-        .map(|_| {
-            let (stage, item) = (stage.clone(), item.clone());
-            tokio::spawn(async move { stage.play("thread.subclass", &item).await })
-        })
-        .collect();
-
-    let mut most = 0;
-    until("they are over", || {
-        most = most.max(threads().len());
-        playing.iter().all(tokio::task::JoinHandle::is_finished)
-    })
-    .await;
-
-    for playing in playing {
-        playing.await.unwrap();
-    }
-    // More than one item, and no more than there is room for, 512; those of items that have just ended may still be on
-    // their way out.
-    assert!((66..=600).contains(&most), "{most} threads at once");
-    until("all have ended", || threads().is_empty()).await;
-}

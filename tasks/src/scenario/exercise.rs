@@ -9,15 +9,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tidemill_core::compute::message_of;
 use tidemill_core::failure::Failure;
-use tidemill_core::task::{About, Cost, Hands, Invalid, Lane, Task, Tools, Wait, raw, raw_word};
+use tidemill_core::task::{About, Cost, Invalid, Lane, Task, Tools, Wait, raw, raw_word};
 use tokio::sync::oneshot;
 
 use super::crew::no_thread;
 use super::output::Output;
-use super::{Fields, Scene, room};
-
-/// Items that one core is given at once; more would wait for [`room`].
-const HANDS: usize = 16;
+use super::{Fields, Scene};
 
 /// The name of the thread that directs the others.
 const MAIN: &str = "main";
@@ -101,15 +98,12 @@ impl<E: Exercise> Wait for Play<E> {
         _tools: Tools,
     ) -> Result<Output<E::Extras>, Failure> {
         let fields = input.or(&batch);
-        let threads = u32::try_from(self.0.room(&fields)).unwrap_or(u32::MAX).saturating_add(1);
-        let room = room::take(threads).await;
         let scene = Scene::new(fields.common());
         // Whoever drops this future ends the scene with it.
         let _stop = StopAtEnd(scene.clone());
         let (answer, answered) = oneshot::channel();
         let playing = move || {
             let result = play(&self.0, &fields, &scene);
-            drop(room);
             // Nobody may be listening any more.
             drop(answer.send(result));
         };
@@ -117,8 +111,9 @@ impl<E: Exercise> Wait for Play<E> {
         answered.await.unwrap_or_else(|_| Err(Failure::panicked("its main thread is gone")))
     }
 
-    fn hands(&self, _batch: &E::Fields) -> Hands {
-        Hands::PerCore(HANDS)
+    fn room(&self, batch: &E::Fields, input: &E::Fields) -> usize {
+        // And the main thread.
+        1 + self.0.room(&input.clone().or(batch))
     }
 }
 

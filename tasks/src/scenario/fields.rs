@@ -142,27 +142,27 @@ pub(crate) fn from_object<'de, F: Fields, D: Deserializer<'de>>(deserializer: D)
 macro_rules! fields {
     (
         $(#[$about:meta])*
-        pub struct $name:ident, scenarios: $scenarios:literal {
+        $vis:vis struct $name:ident, scenarios: $scenarios:literal {
             $($(#[$doc:meta])* $field:ident: $type:ty $(= $default:literal)?,)*
         }
     ) => {
         $(#[$about])*
         #[derive(Clone, Debug, Default, serde::Deserialize, schemars::JsonSchema)]
         #[serde(remote = "Self", deny_unknown_fields, default)]
-        pub struct $name {
+        $vis struct $name {
             /// Which scenario is played.
             #[schemars(extend("default" = 1))]
-            pub scenario: Option<$crate::scenario::Within<1, $scenarios>>,
+            $vis scenario: Option<$crate::scenario::Within<1, $scenarios>>,
             /// The length of one "second" of the exercise, in milliseconds.
             #[schemars(extend("default" = 1000))]
-            pub tick_ms: Option<$crate::scenario::Within<0, 60_000>>,
+            $vis tick_ms: Option<$crate::scenario::Within<0, 60_000>>,
             /// Fixes whatever is random: the same seed gives the same values in every run and on every machine.
             #[schemars(extend("default" = 0))]
-            pub seed: Option<$crate::scenario::Within<0, { u64::MAX }>>,
+            $vis seed: Option<$crate::scenario::Within<0, { u64::MAX }>>,
             $(
                 $(#[$doc])*
                 $(#[schemars(extend("default" = $default))])?
-                pub $field: Option<$type>,
+                $vis $field: Option<$type>,
             )*
         }
 
@@ -210,7 +210,7 @@ mod tests {
 
     fields! {
         /// What a row takes.
-        pub struct Row, scenarios: 3 {
+        struct Row, scenarios: 3 {
             /// How many.
             threads: Within<1, 64> = 9,
             /// Who.

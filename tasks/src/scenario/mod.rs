@@ -1,15 +1,15 @@
 //! Scenarios: what the exercises of threads and of processes have in common.
 //!
 //! ```text
-//!  item over options ─▶ Fields ─▶ room for its threads ─▶ a main thread of its own ─▶ Exercise::play
-//!                                                                                      │ Scene: nap, say, crew, Monitor
-//!  Output { messages, elapsed_ms, …extras, timeline, runs } ◀── the transcript ◀───────┘
+//!  item over options ─▶ Fields ─▶ a main thread of its own ─▶ Exercise::play
+//!                                                                │ Scene: nap, say, crew, Monitor
+//!  Output { messages, elapsed_ms, …extras, timeline, runs } ◀─────┘
 //! ```
 //!
 //! An [`Exercise`] is one row of the catalogue: its fields, its documentation, and [`Exercise::play`], which starts
 //! threads or processes, lets them speak in their turn and joins them. [`Play`] makes a task of it. When nobody waits for
 //! an item any more (cancelled, overdue, interrupted), its [`Scene`] is stopped: every wait below ends with [`Stopped`],
-//! and so does every thread.
+//! and so does every thread. How many threads there are at once is bounded by the worker ([`Exercise::room`]).
 
 mod crew;
 mod exercise;
@@ -17,7 +17,6 @@ mod fields;
 mod monitor;
 mod names;
 mod output;
-mod room;
 mod scene;
 mod seeded;
 mod turns;

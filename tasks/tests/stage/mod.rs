@@ -33,7 +33,7 @@ impl Stage {
     /// Plays one item.
     pub(crate) async fn try_play(&self, task: &str, item: &Value) -> Result<Value, Failure> {
         let job = prepare(task, &serde_json::json!({})).unwrap();
-        let output = job.wait(&raw_value(item), self.tools.clone()).await?;
+        let output = job.wait(&raw_value(item), self.tools.clone()).running.await?;
         Ok(serde_json::from_str(output.get()).unwrap())
     }
 
