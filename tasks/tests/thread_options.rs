@@ -7,8 +7,11 @@ use serde_json::{Value, json};
 
 use self::stage::{prepare, raw_value};
 
-/// To each row the counts that it takes, with the most of each.
-const COUNTS: [(&str, &[(&str, u64, u64)]); 9] = [
+/// A field, the least and the most that it takes.
+type Count = (&'static str, u64, u64);
+
+/// To each row the counts that it takes.
+const COUNTS: [(&str, &[Count]); 9] = [
     ("thread.define", &[("threads", 1, 64)]),
     ("thread.current", &[]),
     ("thread.subclass", &[("threads", 1, 64)]),

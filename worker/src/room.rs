@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Threads and processes of all items together. They sleep nearly all the time; what they cost is memory (a thread 20 KB,
-/// a process a megabyte or two) and places in the system's tables.
+/// Threads and processes of all items together. They sleep nearly all the time; what they cost is memory (a thread 0.3 MB,
+/// nearly all of it the allocator's) and places in the system's tables.
 const ROOM: usize = 512;
 
 /// Given out in the order of asking, so that an item that needs much is not overtaken for ever.
