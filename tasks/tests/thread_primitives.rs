@@ -16,10 +16,6 @@ fn timeline(output: &Value) -> Vec<(&str, f64)> {
     said.iter().map(|said| (said["by"].as_str().unwrap(), said["at_ms"].as_f64().unwrap())).collect()
 }
 
-fn elapsed_ms(output: &Value) -> f64 {
-    output["elapsed_ms"].as_f64().unwrap()
-}
-
 #[tokio::test]
 async fn every_thread_has_a_number_of_its_own_and_is_not_the_main_one() {
     let stage = Stage::new();
@@ -87,21 +83,45 @@ async fn no_two_threads_run_at_once_where_the_row_says_one_after_another() {
 }
 
 #[tokio::test]
-async fn sleeps_overlap_where_threads_work_together_and_add_up_where_they_do_not() {
+async fn ticks_overlap_where_threads_work_together_and_add_up_where_they_do_not() {
     let stage = Stage::new();
-    let ticks = async |task: &str, scenario: u64| {
-        let output = stage.play(task, &json!({"scenario": scenario, "tick_ms": 50})).await;
-        elapsed_ms(&output) / 50.0
-    };
+    for (task, scenario, ticks, together) in [
+        ("thread.current", 1, 2, true),
+        ("thread.current", 2, 2, true),
+        ("thread.current", 3, 6, false),
+        ("thread.subclass", 1, 1, true),
+        ("thread.subclass", 2, 9, false),
+        ("thread.subclass", 3, 9, false),
+        ("thread.lock", 1, 9, false),
+        ("thread.lock", 2, 9, false),
+        ("thread.lock", 3, 9, false),
+        ("thread.rlock", 1, 16, true),
+        ("thread.rlock", 2, 32, false),
+        ("thread.rlock", 3, 32, true),
+        ("thread.barrier", 1, 3, true),
+        ("thread.condition", 3, 30, true),
+    ] {
+        let output = stage.play(task, &json!({"scenario": scenario, "tick_ms": 10})).await;
 
-    assert!((1.0..8.0).contains(&ticks("thread.subclass", 1).await), "nine work at once");
-    assert!(ticks("thread.subclass", 2).await >= 9.0, "nine work one by one");
-    assert!(ticks("thread.lock", 1).await >= 9.0, "one at a time has the mutex");
-    assert!((2.0..5.0).contains(&ticks("thread.current", 2).await), "three sleep at once");
-    assert!(ticks("thread.current", 3).await >= 6.0, "three sleep one by one");
-    assert!((16.0..30.0).contains(&ticks("thread.rlock", 1).await), "the remover works beside the adder");
-    assert!(ticks("thread.rlock", 3).await >= 32.0, "adder and remover alternate");
-    assert!((3.0..6.0).contains(&ticks("thread.barrier", 1).await), "three run at once");
+        let elapsed = output["elapsed_ms"].as_f64().unwrap();
+        assert!(elapsed >= 10.0 * f64::from(ticks), "{task} {scenario}: {elapsed} ms");
+        // Of those that speak twice: how long each is at work.
+        let work = at_work(&output);
+        assert_eq!(all_overlap(&work), together || work.is_empty(), "{task} {scenario}: {work:?}");
+        assert_eq!(none_overlap(&work), !together || work.is_empty(), "{task} {scenario}: {work:?}");
+    }
+}
+
+/// From the first to the last message of each thread that has several, in their order.
+fn at_work(output: &Value) -> Vec<(f64, f64)> {
+    let mut spans: Vec<(&str, f64, f64)> = Vec::new();
+    for (by, at_ms) in timeline(output).into_iter().filter(|(by, _)| *by != "main") {
+        match spans.iter_mut().find(|span| span.0 == by) {
+            Some(span) => span.2 = at_ms,
+            None => spans.push((by, at_ms, at_ms)),
+        }
+    }
+    spans.into_iter().filter(|span| span.1 < span.2).map(|span| (span.1, span.2)).collect()
 }
 
 #[tokio::test]

@@ -130,3 +130,100 @@ fn own_tid() -> i32 {
 pub(super) fn no_thread(error: &std::io::Error) -> Failure {
     Failure::transient("threads", format!("the system grants no more threads: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::scenario::{Common, Monitor};
+
+    const FOREVER: Duration = Duration::from_secs(3600);
+
+    fn scene() -> Scene {
+        Scene::new(Common { scenario: 1, tick: FOREVER, seed: 0 })
+    }
+
+    /// What became of a crew of which one does that, and the others would go on for an hour.
+    fn beside_others(work: impl FnOnce() -> Result<(), Failure> + Send) -> (Result<(), Failure>, Option<Failure>) {
+        let scene = &scene();
+        let never = &Monitor::new(scene, false);
+        let begun = Instant::now();
+        let result = scene.crew(|crew| {
+            let sleeper = crew.start("sleeper", move || Ok(scene.nap(1)?))?;
+            crew.start("waiter", move || {
+                drop(never.wait_until(|so| *so)?);
+                Ok(())
+            })?;
+            crew.start("holder", move || {
+                let _held = never.lock();
+                Ok(scene.nap(1)?)
+            })?;
+            crew.start("one", work)?;
+            sleeper.join()
+        });
+        assert!(begun.elapsed() < FOREVER / 60, "nobody waits");
+        (result, scene.take_cause())
+    }
+
+    #[test]
+    fn the_panic_of_one_ends_all_and_is_why() {
+        let (result, cause) = beside_others(|| panic!("no luck"));
+
+        assert_eq!(result, Err(Stopped.into()));
+        assert_eq!(cause, Some(Failure::panicked("no luck")));
+    }
+
+    #[test]
+    fn the_failure_of_one_ends_all_and_is_why() {
+        let failure = Failure::permanent("luck", "bad luck");
+
+        let (result, cause) = beside_others(|| Err(failure.clone()));
+
+        assert_eq!(result, Err(Stopped.into()));
+        assert_eq!(cause, Some(failure));
+    }
+
+    #[test]
+    fn one_that_is_not_joined_and_fails_fails_its_crew() {
+        let scene = &scene();
+
+        let result = scene.crew(|crew| {
+            drop(crew.start("one", || -> Result<(), Failure> { Err(Failure::permanent("luck", "bad luck")) })?);
+            Ok(7)
+        });
+
+        assert_eq!(result, Err(Stopped.into()));
+    }
+
+    #[test]
+    fn a_member_gives_what_its_work_gives() {
+        let scene = &scene();
+
+        let sum = scene.crew(|crew| {
+            let members = [1, 2, 3].map(|number| crew.start(number.to_string(), move || Ok(number * number)));
+            members.into_iter().try_fold(0, |sum, member| Ok(sum + member?.join()?))
+        });
+
+        assert_eq!(sum, Ok(14));
+    }
+
+    #[test]
+    fn what_is_to_be_done_when_an_item_is_stopped_is_done_once_and_at_once_if_it_is() {
+        let scene = scene();
+        let (done, seen) = std::sync::mpsc::channel();
+        let hook = |name: &'static str| {
+            let done = done.clone();
+            move || done.send(name).unwrap()
+        };
+
+        scene.at_stop(hook("before"));
+        scene.stop();
+        scene.at_stop(hook("after"));
+        scene.stop();
+
+        assert_eq!(seen.try_iter().collect::<Vec<_>>(), ["before", "after"]);
+        assert_eq!(scene.say("too late"), Err(Stopped));
+        assert_eq!(scene.nap(1), Err(Stopped));
+    }
+}

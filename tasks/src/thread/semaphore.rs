@@ -123,8 +123,9 @@ fn abandon(scene: &Scene) -> Result<&'static str, Failure> {
         semaphore.wait_for_waiters(1)?;
         // As long as a producer would take: nothing comes.
         scene.nap(1)?;
+        let state = if semaphore.waiting() == 1 { "waiting" } else { "running" };
         semaphore.close();
-        Ok("waiting")
+        Ok(state)
     })
 }
 

@@ -59,6 +59,11 @@ impl Semaphore {
         self.0.change(|state| state.is_closed = true);
     }
 
+    /// How many threads wait for it now.
+    pub fn waiting(&self) -> usize {
+        self.0.lock().waiting
+    }
+
     /// Waits until so many threads wait for it.
     ///
     /// # Errors
