@@ -2,6 +2,7 @@
 
 mod bar;
 mod table;
+mod timeline;
 
 use std::io::{self, IsTerminal as _, Write};
 

@@ -205,6 +205,12 @@ pub trait Wait: Task {
     fn hands(&self, _plan: &Self::Plan) -> Hands {
         Hands::Many
     }
+
+    /// How many threads and processes of its own an item starts. A worker has room for a number of them; an item for
+    /// which there is none yet has not begun, and its timeout neither.
+    fn room(&self, _plan: &Self::Plan, _input: &Self::Input) -> usize {
+        0
+    }
 }
 
 /// How many items of a waiting task should be held at once.
@@ -214,6 +220,20 @@ pub enum Hands {
     Many,
     /// A few per core: an item holds real memory (a picture), and most of its time is computing.
     PerCore(usize),
+}
+
+/// An item that waits, ready to begin.
+pub struct Waiting {
+    /// See [`Wait::room`].
+    pub room: usize,
+    /// Runs it. Dropping the future ends it.
+    pub running: BoxFuture<'static, Result<Box<RawValue>, Failure>>,
+}
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Waiting").field("room", &self.room).finish_non_exhaustive()
+    }
 }
 
 /// What a waiting task works with.
@@ -285,8 +305,8 @@ pub trait Job: Send + Sync {
     /// Runs a chunk's items at once on the thread that calls: one result an input, in their order. An input that the
     /// task does not take fails alone; a panic is caught and becomes the failure of all the others.
     fn compute_together(&self, inputs: &[&RawValue], stop: &Stop<'_>) -> Vec<Result<Box<RawValue>, Failure>>;
-    /// Runs one item that waits. Dropping the future ends it.
-    fn wait(&self, input: &RawValue, tools: Tools) -> BoxFuture<'static, Result<Box<RawValue>, Failure>>;
+    /// Makes one item that waits ready to begin.
+    fn wait(&self, input: &RawValue, tools: Tools) -> Waiting;
 }
 
 /// Every task of a program.
@@ -369,6 +389,7 @@ trait Runs<T: Task>: Copy + Send + Sync + 'static {
         inputs: Vec<T::Input>,
         stop: &Stop<'_>,
     ) -> Vec<Result<T::Output, Failure>>;
+    fn room(self, task: &T, plan: &T::Plan, input: &T::Input) -> usize;
     fn wait(
         self,
         task: Arc<T>,
@@ -406,6 +427,10 @@ impl<T: Compute> Runs<T> for ByComputing {
         stop: &Stop<'_>,
     ) -> Vec<Result<T::Output, Failure>> {
         task.run_together(plan, inputs, stop)
+    }
+
+    fn room(self, _task: &T, _plan: &T::Plan, _input: &T::Input) -> usize {
+        0
     }
 
     fn wait(
@@ -450,6 +475,10 @@ impl<T: Wait> Runs<T> for ByWaiting {
         stop: &Stop<'_>,
     ) -> Vec<Result<T::Output, Failure>> {
         inputs.into_iter().map(|input| self.compute(task, plan, input, stop)).collect()
+    }
+
+    fn room(self, task: &T, plan: &T::Plan, input: &T::Input) -> usize {
+        task.room(plan, input)
     }
 
     fn wait(
@@ -574,13 +603,14 @@ impl<T: Task, By: Runs<T>> Job for Planned<T, By> {
         results
     }
 
-    fn wait(&self, input: &RawValue, tools: Tools) -> BoxFuture<'static, Result<Box<RawValue>, Failure>> {
+    fn wait(&self, input: &RawValue, tools: Tools) -> Waiting {
         let input = match self.input(input) {
             Ok(input) => input,
-            Err(invalid) => return Box::pin(std::future::ready(Err(invalid.into()))),
+            Err(invalid) => return Waiting { room: 0, running: Box::pin(std::future::ready(Err(invalid.into()))) },
         };
+        let room = self.by.room(&self.task, &self.plan, &input);
         let running = self.by.wait(Arc::clone(&self.task), Arc::clone(&self.plan), input, tools);
-        Box::pin(async move { running.await.and_then(encode) })
+        Waiting { room, running: Box::pin(async move { running.await.and_then(encode) }) }
     }
 }
 

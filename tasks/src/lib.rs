@@ -7,7 +7,9 @@ pub mod compute;
 pub mod image;
 #[cfg(feature = "testing")]
 pub mod mischief;
+pub mod scenario;
 pub mod text;
+pub mod thread;
 pub mod time;
 pub mod vision;
 
@@ -38,7 +40,7 @@ pub fn register(house: &House) -> Register {
     let register = Register::default();
     #[cfg(feature = "testing")]
     let register = if mischief::is_wanted() { register.compute(mischief::Mischief) } else { register };
-    register
+    thread::register(register)
         .wait(time::sleep::Sleep)
         .compute(compute::map::Map { engine: engine.clone() })
         .compute(compute::factorize::Factorize)

@@ -7,7 +7,8 @@
 //!                 (computes)               (waits)
 //! ```
 //!
-//! Beside it: `suspects` runs alone what may have ended other workers, `heartbeat` says that this one lives.
+//! Beside it: `suspects` runs alone what may have ended other workers, `heartbeat` says that this one lives, `room` is for
+//! the threads and processes that items start.
 //!
 //! One file a stage. What a delivery came to is one value, the [`Verdict`]; [`settle`] is the only code that turns it
 //! into the broker's verbs, and it publishes outcomes, confirmed, before it acknowledges.
@@ -18,6 +19,7 @@ mod decode;
 mod heartbeat;
 mod intake;
 mod report;
+mod room;
 mod run;
 mod settle;
 mod suspects;
@@ -91,6 +93,8 @@ pub struct Worker {
     reporter: report::Reporter,
     /// Held shared by whatever runs, and alone by a suspect.
     gate: Arc<RwLock<()>>,
+    /// For threads and processes that items start.
+    room: room::Room,
     tally: Arc<Tally>,
 }
 
@@ -115,6 +119,7 @@ impl Worker {
             cancelled: cancelled::Cancelled::default(),
             jobs: decode::Jobs::default(),
             gate: Arc::default(),
+            room: room::Room::default(),
             tally: Arc::default(),
         }
     }

@@ -12,7 +12,7 @@ use tidemill_core::chunk::{Chunk, Item};
 use tidemill_core::compute::message_of;
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Maker, Status};
-use tidemill_core::task::{Engine, Stop, raw};
+use tidemill_core::task::{Engine, Stop, Waiting, raw};
 use tidemill_core::telemetry::events::ChunkFinished;
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +73,13 @@ async fn wait(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
         .items
         .iter()
         .map(|item| async move {
+            // A panicking item leaves nothing behind: its input was its own, job and tools are read only.
+            let ready = AssertUnwindSafe(|| work.job.wait(&input_of(item), worker.tools.clone()));
+            let Waiting { room, running } = match std::panic::catch_unwind(ready) {
+                Ok(waiting) => waiting,
+                Err(panic) => return Ran::failed(Failure::panicked(&message_of(panic.as_ref()))),
+            };
+            let _room = work.cancelled.run_until_cancelled(worker.room.take(room)).await;
             let started = Instant::now();
             if work.cancelled.is_cancelled() {
                 return Ran::cancelled(false);
@@ -80,10 +87,7 @@ async fn wait(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
             if work.is_expired() {
                 return Ran::expired();
             }
-            let running = async { work.job.wait(&input_of(item), worker.tools.clone()).await };
-            // A panicking item leaves nothing behind: its input was its own, job and tools are read only.
-            let running = AssertUnwindSafe(running).catch_unwind();
-            let attempt = tokio::time::timeout(timeout, running);
+            let attempt = tokio::time::timeout(timeout, AssertUnwindSafe(running).catch_unwind());
             let result = match work.cancelled.run_until_cancelled(attempt).await {
                 Some(Ok(Ok(result))) => result.map_err(Stopped::Failed),
                 Some(Ok(Err(panic))) => Err(Stopped::Failed(Failure::panicked(&message_of(panic.as_ref())))),
@@ -310,7 +314,7 @@ mod tests {
     use tidemill_core::compute::Pool;
     use tidemill_core::outcome::Outcome;
     use tidemill_core::retry::RetryPolicy;
-    use tidemill_core::task::{About, Arguments, Compute, Cost, Invalid, Lane, Register, Task, Tools};
+    use tidemill_core::task::{About, Arguments, Compute, Cost, Invalid, Lane, Register, Task, Tools, Wait};
     use tokio::sync::Notify;
 
     use super::*;
@@ -383,11 +387,17 @@ mod tests {
 
     fn sandbox(inputs: &[&str], timeout: Duration) -> (Worker, Work, Arc<Together>) {
         let task = Arc::new(Together::default());
-        let register = Register::default().compute(Shared(Arc::clone(&task)));
-        let job = register.find("test.together").unwrap().prepare(&raw(&serde_json::json!({}))).unwrap();
+        let (worker, work) = sandbox_of(Register::default().compute(Shared(Arc::clone(&task))), inputs, timeout);
+        (worker, work, task)
+    }
+
+    /// A worker with one task, and a chunk of it.
+    fn sandbox_of(register: Register, inputs: &[&str], timeout: Duration) -> (Worker, Work) {
+        let kind = register.iter().next().unwrap();
+        let job = kind.prepare(&raw(&serde_json::json!({}))).unwrap();
         let batch = Batch {
             id: BatchId::new(),
-            task: "test.together".into(),
+            task: kind.about().name.into(),
             options: raw(&serde_json::json!({})),
             retry: RetryPolicy { attempts: 1, base: Duration::ZERO, max: Duration::ZERO },
             timeout,
@@ -418,7 +428,7 @@ mod tests {
         let limits = FetchLimits { max_bytes: 1, timeout };
         let tools = Tools { compute: Pool::new(1).unwrap(), blobs: Blobs::without_store(limits) };
         let worker = Worker::new(setup, Arc::new(Embedded::new(1 << 20)), Arc::new(register), tools);
-        (worker, Work { message, job, cancelled: CancellationToken::new() }, task)
+        (worker, Work { message, job, cancelled: CancellationToken::new() })
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -485,5 +495,96 @@ mod tests {
 
         assert!(outcomes.iter().all(|outcome| outcome.status() == Status::Cancelled));
         assert!(outcomes.iter().all(|outcome| outcome.attempts == outcomes[0].attempts), "all had begun");
+    }
+
+    /// Takes room for as many as an input says, for ten seconds.
+    #[derive(Default)]
+    struct Roomy {
+        inside: AtomicU32,
+        most: AtomicU32,
+        begun: Notify,
+    }
+
+    struct Guests(Arc<Roomy>);
+
+    impl Task for Guests {
+        type Input = u32;
+        type Options = Options;
+        type Output = u32;
+        type Plan = ();
+
+        fn about(&self) -> About {
+            About {
+                name: "test.roomy",
+                summary: "",
+                details: "",
+                examples: &[],
+                arguments: Arguments::Values,
+                makes_files: false,
+            }
+        }
+
+        fn plan(&self, _options: Options) -> Result<(), Invalid> {
+            Ok(())
+        }
+
+        fn cost(&self, (): &()) -> Cost {
+            Cost::micros(1)
+        }
+    }
+
+    impl Wait for Guests {
+        async fn run(self: Arc<Self>, _plan: Arc<()>, guests: u32, _tools: Tools) -> Result<u32, Failure> {
+            let Self(house) = &*self;
+            let inside = house.inside.fetch_add(guests, Ordering::SeqCst) + guests;
+            house.most.fetch_max(inside, Ordering::SeqCst);
+            house.begun.notify_one();
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            house.inside.fetch_sub(guests, Ordering::SeqCst);
+            Ok(guests)
+        }
+
+        fn room(&self, (): &(), guests: &u32) -> usize {
+            *guests as usize
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn items_for_which_there_is_no_room_have_not_begun_and_their_timeout_neither() {
+        let house = Arc::new(Roomy::default());
+        let register = Register::default().wait(Guests(Arc::clone(&house)));
+        let inputs = ["300", "300", "300", "1", "512", "200", "200", "0"];
+        let (worker, work) = sandbox_of(register, &inputs, Duration::from_secs(15));
+
+        let outcomes = outcomes(&worker, work).await;
+
+        assert_eq!(kinds(&outcomes), [""; 8], "one after another they take longer than the timeout");
+        assert_eq!(house.most.load(Ordering::SeqCst), 512);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_item_that_needs_more_room_than_there_is_has_all_of_it() {
+        let house = Arc::new(Roomy::default());
+        let register = Register::default().wait(Guests(Arc::clone(&house)));
+        let (worker, work) = sandbox_of(register, &["100000", "1"], LONG);
+
+        assert_eq!(kinds(&outcomes(&worker, work).await), ["", ""]);
+        assert_eq!(house.most.load(Ordering::SeqCst), 100_000, "the other came after it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cancelled_item_that_waited_for_room_has_not_begun() {
+        let house = Arc::new(Roomy::default());
+        let register = Register::default().wait(Guests(Arc::clone(&house)));
+        let (worker, work) = sandbox_of(register, &["512", "512"], LONG);
+        let cancelled = work.cancelled.clone();
+
+        let (outcomes, ()) = tokio::join!(outcomes(&worker, work), async {
+            house.begun.notified().await;
+            cancelled.cancel();
+        });
+
+        assert!(outcomes.iter().all(|outcome| outcome.status() == Status::Cancelled));
+        assert_eq!(outcomes.iter().map(|outcome| outcome.attempts.0).collect::<Vec<_>>(), [1, 0]);
     }
 }

@@ -4,6 +4,8 @@ use console::{Alignment, Style, pad_str};
 use serde_json::Value;
 use tidemill_core::outcome::{Ending, Outcome, Status};
 
+use super::timeline::Timeline;
+
 /// Where the width cannot be asked for.
 const USUAL_WIDTH: usize = 120;
 const INDEX: usize = 6;
@@ -15,7 +17,11 @@ const GAPS: usize = 8;
 pub(super) struct Table {
     input: usize,
     output: usize,
+    /// Of all columns.
+    width: usize,
     is_terminal: bool,
+    /// Whether it was said how to read a timeline.
+    is_explained: bool,
 }
 
 impl Table {
@@ -23,23 +29,27 @@ impl Table {
     pub(super) fn fit(is_terminal: bool, text: &mut Vec<u8>) -> Self {
         let width = if is_terminal { console::Term::stdout().size().1.into() } else { USUAL_WIDTH };
         let rest = width.saturating_sub(INDEX + STATUS + TIME + GAPS).max(24);
-        let table = Self { input: rest / 3, output: rest - rest / 3, is_terminal };
+        let table = Self { input: rest / 3, output: rest - rest / 3, width, is_terminal, is_explained: false };
         let head = table.columns(["item", "input", "status", "time", "output"], &Style::new().bold());
         text.extend_from_slice(head.as_bytes());
         table
     }
 
     /// Writes a row.
-    pub(super) fn row(&self, outcome: &Outcome, text: &mut Vec<u8>) {
+    pub(super) fn row(&mut self, outcome: &Outcome, text: &mut Vec<u8>) {
         let style = match outcome.status() {
             Status::Ok => Style::new().green(),
             Status::Failed | Status::Dead => Style::new().red(),
             Status::Cancelled | Status::Expired => Style::new().yellow(),
         };
         let input = parsed(outcome.input.get());
+        let timeline = match &outcome.ending {
+            Ending::Ok(output) => Timeline::read(output.get()),
+            _ => None,
+        };
         let output = match &outcome.ending {
             Ending::Ok(output) => {
-                let output = summary(&parsed(output.get()));
+                let output = timeline.as_ref().map_or_else(|| summary(&parsed(output.get())), Timeline::summary);
                 console::truncate_str(&output, self.output, "…").into_owned()
             }
             // Why it failed is said in full.
@@ -51,6 +61,12 @@ impl Table {
         let time = format!("{:.1} ms", outcome.run.as_secs_f64() * 1000.0);
         let cells = [&outcome.index.to_string(), &summary(&input), outcome.status().as_str(), &time, &output];
         text.extend_from_slice(self.columns(cells, &style).as_bytes());
+        if let Some(timeline) = timeline {
+            text.extend_from_slice(timeline.draw(self.width).as_bytes());
+            if !std::mem::replace(&mut self.is_explained, true) {
+                text.extend_from_slice(Timeline::legend().as_bytes());
+            }
+        }
     }
 
     fn columns(&self, [index, input, status, time, output]: [&str; 5], style: &Style) -> String {
@@ -81,7 +97,7 @@ fn tail(text: &str, width: usize) -> String {
     std::iter::once('…').chain(end.into_iter().rev()).collect()
 }
 
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
