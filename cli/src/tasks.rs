@@ -93,8 +93,9 @@ fn shown(kind: &dyn Kind) -> String {
         text += &format!("\n{}\n", style(title).bold());
         for field in fields {
             let notes = field.notes();
-            let notes = if notes.is_empty() { notes } else { format!("  ({notes})") };
-            text += &format!("  {}{notes}\n{}", field.name, wrapped(&field.description, "      "));
+            let notes = if notes.is_empty() { notes } else { format!(" ({notes})") };
+            let head = wrapped(&format!("{}{notes}", field.name), "      ");
+            text += &format!("  {}{}", head.trim_start(), wrapped(&field.description, "      "));
         }
     };
     if !input.is_empty() && input != options {
@@ -117,10 +118,29 @@ fn shown(kind: &dyn Kind) -> String {
 
 /// A command, indented, broken as a shell reads it where it would not fit.
 fn pasted(command: &str, width: usize) -> String {
-    let (mut lines, mut line, mut quote) = (String::new(), String::from(" "), None);
+    let (mut lines, mut line) = (String::new(), String::from(" "));
+    for part in parts(command) {
+        // Room for a space before and a backslash behind it.
+        if line.len() > 2 && console::measure_text_width(&line) + part.len() + 3 > width {
+            lines += &format!("{line} \\\n");
+            line = String::from("     ");
+        }
+        line.push(' ');
+        line += &part;
+    }
+    lines + &line + "\n"
+}
+
+/// What stays together in a command: what stands in quotes, and a flag with its value.
+fn parts(command: &str) -> Vec<String> {
+    let mut parts: Vec<String> = Vec::new();
+    let (mut quote, mut is_flag) = (None, false);
     for word in command.split(' ') {
-        // What stands in quotes stays together.
-        let is_inside = quote.is_some();
+        match parts.last_mut() {
+            Some(part) if quote.is_some() || is_flag => *part += &format!(" {word}"),
+            _ => parts.push(word.to_owned()),
+        }
+        is_flag = quote.is_none() && word.len() > 1 && word.starts_with('-');
         for c in word.chars() {
             match quote {
                 None if matches!(c, '\'' | '"') => quote = Some(c),
@@ -128,14 +148,8 @@ fn pasted(command: &str, width: usize) -> String {
                 _ => {}
             }
         }
-        if !is_inside && line.len() > 2 && console::measure_text_width(&line) + 1 + word.len() + 2 > width {
-            lines += &format!("{line} \\\n");
-            line = String::from("     ");
-        }
-        line.push(' ');
-        line += word;
     }
-    lines + &line + "\n"
+    parts
 }
 
 fn width() -> usize {

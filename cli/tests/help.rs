@@ -39,11 +39,15 @@ fn the_list_of_tasks_fits_a_terminal() {
 fn the_catalogue_is_current() {
     let page = run(&["tasks", "--markdown"]).stdout;
     let kept = std::fs::read_to_string(support::root().join("docs/catalogue.md")).unwrap_or_default();
-    let first = page.lines().zip(kept.lines()).find(|(new, old)| new != old);
+    let (new, old): (Vec<&str>, Vec<&str>) = (page.lines().collect(), kept.lines().collect());
+    let first = (0..).find(|n| new.get(*n) != old.get(*n) || *n > new.len()).unwrap_or_default();
     assert!(
         page == kept,
-        "docs/catalogue.md is not what the register of tasks says; `make catalogue` writes it anew. First difference: \
-         {first:#?}"
+        "docs/catalogue.md is not what the register of tasks says; `make catalogue` writes it anew.\n\
+         line {}: {:?}\nshould be: {:?}",
+        first + 1,
+        old.get(first),
+        new.get(first)
     );
 }
 

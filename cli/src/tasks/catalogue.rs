@@ -1,10 +1,8 @@
 //! Catalogue: the page `docs/catalogue.md`, made from the register.
 
-use schemars::Schema;
-use serde_json::Value;
-use tidemill_core::task::{Arguments, Kind, Register};
+use tidemill_core::task::{Arguments, Kind, Register, Schemas};
 
-use super::fields::{Field, fields};
+use super::fields::{Field, fields, kind_of};
 use super::groups;
 
 const HEAD: &str = "\
@@ -42,45 +40,42 @@ fn section(kind: &dyn Kind) -> String {
     let mut text = format!("\n## {}\n\n**{}.** {}\n", about.name, escaped(about.summary), escaped(about.details));
     let (options, input, output) = (fields(&schemas.options), fields(&schemas.input), fields(&schemas.output));
     if input != options || input.is_empty() {
-        text += &format!("\nInput: {}.\n", input_of(about.arguments, &schemas.input, &input));
-    }
-    if !input.is_empty() && input != options {
-        text += &table("field", &input);
+        text += &format!("\nInput: {}\n", input_of(about.arguments, &schemas, &input));
     }
     if !options.is_empty() {
         let both = if input == options { "Options of the batch, and fields of each input:" } else { "Options:" };
-        text += &format!("\n{both}\n{}", table("option", &options));
+        text += &format!("\n{both}\n\n| option | values | default | |\n|---|---|---|---|\n");
+        for Field { name, kind, default, description } in &options {
+            let default = match default.as_deref() {
+                Some("required") => "required".to_owned(),
+                Some(default) => format!("`{default}`"),
+                None => String::new(),
+            };
+            text += &format!("| `{name}` | {} | {default} | {} |\n", cell(kind), cell(description));
+        }
     }
-    if !output.is_empty() {
-        text += &format!("\nOutput:\n{}", table("field", &output));
-    }
+    text += &match output.is_empty() {
+        true => format!("\nOutput: {}.\n", escaped(&kind_of(&schemas.output))),
+        false => format!("\nOutput:\n{}", table(&output)),
+    };
     let examples = about.examples.join("\n");
     text + &format!("\n```sh\n{examples}\n```\n")
 }
 
-fn input_of(arguments: Arguments, schema: &Schema, fields: &[Field]) -> String {
+fn input_of(arguments: Arguments, schemas: &Schemas, fields: &[Field]) -> String {
     if arguments == Arguments::Files {
-        return "the path or URL of a file; on the command line also a folder or a glob".to_owned();
+        return "the path or URL of a file; on the command line also a folder or a glob.".to_owned();
     }
-    match schema.get("type").and_then(Value::as_str) {
-        Some("object") if fields.is_empty() => "an object without fields".to_owned(),
-        Some("object") => "an object".to_owned(),
-        Some("array") => "a list".to_owned(),
-        Some("integer") => "an integer".to_owned(),
-        Some(kind) => format!("a {kind}"),
-        None => "see above".to_owned(),
+    match fields {
+        [] => format!("{}.", escaped(&kind_of(&schemas.input))),
+        fields => format!("an object.\n{}", table(fields)),
     }
 }
 
-fn table(head: &str, fields: &[Field]) -> String {
-    let mut table = format!("\n| {head} | values | default | |\n|---|---|---|---|\n");
-    for Field { name, kind, default, description } in fields {
-        let default = match default.as_deref() {
-            // Of an output, or of an option that must be given.
-            None | Some("required") => String::new(),
-            Some(default) => format!("`{default}`"),
-        };
-        table += &format!("| `{name}` | {} | {default} | {} |\n", cell(kind), cell(description));
+fn table(fields: &[Field]) -> String {
+    let mut table = "\n| field | values | |\n|---|---|---|\n".to_owned();
+    for Field { name, kind, description, .. } in fields {
+        table += &format!("| `{name}` | {} | {} |\n", cell(kind), cell(description));
     }
     table
 }

@@ -46,7 +46,12 @@ fn field(root: &Value, name: &str, property: &Value, is_required: bool) -> Field
     Field { name: name.to_owned(), kind: kind(root, property), default, description }
 }
 
-/// What values there are, in words: a type with its range, or the values themselves.
+/// What values a schema allows, in words.
+pub(super) fn kind_of(schema: &Schema) -> String {
+    kind(schema.as_value(), schema.as_value())
+}
+
+/// What values there are: a type with its range, or the values themselves.
 fn kind(root: &Value, schema: &Value) -> String {
     if let Some(there) = schema.get("$ref").and_then(Value::as_str) {
         return there.strip_prefix('#').and_then(|path| root.pointer(path)).map_or(String::new(), |it| kind(root, it));
@@ -67,6 +72,11 @@ fn kind(root: &Value, schema: &Value) -> String {
         _ => Vec::new(),
     };
     let Some(object) = schema.as_object() else { return types.join(" or ") };
+    // An object of one field is told by it: {"blur": …}.
+    let only = object.get("properties").and_then(Value::as_object).filter(|fields| fields.len() == 1);
+    if let (["object"], Some((field, _))) = (&types[..], only.and_then(|fields| fields.iter().next())) {
+        return format!("{{\"{field}\": …}}");
+    }
     let items = match (&types[..], object.get("items")) {
         (["array"], Some(items)) => format!("list of {}", plural(&kind(root, items))),
         (["array"], None) => "list".to_owned(),
@@ -133,6 +143,9 @@ mod tests {
                 "seed": { "type": "integer", "minimum": 0, "maximum": u64::MAX },
                 "format": { "$ref": "#/$defs/Format", "default": "svg" },
                 "names": { "type": "array", "items": { "type": "string" } },
+                "steps": { "type": "array", "items": { "oneOf": [
+                    { "type": "object", "properties": { "blur": {} } }, { "const": "gray" },
+                ] } },
                 "either": { "anyOf": [{ "$ref": "#/$defs/Format" }, { "type": "null" }] },
             },
             "required": ["names"],
@@ -149,6 +162,7 @@ mod tests {
             ("seed", "integer, 0 or more"),
             ("format", "svg or png, gif, default \"svg\""),
             ("names", "list of strings, required"),
+            ("steps", "list of {\"blur\": …} or gray"),
             ("either", "svg or png, gif"),
         ]
         .map(|(name, notes)| (name.to_owned(), notes.to_owned()));

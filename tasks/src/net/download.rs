@@ -49,8 +49,8 @@ impl Task for Download {
                       keeps the name that the server gives it, else the last part of its URL. Items are fetched at the same \
                       time, but only so many from one host (net.at_once_per_host). Only public addresses are asked, unless \
                       net.allow_private names others; a name that leads to another, or a redirect, is refused too. An \
-                      answer may be as large as net.max_bytes; a server that is silent, too slow or busy is asked again \
-                      later, when it says if it says so.",
+                      answer may be as large as net.max_bytes. A server that is silent, too slow or busy is asked again \
+                      later; when, it may say itself (Retry-After).",
             examples: &[
                 "tidemill run net.download https://www.rust-lang.org/logos/rust-logo-512x512.png --out files",
                 "tidemill run net.download --items urls.ndjson --order completion --out files",
