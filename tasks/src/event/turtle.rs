@@ -45,7 +45,7 @@ pub enum Key {
 pub struct Options {
     /// What the drawing is: svg, or png.
     pub format: Format,
-    /// The longer side of a PNG, in pixels; 16 to 4096.
+    /// The longer side of a PNG, in pixels.
     #[schemars(range(min = 16, max = 4096))]
     pub size: u32,
 }

@@ -30,10 +30,10 @@ pub struct Links {
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// How far links are followed, within the host of the page: 0 reads only the page, 1 also those it leads to, up to 5.
+    /// How far links are followed, within the host of the page: 0 reads only the page, 1 also those it leads to, and so on.
     #[schemars(range(max = 5))]
     pub depth: u32,
-    /// How many pages are read in all, for one input; 1 to 1000. It matters where `depth` is not 0.
+    /// How many pages are read in all, for one input. It matters where `depth` is not 0.
     #[schemars(range(min = 1, max = 1000))]
     pub pages: usize,
 }
@@ -59,16 +59,11 @@ pub struct Output {
     /// How long reading the page took.
     pub parse_ms: f64,
     /// Whether there were more links than fit into an outcome (2 MiB).
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_cut: bool,
     /// With `depth`: every page that was read, level by level, in the order of the links.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pages: Vec<Page>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
-fn is_false(is_so: &bool) -> bool {
-    !is_so
 }
 
 /// One page that was read, or could not be.

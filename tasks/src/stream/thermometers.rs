@@ -27,19 +27,19 @@ pub struct Thermometers;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Fields {
-    /// How many racks there are, each with a thermometer; 1 to 1000.
+    /// How many racks there are, each with a thermometer.
     #[schemars(range(min = 1, max = 1000), extend("default" = 3))]
     pub racks: Option<usize>,
-    /// How many times each is read, once a tick; 1 to 10000.
+    /// How many times each is read, once a tick.
     #[schemars(range(min = 1, max = 10_000), extend("default" = 20))]
     pub samples: Option<usize>,
-    /// Above this, in °C, a reading raises an alert; -50 to 150.
+    /// Above this, in °C, a reading raises an alert.
     #[schemars(range(min = -50, max = 150), extend("default" = 55))]
     pub threshold_c: Option<f64>,
-    /// How many °C a fan takes from its rack each tick once it is told to; 0 to 50. With 0 nobody answers an alert.
+    /// How many °C a fan takes from its rack each tick once it is told to. With 0 nobody answers an alert.
     #[schemars(range(min = 0, max = 50), extend("default" = 6))]
     pub cooling: Option<f64>,
-    /// The length of a tick in milliseconds; 0 to 60000.
+    /// The length of a tick in milliseconds.
     #[schemars(range(max = 60_000), extend("default" = 1000))]
     pub tick_ms: Option<u64>,
     /// Fixes what is random: how much the racks have to do.

@@ -3,9 +3,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
+type Handler<S> = Box<dyn FnMut(&mut S)>;
+
 /// Handlers by event, and the events that wait for them.
 pub(super) struct EventLoop<E, S> {
-    handlers: HashMap<E, Vec<Box<dyn FnMut(&mut S)>>>,
+    handlers: HashMap<E, Vec<Handler<S>>>,
     waiting: VecDeque<E>,
 }
 
