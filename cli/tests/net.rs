@@ -17,6 +17,7 @@ use axum::routing::get;
 use futures::{StreamExt as _, stream};
 use serde_json::Value;
 use support::{Ended, tidemill};
+use tidemill_testing::{Rabbit, Redis, free_port, or_skip, unique};
 use tokio::runtime::Runtime;
 
 /// What the server saw.
@@ -42,6 +43,17 @@ impl Under {
 impl Drop for Under {
     fn drop(&mut self) {
         self.0.now.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// One of our processes; it ends with its value.
+struct Role(std::process::Child);
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        // An error means that it has ended by itself.
+        drop(self.0.kill());
+        drop(self.0.wait());
     }
 }
 
@@ -199,8 +211,8 @@ fn what_a_hostile_server_does_is_told_in_time_and_leaves_nothing() {
     assert_eq!(ended.code, Some(5), "{}", ended.stderr);
     let lines = ended.lines();
     let expected = [
-        ("too_large", false, "more than the 8MiB that are allowed"),
-        ("too_large", false, "more than the 8MiB that are allowed"),
+        ("too_large", false, "more than the 8MiB that net.max_bytes allows"),
+        ("too_large", false, "more than the 8MiB that net.max_bytes allows"),
         ("redirects", false, "it redirects in a circle"),
         ("forbidden", false, "192.168.0.1 is no public address; the setting net.allow_private"),
         ("forbidden", false, "localhost is no public address"),
@@ -305,6 +317,37 @@ fn the_links_of_a_page_and_of_those_it_leads_to() {
     assert_eq!(few["output"]["pages"].as_array().unwrap().len(), 3);
     let none = server.run(&[], &["run", "net.links", &url("picture.png"), &url("none"), "--retries", "0"]);
     assert_eq!(kinds(&none.lines()), ["not_html", "not_found"]);
+}
+
+#[test]
+fn the_same_goes_through_a_cluster() {
+    let (Some(rabbit), Some(redis)) = (or_skip(Rabbit::shared()), or_skip(Redis::shared())) else { return };
+    let (server, prefix, out) = (Server::start(), unique(), tempfile::tempdir().unwrap());
+    let api = format!("127.0.0.1:{}", free_port());
+    let env = [
+        ("TIDEMILL__BROKER__URL", rabbit.url()),
+        ("TIDEMILL__BROKER__PREFIX", prefix.clone()),
+        ("TIDEMILL__STORE__URL", redis.url()),
+        ("TIDEMILL__STORE__PREFIX", prefix.clone()),
+        ("TIDEMILL__API__LISTEN", api.clone()),
+        ("TIDEMILL__API__URL", format!("http://{api}")),
+        ("TIDEMILL__BLOBS__URL", format!("{}/0/{prefix}", redis.url().trim_end_matches('/'))),
+        ("TIDEMILL__NET__ALLOW_PRIVATE", "127.0.0.3".to_owned()),
+    ];
+    let _roles = ["results-api", "worker"].map(|role| Role(tidemill(&[role]).envs(env.clone()).spawn().unwrap()));
+    let urls: Vec<String> = (0..20).map(|n| server.url(&format!("slow/file-{n}.txt"))).collect();
+    let args = ["submit", "net.download", "--wait", "--out", out.path().to_str().unwrap()];
+    let args: Vec<&str> = args.into_iter().chain(urls.iter().map(String::as_str)).chain(["http://10.0.0.1/"]).collect();
+    let ended = Ended::from(tidemill(&args).envs(env.clone()).output().unwrap());
+
+    assert_eq!(ended.code, Some(5), "{}", ended.stderr);
+    let lines = ended.lines();
+    assert_eq!(lines.len(), 21);
+    for n in 0..20 {
+        let file = std::fs::read_to_string(out.path().join(format!("file-{n}.txt"))).unwrap();
+        assert_eq!(file, format!("file-{n}.txt").repeat(1000));
+    }
+    assert_eq!(kinds(&lines[20..]), ["forbidden"]);
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub use self::spool::Spool;
 pub use self::write::BlobWriter;
 use crate::failure::Failure;
 use crate::settings::ServiceUrl;
-use crate::web::{Answer, Web};
+use crate::web::{Answer, Most, Web};
 
 /// Names a blob: the SHA-256 of its bytes, and what a reader wants to know before fetching them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -193,7 +193,10 @@ impl Blobs {
             None => self.fetch_file(Path::new(location)).await,
             Some(("file", rest)) => self.fetch_file(Path::new(rest.strip_prefix("//").unwrap_or(rest))).await,
             Some(("blob", digest)) => self.fetch_blob(digest).await,
-            Some(("http" | "https", _)) => self.get(location, "*/*", self.limits.max_bytes).await?.read().await,
+            Some(("http" | "https", _)) => {
+                let most = Most { bytes: self.limits.max_bytes, setting: "fetch.max_bytes" };
+                self.get(location, "*/*", most).await?.read().await
+            }
             Some((scheme, rest)) => self.fetch_object(location, scheme, rest).await,
         }
     }
@@ -236,8 +239,8 @@ impl Blobs {
     ///
     /// # Errors
     /// As there.
-    pub async fn get(&self, url: &str, accept: &str, max_bytes: u64) -> Result<Answer, BlobError> {
-        self.web.get(url, accept, FetchLimits { max_bytes, ..self.limits }).await
+    pub async fn get(&self, url: &str, accept: &str, most: Most) -> Result<Answer, BlobError> {
+        self.web.get(url, accept, most, self.limits.timeout).await
     }
 
     async fn fetch_object(&self, location: &str, scheme: &str, rest: &str) -> Result<Vec<u8>, BlobError> {

@@ -27,10 +27,10 @@ use tokio::time::Instant;
 pub use url::Url;
 use url::{Host, ParseError};
 
-pub use self::answer::Answer;
+pub use self::answer::{Answer, Most};
 use self::hosts::Hosts;
 use self::resolve::{Forbidden, Guarded};
-use crate::blobs::{BlobError, FetchLimits, choose_cryptography};
+use crate::blobs::{BlobError, choose_cryptography};
 use crate::failure::chain;
 use crate::settings::{NetSettings, Settings};
 
@@ -57,8 +57,8 @@ impl Web {
         Self { rules: Some(Arc::new(rules)), desk: Arc::default() }
     }
 
-    /// Asks for what is at a URL, and follows redirects. `limits.timeout` is how long a server may be silent. `accept` is
-    /// the header of that name.
+    /// Asks for what is at a URL, and follows redirects. `accept` is the header of that name, `patience` how long a server
+    /// may be silent.
     ///
     /// Dropping the future, or the answer, ends the request.
     ///
@@ -66,7 +66,7 @@ impl Web {
     /// [`BlobError`], naming the URL, of kind `invalid_input` (no such URL can be), `forbidden` (an address that is not
     /// public), `redirects`, `too_large` (as announced), `not_found`, `http_status`, `tls`: for good; `unreachable`,
     /// `timeout`, and `http_status` where the server says that it may pass: to be tried again.
-    pub async fn get(&self, url: &str, accept: &str, limits: FetchLimits) -> Result<Answer, BlobError> {
+    pub async fn get(&self, url: &str, accept: &str, most: Most, patience: Duration) -> Result<Answer, BlobError> {
         let mut url = parse(url)?;
         let desk = self.desk(&url)?;
         let mut asked = None;
@@ -76,10 +76,10 @@ impl Web {
             let slot = desk.hosts.slot(host_and_port(&url)).await;
             // Waiting for a slot is no fault of the server's.
             let asked = *asked.get_or_insert_with(Instant::now);
-            let response = desk.ask(&url, accept, limits.timeout, asked + desk.rules.deadline).await?;
+            let response = desk.ask(&url, accept, patience, asked + desk.rules.deadline).await?;
             let status = response.status();
             if status.is_success() {
-                return Answer::new(url, response, slot, limits, &desk.rules, asked);
+                return Answer::new(url, response, slot, (most, patience), &desk.rules, asked);
             }
             let Some(next) = redirect(&url, status, response.headers())? else {
                 return Err(refused(&url, status, response.headers()));

@@ -9,8 +9,17 @@ use url::Url;
 
 use super::hosts::Slot;
 use super::{broken, failed, over_deadline, shown, transient};
-use crate::blobs::{BlobError, FetchLimits};
+use crate::blobs::BlobError;
 use crate::settings::{NetSettings, format_size};
+
+/// How large an answer may be, and which setting says so.
+#[derive(Clone, Copy, Debug)]
+pub struct Most {
+    /// Its bytes.
+    pub bytes: u64,
+    /// Such as `fetch.max_bytes`.
+    pub setting: &'static str,
+}
 
 /// What a server answered, once it said that it has it.
 #[derive(Debug)]
@@ -21,7 +30,7 @@ pub struct Answer {
     pub status: u16,
     response: reqwest::Response,
     bytes: u64,
-    max_bytes: u64,
+    most: Most,
     pace: Pace,
     asked: Instant,
     deadline: Instant,
@@ -43,18 +52,17 @@ impl Answer {
         url: Url,
         response: reqwest::Response,
         slot: Slot,
-        limits: FetchLimits,
+        (most, window): (Most, Duration),
         rules: &NetSettings,
         asked: Instant,
     ) -> Result<Self, BlobError> {
-        let window = limits.timeout;
         let least = rules.slowest as f64 * window.as_secs_f64();
         // A cast saturates, which is right.
         let pace = Pace { window, least_bytes: least as u64, waited: Duration::ZERO, bytes: 0 };
         let answer = Self {
             status: response.status().as_u16(),
             bytes: 0,
-            max_bytes: limits.max_bytes,
+            most,
             pace,
             asked,
             deadline: asked + rules.deadline,
@@ -129,11 +137,12 @@ impl Answer {
     }
 
     fn check_size(&self, bytes: u64) -> Result<(), BlobError> {
-        if bytes <= self.max_bytes {
+        let Most { bytes: most, setting } = self.most;
+        if bytes <= most {
             return Ok(());
         }
-        let most = format_size(self.max_bytes);
-        Err(failed("too_large", &self.url, &format!("it has more than the {most} that are allowed")))
+        let reason = format!("it has more than the {} that {setting} allows", format_size(most));
+        Err(failed("too_large", &self.url, &reason))
     }
 
     /// Looks at one window, and begins the next.

@@ -12,7 +12,8 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-const LIMITS: FetchLimits = FetchLimits { max_bytes: 1 << 20, timeout: Duration::from_millis(300) };
+const MOST: Most = Most { bytes: 1 << 20, setting: "net.max_bytes" };
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// A server on an address of loopback that few things use; others, such as what `localhost` leads to, stay forbidden.
 async fn serve() -> SocketAddr {
@@ -61,7 +62,7 @@ fn rules() -> NetSettings {
 }
 
 async fn fetch(rules: NetSettings, url: &str) -> Result<Vec<u8>, BlobError> {
-    Web::new(rules).get(url, "*/*", LIMITS).await?.read().await
+    Web::new(rules).get(url, "*/*", MOST, PATIENCE).await?.read().await
 }
 
 #[tokio::test]
@@ -69,7 +70,7 @@ async fn what_is_allowed_comes_also_by_way_of_a_redirect() {
     let server = serve().await;
     assert_eq!(fetch(rules(), &format!("http://{server}/flour")).await.unwrap(), b"flour");
     let web = Web::new(rules());
-    let mut answer = web.get(&format!("http://{server}/here"), "*/*", LIMITS).await.unwrap();
+    let mut answer = web.get(&format!("http://{server}/here"), "*/*", MOST, PATIENCE).await.unwrap();
     assert_eq!((answer.url.path(), answer.status), ("/flour", 200));
     assert_eq!(answer.read().await.unwrap(), b"flour");
 }
@@ -90,8 +91,8 @@ async fn each_trouble_is_told_in_time_with_its_reason() {
         ("mute", "timeout", true, "no answer within 300ms"),
         ("silent", "timeout", true, "the server sent nothing for 300ms"),
         ("drip", "too_slow", true, "net.slowest says how many it should"),
-        ("huge", "too_large", false, "more than the 1MiB that are allowed"),
-        ("endless", "too_large", false, "more than the 1MiB that are allowed"),
+        ("huge", "too_large", false, "more than the 1MiB that net.max_bytes allows"),
+        ("endless", "too_large", false, "more than the 1MiB that net.max_bytes allows"),
     ] {
         let began = Instant::now();
         let error = fetch(rules(), &format!("http://{server}/{path}")).await.unwrap_err();

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use tidemill_core::blobs::BlobRef;
 use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Cost, Hands, Invalid, Task, Tools, Wait, raw};
-use tidemill_core::web::check_url;
+use tidemill_core::web::{Most, check_url};
 
 use super::{Limits, name};
 
@@ -83,7 +83,8 @@ impl Wait for Download {
     }
 
     async fn run(self: Arc<Self>, _plan: Arc<()>, url: String, tools: Tools) -> Result<Output, Failure> {
-        let mut answer = tools.blobs.get(&url, "*/*", self.limits.max_bytes).await?;
+        let most = Most { bytes: self.limits.max_bytes, setting: "net.max_bytes" };
+        let mut answer = tools.blobs.get(&url, "*/*", most).await?;
         let media_type = name::media_type(answer.header("content-type"));
         let disposition = answer.headers().get("content-disposition").map(|value| value.as_bytes());
         let name = name::of(disposition, &answer.url, &media_type);
@@ -91,8 +92,10 @@ impl Wait for Download {
         while let Some(piece) = answer.piece().await? {
             spool.write(piece).await?;
         }
-        let ms = answer.elapsed().as_secs_f64() * 1000.0;
+        let (url, ms) = (answer.shown_url(), answer.elapsed().as_secs_f64() * 1000.0);
+        // Another may have its place while this one is stored.
+        drop(answer);
         let file = spool.finish(&media_type, name::extension(&name, &media_type)).await?;
-        Ok(Output { file: BlobRef { name: Some(name), ..file }, url: answer.shown_url(), ms })
+        Ok(Output { file: BlobRef { name: Some(name), ..file }, url, ms })
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Cost, Hands, Invalid, Task, Tools, Wait, raw};
-use tidemill_core::web::{Url, check_url};
+use tidemill_core::web::{Most, Url, check_url};
 
 use super::{Limits, html, name};
 
@@ -182,7 +182,8 @@ impl Wait for Links {
 
 impl Links {
     async fn read(&self, url: &str, tools: &Tools) -> Result<Read, Failure> {
-        let mut answer = tools.blobs.get(url, ACCEPT, self.limits.max_page_bytes).await?;
+        let most = Most { bytes: self.limits.max_page_bytes, setting: "net.max_page_bytes" };
+        let mut answer = tools.blobs.get(url, ACCEPT, most).await?;
         let no_page = |reason: String| Failure::permanent("not_html", format!("cannot read {url} as a page: {reason}"));
         let header = answer.header("content-type").map(str::to_owned);
         match name::media_type(header.as_deref()).as_str() {
@@ -196,8 +197,6 @@ impl Links {
         let page = answer.read().await?;
         let fetch_ms = answer.elapsed().as_secs_f64() * 1000.0;
         let (url, status) = (answer.url.clone(), answer.status);
-        // Another may have its place while this one is read.
-        drop(answer);
         let at = url.clone();
         let reading = tools.compute.run(move |stop| {
             let began = Instant::now();
@@ -206,6 +205,8 @@ impl Links {
             Ok::<_, Failure>((links, began.elapsed().as_secs_f64() * 1000.0))
         });
         let (links, parse_ms) = reading.await.map_err(|panicked| Failure::panicked(&panicked.0))??;
+        // It keeps its place until it is read: so many pages are in memory, and no more.
+        drop(answer);
         Ok(Read { url, status, links, fetch_ms, parse_ms })
     }
 }
