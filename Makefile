@@ -90,6 +90,11 @@ fix: ## format the code and apply what clippy can mend by itself
 	cargo clippy --workspace --all-features --all-targets --fix --allow-dirty --allow-staged
 	cargo fmt --all
 
+.PHONY: catalogue
+catalogue: ## write docs/catalogue.md anew, from the register of tasks
+	cargo run $(locked) --quiet -p tidemill-cli --bin tidemill -- tasks --markdown > target/catalogue.md
+	mv target/catalogue.md docs/catalogue.md
+
 .PHONY: bench
 bench: build models ## measure, beside the peers, and print the ratios
 	@bench/run

@@ -186,6 +186,9 @@ pub(crate) struct Tasks {
     /// Print JSON, with the schemas of input, options and output
     #[arg(long)]
     pub(crate) json: bool,
+    /// Print the page docs/catalogue.md
+    #[arg(long, hide = true, conflicts_with_all = ["task", "json"])]
+    pub(crate) markdown: bool,
 }
 
 /// `models`.

@@ -8,6 +8,7 @@ use tidemill_core::broker::rabbitmq::{self, RabbitMq};
 use tidemill_core::broker::{BrokerError, BrokerErrorKind};
 use tidemill_core::settings::Settings;
 use tidemill_core::store::redis::{self, Redis};
+use tidemill_core::web::Web;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -73,12 +74,13 @@ pub(crate) fn store(settings: &Settings) -> Result<Arc<Redis>, CliError> {
 /// Where workers store and fetch bytes.
 pub(crate) fn blobs(settings: &Settings) -> Result<Blobs, CliError> {
     let limits = FetchLimits { max_bytes: settings.fetch.max_bytes, timeout: settings.fetch.timeout };
-    match &settings.blobs.url {
+    let blobs = match &settings.blobs.url {
         None => Ok(Blobs::without_store(limits)),
-        Some(url) => {
-            Blobs::at(url, limits).map_err(|error| CliError::new(Exit::Configuration, format!("blobs.url: {error}")))
-        }
-    }
+        Some(url) => Blobs::at(url, limits),
+    };
+    blobs
+        .map(|blobs| blobs.with_web(Web::new(settings.net.clone())))
+        .map_err(|error| CliError::new(Exit::Configuration, format!("blobs.url: {error}")))
 }
 
 /// A runtime for a role: as many threads as there are cores.

@@ -46,7 +46,7 @@ use tidemill_core::settings::{Settings, Sources, VisionSettings};
 use tidemill_core::task::Register;
 use tidemill_core::telemetry;
 use tidemill_tasks::vision::{Engine, Models};
-use tidemill_tasks::{House, image};
+use tidemill_tasks::{House, image, net};
 
 use crate::args::{Args, Command};
 pub use crate::error::{CliError, Exit};
@@ -135,7 +135,8 @@ fn block_on<T>(asking: impl Future<Output = Result<T, CliError>>) -> Result<T, C
 
 fn register(settings: &Settings, engine: Option<Arc<dyn Engine>>) -> Register {
     let image_limits = image::Limits { max_pixels: settings.image.max_pixels, max_bytes: settings.image.max_bytes };
-    tidemill_tasks::register(&House { image_limits, models: models_of(settings), engine })
+    let net_limits = net::Limits::from(&settings.net);
+    tidemill_tasks::register(&House { image_limits, net_limits, models: models_of(settings), engine })
 }
 
 /// The folders of the settings, then those beside the executable, so that an installed or freshly built command finds

@@ -62,7 +62,7 @@ impl Out {
         for field in fields.values_mut() {
             let Ok(blob) = serde_json::from_value::<BlobRef>(field.clone()) else { continue };
             let placed = blobs.path_of(&blob).map_err(|error| error.message).and_then(|from| {
-                let to = self.name(outcome, &blob.extension);
+                let to = self.name(outcome, &blob);
                 put(&from, &to, outcome).map_err(|error| format!("cannot write {}: {error}", to.display())).map(|()| to)
             });
             match placed {
@@ -77,23 +77,36 @@ impl Out {
         is_changed.then(|| Outcome { ending: Ending::Ok(raw(&fields)), ..outcome.clone() })
     }
 
-    /// The input's name with the new ending; if that was given before, its whole name with the new ending, then with
-    /// a number.
-    fn name(&mut self, outcome: &Outcome, extension: &str) -> PathBuf {
-        // The worker is not trusted with paths: whatever is no plain name falls away.
-        let name: PathBuf = Path::new(outcome.name.as_deref().unwrap_or_default())
-            .components()
-            .filter(|part| matches!(part, Component::Normal(_)))
-            .collect();
+    /// The input's name with the new ending, or the name that the file has of itself; if that was given before, the
+    /// whole name with the new ending, then with a number.
+    fn name(&mut self, outcome: &Outcome, blob: &BlobRef) -> PathBuf {
+        let extension: &str = &blob.extension.replace(['/', '\\', '\0'], "_");
+        if let Some(own) = blob.name.as_deref().and_then(|name| Some(PathBuf::from(plain(name).file_name()?))) {
+            let stem = own.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let ending = own.extension().map(|ending| format!(".{}", ending.to_string_lossy())).unwrap_or_default();
+            let numbered = (2u64..).map(|n| PathBuf::from(format!("{stem}-{n}{ending}")));
+            return self.free(std::iter::once(own).chain(numbered));
+        }
+        let name = plain(outcome.name.as_deref().unwrap_or_default());
         let name = if name.as_os_str().is_empty() { PathBuf::from(outcome.index.to_string()) } else { name };
         let whole = name.file_name().map(|last| last.to_string_lossy().into_owned()).unwrap_or_default();
         let is_same = name.extension().is_some_and(|ending| same_kind(&ending.to_string_lossy(), extension));
         let first = if is_same { name.clone() } else { name.with_extension(extension) };
         let numbered = (2u64..).map(|n| name.with_file_name(format!("{whole}-{n}.{extension}")));
-        let mut candidates = [first, name.with_file_name(format!("{whole}.{extension}"))].into_iter().chain(numbered);
-        let chosen = candidates.find(|candidate| self.given.insert(hash(candidate)));
-        self.folder.join(chosen.unwrap_or(name))
+        let whole = name.with_file_name(format!("{whole}.{extension}"));
+        self.free([first, whole].into_iter().chain(numbered))
     }
+
+    /// The first name that was not given before.
+    fn free(&mut self, mut candidates: impl Iterator<Item = PathBuf>) -> PathBuf {
+        let chosen = candidates.find(|candidate| self.given.insert(hash(candidate)));
+        self.folder.join(chosen.unwrap_or_default())
+    }
+}
+
+/// The worker is not trusted with paths: whatever is no plain name falls away.
+fn plain(path: &str) -> PathBuf {
+    Path::new(path).components().filter(|part| matches!(part, Component::Normal(_))).collect()
 }
 
 /// Whether two endings mean the same kind of file.

@@ -16,6 +16,7 @@ use tidemill_core::retry::RetryPolicy;
 use tidemill_core::settings::{RetrySettings, Settings};
 use tidemill_core::store::{self, Progress, Store};
 use tidemill_core::task::{Engine, Hands, Job, Kind, Lane, Register, Tools, raw};
+use tidemill_core::web::Web;
 use tidemill_producer::inputs::{Inputs, Source};
 use tidemill_producer::{Cut, Produced, Producer, Span, UnderWay, Window};
 use tidemill_results_api::{Stream, collect};
@@ -117,6 +118,7 @@ impl Mill {
         let pool = Pool::new(settings.worker.threads).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?;
         let limits = FetchLimits { max_bytes: settings.fetch.max_bytes, timeout: settings.fetch.timeout };
         let blobs = out.as_ref().map_or_else(|| Ok(Blobs::without_store(limits)), |out| out.blobs(limits))?;
+        let blobs = blobs.with_web(Web::new(settings.net.clone()));
         let broker: Arc<dyn Broker> = Arc::new(broker::embedded::Embedded::new(settings.broker.queue_bytes));
         let cut = cut_of(&run.work, settings, job, pool.threads());
         let setup = Setup {
@@ -130,6 +132,7 @@ impl Mill {
             threads: pool.threads(),
             waiting: match job.engine() {
                 Engine::Wait(Hands::PerCore(hands)) => hands * pool.threads(),
+                Engine::Wait(Hands::AtMost(items)) => items.min(settings.worker.waiting).div_ceil(cut.max_items),
                 _ => settings.worker.waiting.div_ceil(cut.max_items),
             },
             grace: settings.worker.grace,

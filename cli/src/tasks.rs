@@ -1,5 +1,8 @@
 //! `tasks`: what there is to run.
 
+mod catalogue;
+mod fields;
+
 use std::io::{self, Write};
 
 use console::style;
@@ -7,6 +10,7 @@ use serde_json::{Value, json};
 use tidemill_core::nearest::did_you_mean;
 use tidemill_core::task::{Kind, Register};
 
+use self::fields::{Field, fields};
 use crate::args::Tasks;
 use crate::error::{CliError, Exit};
 
@@ -20,6 +24,7 @@ pub(crate) fn tasks(args: &Tasks, register: &Register) -> Result<Exit, CliError>
             })?;
             if args.json { pretty(&as_json(kind)) } else { shown(kind) }
         }
+        None if args.markdown => catalogue::page(register),
         None if args.json => pretty(&values(register).into()),
         None => listed(register),
     };
@@ -52,63 +57,108 @@ fn as_json(kind: &dyn Kind) -> Value {
 }
 
 fn listed(register: &Register) -> String {
+    let width = register.iter().map(|kind| kind.about().name.len()).max().unwrap_or_default();
     let mut text = String::new();
-    let mut last_group = "";
-    for kind in register.iter() {
-        let about = kind.about();
-        let group = about.name.split('.').next().unwrap_or(about.name);
-        if group != last_group {
-            let gap = if last_group.is_empty() { "" } else { "\n" };
-            text += &format!("{gap}{}\n", style(group).bold());
-            last_group = group;
+    for (number, (group, kinds)) in groups(register).into_iter().enumerate() {
+        let gap = if number == 0 { "" } else { "\n" };
+        text += &format!("{gap}{}\n", style(group).bold());
+        for kind in kinds {
+            let about = kind.about();
+            text += &format!("  {:width$}  {}\n", about.name, about.summary);
         }
-        text += &format!("  {:20} {}\n", about.name, about.summary);
     }
     text + "\n`tidemill tasks TASK` shows its options and examples.\n"
+}
+
+/// The tasks by the first part of their names, in the order in which they are registered.
+fn groups(register: &Register) -> Vec<(&'static str, Vec<&dyn Kind>)> {
+    let mut groups: Vec<(&'static str, Vec<&dyn Kind>)> = Vec::new();
+    for kind in register.iter() {
+        let name = kind.about().name;
+        let group = name.split('.').next().unwrap_or(name);
+        match groups.iter_mut().find(|(known, _)| *known == group) {
+            Some((_, kinds)) => kinds.push(kind),
+            None => groups.push((group, vec![kind])),
+        }
+    }
+    groups
 }
 
 fn shown(kind: &dyn Kind) -> String {
     let (about, schemas) = (kind.about(), kind.schemas());
     let mut text = format!("{}: {}\n\n", style(about.name).bold(), about.summary);
     text += &wrapped(about.details, "");
-    let options = schemas.options.to_value();
-    let properties = options.get("properties").and_then(Value::as_object);
-    if let Some(properties) = properties.filter(|properties| !properties.is_empty()) {
-        text += &format!("\n{}\n", style("Options (-o KEY=VALUE)").bold());
-        for (key, property) in properties {
-            text += &format!("  {key}{}\n", notes(&options, key, property));
-            if let Some(description) = property.get("description").and_then(Value::as_str) {
-                text += &wrapped(description, "      ");
-            }
+    let (options, input) = (fields(&schemas.options), fields(&schemas.input));
+    let mut list = |title: &str, fields: &[Field]| {
+        text += &format!("\n{}\n", style(title).bold());
+        for field in fields {
+            let notes = field.notes();
+            let notes = if notes.is_empty() { notes } else { format!(" ({notes})") };
+            let head = wrapped(&format!("{}{notes}", field.name), "      ");
+            text += &format!("  {}{}", head.trim_start(), wrapped(&field.description, "      "));
         }
+    };
+    if !input.is_empty() && input != options {
+        list("Input (JSON)", &input);
     }
-    text += &format!("\n{}\n", style("Examples").bold());
+    if !options.is_empty() {
+        let both = if input == options {
+            "Options (-o KEY=VALUE), and fields of each input"
+        } else {
+            "Options (-o KEY=VALUE)"
+        };
+        list(both, &options);
+    }
+    text += &format!("\n{}\n", style(if about.examples.len() == 1 { "Example" } else { "Examples" }).bold());
     for example in about.examples {
-        text += &format!("  {example}\n");
+        text += &pasted(example, width());
     }
     text
 }
 
-/// What type an option has, and what it is when it is not given.
-fn notes(options: &Value, key: &str, property: &Value) -> String {
-    let kind = match property.get("type") {
-        Some(Value::String(kind)) => kind.clone(),
-        Some(Value::Array(kinds)) => kinds.iter().filter_map(Value::as_str).filter(|kind| *kind != "null").collect(),
-        _ => String::new(),
-    };
-    let is_required = options["required"].as_array().is_some_and(|keys| keys.iter().any(|required| required == key));
-    let default = match property.get("default") {
-        Some(Value::Null) | None if is_required => "required".to_owned(),
-        Some(Value::Null) | None => String::new(),
-        Some(default) => format!("default {default}"),
-    };
-    let notes: Vec<String> = [kind, default].into_iter().filter(|note| !note.is_empty()).collect();
-    if notes.is_empty() { String::new() } else { format!("  ({})", notes.join(", ")) }
+/// A command, indented, broken as a shell reads it where it would not fit.
+fn pasted(command: &str, width: usize) -> String {
+    let (mut lines, mut line) = (String::new(), String::from(" "));
+    for part in parts(command) {
+        // Room for a space before and a backslash behind it.
+        if line.len() > 2 && console::measure_text_width(&line) + part.len() + 3 > width {
+            lines += &format!("{line} \\\n");
+            line = String::from("     ");
+        }
+        line.push(' ');
+        line += &part;
+    }
+    lines + &line + "\n"
+}
+
+/// What stays together in a command: what stands in quotes, and a flag with its value.
+fn parts(command: &str) -> Vec<String> {
+    let mut parts: Vec<String> = Vec::new();
+    let (mut quote, mut is_flag) = (None, false);
+    for word in command.split(' ') {
+        match parts.last_mut() {
+            Some(part) if quote.is_some() || is_flag => *part += &format!(" {word}"),
+            _ => parts.push(word.to_owned()),
+        }
+        is_flag = quote.is_none() && word.len() > 1 && word.starts_with('-');
+        for c in word.chars() {
+            match quote {
+                None if matches!(c, '\'' | '"') => quote = Some(c),
+                Some(open) if open == c => quote = None,
+                _ => {}
+            }
+        }
+    }
+    parts
+}
+
+fn width() -> usize {
+    usize::from(console::Term::stdout().size().1).clamp(60, 100)
 }
 
 /// Breaks a text into lines that fit.
 fn wrapped(text: &str, indent: &str) -> String {
-    let width = usize::from(console::Term::stdout().size().1).clamp(60, 100) - indent.len();
+    let width = width() - indent.len();
     let mut lines = String::new();
     let mut line = String::new();
     for word in text.split_whitespace() {
@@ -121,5 +171,19 @@ fn wrapped(text: &str, indent: &str) -> String {
         }
         line += word;
     }
-    lines + &format!("{indent}{line}\n")
+    if line.is_empty() { lines } else { lines + &format!("{indent}{line}\n") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pasted;
+
+    #[test]
+    fn a_long_command_is_broken_where_a_shell_lets_it() {
+        assert_eq!(pasted("tidemill run x", 80), "  tidemill run x\n");
+        assert_eq!(
+            pasted("tidemill run x -o steps='[1, 2, 3, 4]' --out small", 32),
+            "  tidemill run x \\\n      -o steps='[1, 2, 3, 4]' \\\n      --out small\n"
+        );
+    }
 }

@@ -28,6 +28,30 @@ fn one_task() {
 }
 
 #[test]
+fn the_list_of_tasks_fits_a_terminal() {
+    let listed = run(&["tasks"]).stdout;
+    for line in listed.lines() {
+        assert!(line.chars().count() <= 80, "longer than 80 columns; shorten the summary: {line}");
+    }
+}
+
+#[test]
+fn the_catalogue_is_current() {
+    let page = run(&["tasks", "--markdown"]).stdout;
+    let kept = std::fs::read_to_string(support::root().join("docs/catalogue.md")).unwrap_or_default();
+    let (new, old): (Vec<&str>, Vec<&str>) = (page.lines().collect(), kept.lines().collect());
+    let first = (0..).find(|n| new.get(*n) != old.get(*n) || *n > new.len()).unwrap_or_default();
+    assert!(
+        page == kept,
+        "docs/catalogue.md is not what the register of tasks says; `make catalogue` writes it anew.\n\
+         line {}: {:?}\nshould be: {:?}",
+        first + 1,
+        old.get(first),
+        new.get(first)
+    );
+}
+
+#[test]
 fn the_list_of_models_names_the_default() {
     let listed = run(&["models"]).stdout;
     assert!(listed.contains("efficientnet-lite0") && listed.contains("(default)"), "{listed}");

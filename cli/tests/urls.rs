@@ -82,6 +82,7 @@ fn a_picture_behind_a_url_is_fetched_and_each_trouble_has_its_name() {
         "0",
     ])
     .env("TIDEMILL__FETCH__MAX_BYTES", "4MiB")
+    .env("TIDEMILL__NET__ALLOW_PRIVATE", "127.0.0.0/8")
     .output()
     .unwrap();
     let ended = support::Ended::from(output);
@@ -90,7 +91,7 @@ fn a_picture_behind_a_url_is_fetched_and_each_trouble_has_its_name() {
     let lines = ended.lines();
     assert_eq!((&lines[0]["status"], &lines[1]["status"]), (&"ok".into(), &"ok".into()), "{lines:#?}");
     let kinds: Vec<&str> = lines[2..].iter().map(|line| line["error"]["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["not_found", "too_large", "unreachable", "unreachable"], "{lines:#?}");
+    assert_eq!(kinds, ["not_found", "too_large", "redirects", "unreachable"], "{lines:#?}");
     assert!(lines[2]["error"]["message"].as_str().unwrap().contains(&missing));
     assert!(out.path().join("photo.png").is_file() && out.path().join("moved.png").is_file());
 }
@@ -101,8 +102,12 @@ fn a_server_that_is_not_there_is_a_failure_that_may_pass() {
     let url = format!("http://{}/a.png", listener.local_addr().unwrap());
     drop(listener);
     let out = tempfile::tempdir().unwrap();
-    let ended = run(&["run", "image.transform", &url, "--out", out.path().to_str().unwrap(), "--retries", "1"]);
-    let line = &ended.lines()[0];
+    let args = ["run", "image.transform", &url, "--out", out.path().to_str().unwrap(), "--retries", "1"];
+    let refused = run(&args);
+    assert_eq!(refused.lines()[0]["error"]["kind"], "forbidden", "it is this machine");
+
+    let ended = tidemill(&args).env("TIDEMILL__NET__ALLOW_PRIVATE", "127.0.0.0/8").output().unwrap();
+    let line = &support::Ended::from(ended).lines()[0];
     assert_eq!((&line["error"]["kind"], &line["error"]["retryable"]), (&"unreachable".into(), &true.into()), "{line}");
     assert_eq!(line["attempts"], 2);
 }

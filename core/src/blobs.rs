@@ -1,10 +1,10 @@
 //! Blobs: bytes too large for a message, named by their content; and the bytes behind a path or URL.
 
 mod place;
+mod spool;
 mod write;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,9 +16,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use self::place::Place;
+pub use self::spool::Spool;
 pub use self::write::BlobWriter;
-use crate::failure::{Failure, chain};
+use crate::failure::Failure;
 use crate::settings::ServiceUrl;
+use crate::web::{Answer, Most, Web};
 
 /// Names a blob: the SHA-256 of its bytes, and what a reader wants to know before fetching them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -32,6 +34,9 @@ pub struct BlobRef {
     pub media_type: String,
     /// The usual ending of a file's name, without the dot.
     pub extension: String,
+    /// The name that the file has where it comes from, if it has one: a name, not a path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// What may be fetched.
@@ -43,44 +48,54 @@ pub struct FetchLimits {
     pub timeout: Duration,
 }
 
-/// Redirects that are followed, as browsers and curl do in their defaults' order of magnitude.
-const MAX_REDIRECTS: usize = 10;
+/// The folder, within one for blobs, where they lie while they are written.
+const UNFINISHED: &str = "unfinished";
 
 /// Where blobs are stored, and how inputs are fetched. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Blobs {
     store: Option<Place>,
     limits: FetchLimits,
-    /// Made when the first URL is fetched: most runs fetch none, and loading the certificates takes milliseconds.
-    http: Arc<OnceLock<reqwest::Client>>,
+    web: Web,
 }
 
 /// Why bytes could not be fetched or stored.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct BlobError {
-    /// For programs: `not_found`, `denied`, `too_large`, `unreachable`, `storage`, `invalid_input`.
+    /// For programs: `not_found`, `denied`, `too_large`, `unreachable`, `storage`, `invalid_input`; more in
+    /// [`Web::get`].
     pub kind: &'static str,
     /// For people; names the path or URL.
     pub message: String,
     /// Whether trying again may help.
     pub transient: bool,
+    /// It should not be tried before that, says the server.
+    pub retry_after: Option<Duration>,
+}
+
+impl BlobError {
+    /// One that will come again however often it is tried.
+    pub(crate) fn permanent(kind: &'static str, message: String) -> Self {
+        Self { kind, message, transient: false, retry_after: None }
+    }
 }
 
 impl From<BlobError> for Failure {
     fn from(error: BlobError) -> Self {
-        Self { kind: error.kind.into(), message: error.message, retryable: error.transient }
+        let BlobError { kind, message, transient, retry_after } = error;
+        Self { kind: kind.into(), message, retryable: transient, retry_after }
     }
 }
 
 fn permanent(kind: &'static str, message: String) -> BlobError {
-    BlobError { kind, message, transient: false }
+    BlobError::permanent(kind, message)
 }
 
 impl Blobs {
     /// Fetches inputs; stores nothing.
     pub fn without_store(limits: FetchLimits) -> Self {
-        Self { store: None, limits, http: Arc::default() }
+        Self { store: None, limits, web: Web::default() }
     }
 
     /// Fetches inputs, and stores blobs in `folder`.
@@ -100,6 +115,12 @@ impl Blobs {
         Ok(Self { store: Some(Place::at(url)?), ..Self::without_store(limits) })
     }
 
+    /// Fetches over HTTP by other rules than the built-in ones.
+    #[must_use]
+    pub fn with_web(self, web: Web) -> Self {
+        Self { web, ..self }
+    }
+
     /// Stores bytes under the name of their content. Storing the same bytes twice stores them once.
     ///
     /// # Errors
@@ -113,7 +134,13 @@ impl Blobs {
             writer.write_unchecked(bytes.into()).await?;
             writer.close().await?;
         }
-        Ok(BlobRef { blob: digest, bytes: length, media_type: media_type.to_owned(), extension: extension.to_owned() })
+        Ok(BlobRef {
+            blob: digest,
+            bytes: length,
+            media_type: media_type.to_owned(),
+            extension: extension.to_owned(),
+            name: None,
+        })
     }
 
     /// How large the blob of that digest (`sha256:…`) is; `None` where it is not stored.
@@ -166,7 +193,10 @@ impl Blobs {
             None => self.fetch_file(Path::new(location)).await,
             Some(("file", rest)) => self.fetch_file(Path::new(rest.strip_prefix("//").unwrap_or(rest))).await,
             Some(("blob", digest)) => self.fetch_blob(digest).await,
-            Some(("http" | "https", _)) => self.fetch_http(location).await,
+            Some(("http" | "https", _)) => {
+                let most = Most { bytes: self.limits.max_bytes, setting: "fetch.max_bytes" };
+                self.get(location, "*/*", most).await?.read().await
+            }
             Some((scheme, rest)) => self.fetch_object(location, scheme, rest).await,
         }
     }
@@ -205,47 +235,12 @@ impl Blobs {
         tokio::fs::read(path).await.map_err(failed)
     }
 
-    async fn fetch_http(&self, url: &str) -> Result<Vec<u8>, BlobError> {
-        let failed = |error: reqwest::Error| BlobError {
-            kind: if error.is_timeout() { "timeout" } else { "unreachable" },
-            message: format!("cannot fetch {url}: {}", chain(&error.without_url())),
-            transient: true,
-        };
-        let response = self.client().map_err(failed)?.get(url).send().await.map_err(failed)?;
-        let status = response.status();
-        if !status.is_success() {
-            let transient = status.is_server_error() || status == reqwest::StatusCode::TOO_MANY_REQUESTS;
-            let kind = if status == reqwest::StatusCode::NOT_FOUND { "not_found" } else { "http_status" };
-            return Err(BlobError {
-                kind,
-                message: format!("cannot fetch {url}: the server answered {status}"),
-                transient,
-            });
-        }
-        self.check_size(url, response.content_length().unwrap_or(0))?;
-        let mut bytes = Vec::new();
-        let mut pieces = response.bytes_stream();
-        while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(failed)?;
-            // The announced length may lie, or be missing.
-            self.check_size(url, (bytes.len() + piece.len()) as u64)?;
-            bytes.extend_from_slice(&piece);
-        }
-        Ok(bytes)
-    }
-
-    fn client(&self) -> Result<&reqwest::Client, reqwest::Error> {
-        if let Some(client) = self.http.get() {
-            return Ok(client);
-        }
-        choose_cryptography();
-        let client = reqwest::Client::builder()
-            .connect_timeout(self.limits.timeout)
-            .read_timeout(self.limits.timeout)
-            .redirect(reqwest::redirect::Policy::limited(MAX_REDIRECTS))
-            .user_agent(concat!("tidemill/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(self.http.get_or_init(|| client))
+    /// Asks for what is at an `http(s):` URL; see [`Web::get`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn get(&self, url: &str, accept: &str, most: Most) -> Result<Answer, BlobError> {
+        self.web.get(url, accept, most, self.limits.timeout).await
     }
 
     async fn fetch_object(&self, location: &str, scheme: &str, rest: &str) -> Result<Vec<u8>, BlobError> {
@@ -271,6 +266,7 @@ impl Blobs {
             kind: if error.kind() == opendal::ErrorKind::NotFound { "not_found" } else { "unreachable" },
             message: format!("cannot fetch {location}: {}", why(&error)),
             transient: error.is_temporary(),
+            retry_after: None,
         };
         let operator = operator.map_err(failed)?;
         let metadata = operator.stat(key).await.map_err(failed)?;

@@ -1,6 +1,7 @@
 //! Failures: why an item has no output.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,17 +18,21 @@ pub struct Failure {
     pub message: String,
     /// Whether the same item may succeed when it runs again.
     pub retryable: bool,
+    /// It should not run again before this is over: somebody (a server) asked for it. No longer than the batch's own
+    /// longest delay is waited, whatever was asked. It matters to the worker only, and is not told.
+    #[serde(skip)]
+    pub retry_after: Option<Duration>,
 }
 
 impl Failure {
     /// A failure that will come again however often the item runs: its input is bad.
     pub fn permanent(kind: &'static str, message: impl Into<String>) -> Self {
-        Self { kind: kind.into(), message: message.into(), retryable: false }
+        Self { kind: kind.into(), message: message.into(), retryable: false, retry_after: None }
     }
 
     /// A failure that may pass: the item is run again, within its batch's [`crate::retry::RetryPolicy`].
     pub fn transient(kind: &'static str, message: impl Into<String>) -> Self {
-        Self { kind: kind.into(), message: message.into(), retryable: true }
+        Self { kind: kind.into(), message: message.into(), retryable: true, retry_after: None }
     }
 
     /// The input does not have the form that the task takes.
@@ -36,7 +41,7 @@ impl Failure {
     }
 
     /// The attempt took longer than its batch allows.
-    pub fn timed_out(timeout: std::time::Duration) -> Self {
+    pub fn timed_out(timeout: Duration) -> Self {
         Self::transient("timeout", format!("took longer than the timeout of {timeout:?}"))
     }
 

@@ -28,4 +28,5 @@ pub mod settings;
 pub mod store;
 pub mod task;
 pub mod telemetry;
+pub mod web;
 pub mod wire;

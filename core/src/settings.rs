@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::task::Lane;
@@ -59,6 +60,7 @@ pub struct Settings {
     pub image: ImageSettings,
     pub vision: VisionSettings,
     pub fetch: FetchSettings,
+    pub net: NetSettings,
     pub log: LogSettings,
 }
 
@@ -225,7 +227,7 @@ pub struct VisionSettings {
     pub libtorch: Option<PathBuf>,
 }
 
-/// `[fetch]`: inputs that are URLs.
+/// `[fetch]`: inputs that are fetched.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "config/default.toml is the one description of each key")]
@@ -234,6 +236,29 @@ pub struct FetchSettings {
     pub timeout: Duration,
     #[serde(deserialize_with = "values::size")]
     pub max_bytes: u64,
+}
+
+/// `[net]`: requests over HTTP to addresses that inputs name.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml is the one description of each key")]
+pub struct NetSettings {
+    #[serde(deserialize_with = "values::networks")]
+    pub allow_private: Vec<IpNet>,
+    pub use_proxy: bool,
+    #[serde(deserialize_with = "values::duration")]
+    pub connect_timeout: Duration,
+    #[serde(deserialize_with = "values::duration")]
+    pub deadline: Duration,
+    #[serde(deserialize_with = "values::size")]
+    pub slowest: u64,
+    pub max_redirects: usize,
+    #[serde(deserialize_with = "values::size")]
+    pub max_bytes: u64,
+    #[serde(deserialize_with = "values::size")]
+    pub max_page_bytes: u64,
+    pub at_once: usize,
+    pub at_once_per_host: usize,
 }
 
 /// `[log]`: what is told, and how.

@@ -218,6 +218,8 @@ pub trait Wait: Task {
 pub enum Hands {
     /// As many as the settings allow: an item is little more than a timer or a socket.
     Many,
+    /// As many as this, for the task itself lets no more go on.
+    AtMost(usize),
     /// A few per core: an item holds real memory (a picture), and most of its time is computing.
     PerCore(usize),
 }
@@ -555,7 +557,7 @@ impl<T: Task, By: Runs<T>> Job for Planned<T, By> {
 
     fn lane(&self) -> Lane {
         match (self.task.lane(&self.plan), self.engine()) {
-            (Lane::Cpu, Engine::Wait(Hands::Many)) => Lane::Wait,
+            (Lane::Cpu, Engine::Wait(Hands::Many | Hands::AtMost(_))) => Lane::Wait,
             (lane, _) => lane,
         }
     }

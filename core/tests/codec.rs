@@ -62,6 +62,7 @@ fn ending() -> impl Strategy<Value = Ending> {
         kind: kind.into(),
         message,
         retryable,
+        retry_after: None,
     });
     prop_oneof![
         json().prop_map(Ending::Ok),

@@ -4,10 +4,13 @@
 //! line of [`register`].
 
 pub mod compute;
+pub mod event;
 pub mod image;
 #[cfg(feature = "testing")]
 pub mod mischief;
+pub mod net;
 pub mod scenario;
+pub mod stream;
 pub mod text;
 pub mod thread;
 pub mod time;
@@ -22,6 +25,8 @@ use tidemill_core::task::Register;
 pub struct House {
     /// What pictures are refused by their header.
     pub image_limits: image::Limits,
+    /// How much is taken from servers.
+    pub net_limits: net::Limits,
     /// Where models are found.
     pub models: vision::Models,
     /// What runs networks and tensors, where libtorch is linked in.
@@ -36,15 +41,19 @@ impl std::fmt::Debug for House {
 
 /// Every task.
 pub fn register(house: &House) -> Register {
-    let House { image_limits: limits, models, engine } = house.clone();
+    let House { image_limits: limits, net_limits, models, engine } = house.clone();
     let register = Register::default();
     #[cfg(feature = "testing")]
     let register = if mischief::is_wanted() { register.compute(mischief::Mischief) } else { register };
     thread::register(register)
         .wait(time::sleep::Sleep)
+        .wait(stream::thermometers::Thermometers)
+        .wait(event::turtle::Turtle)
         .compute(compute::map::Map { engine: engine.clone() })
         .compute(compute::factorize::Factorize)
         .wait(text::count::Count)
+        .wait(net::download::Download { limits: net_limits })
+        .wait(net::links::Links { limits: net_limits })
         .wait(image::ImageTransform { limits })
         .wait(vision::classify::Classify { models, limits, engine })
 }

@@ -74,7 +74,14 @@ pub(crate) enum Stopped {
 /// Sorts a chunk's items into those that have ended and those that run again. `ran` has one entry an item, in order.
 pub(crate) fn decide(chunk: &Chunk, lane: Lane, ran: Vec<Ran>, maker: &Arc<Maker>, random: f64) -> Verdict {
     debug_assert_eq!(chunk.items.len(), ran.len(), "one result an item");
-    let delay = chunk.batch.retry.delay_after(chunk.attempt, random);
+    let policy = &chunk.batch.retry;
+    // A server may ask to be left in peace for longer: it is, for as long as the batch ever waits at most.
+    let asked = ran.iter().filter_map(|ran| match &ran.result {
+        Err(Stopped::Failed(failure)) if failure.retryable => failure.retry_after,
+        _ => None,
+    });
+    let asked = asked.max().unwrap_or_default().min(policy.max);
+    let delay = policy.delay_after(chunk.attempt, random).map(|delay| delay.max(asked));
     let mut outcomes = Vec::with_capacity(ran.len());
     let mut again = Vec::new();
     for (item, ran) in chunk.items.iter().zip(ran) {
@@ -157,6 +164,26 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn nothing_runs_again_before_a_server_wants_it_to_nor_later_than_the_batch_would(
+            asked in 0u64..20, random in 0.0f64..1.0,
+        ) {
+            let chunk = chunk(3, 1);
+            let maker = Arc::new(Maker { worker: "w".into(), device: "cpu".into() });
+            let asked = Duration::from_secs(asked);
+            let busy = Failure { retry_after: Some(asked), ..Failure::transient("http_status", "429") };
+            let results = [Ok(raw(&1)), Err(Stopped::Failed(busy)), Err(Stopped::Failed(Failure::transient("x", "x")))];
+            let ran = results.map(|result| Ran { result, queued: Duration::ZERO, run: Duration::ZERO });
+
+            let Verdict::Done { again: Some(again), .. } = decide(&chunk, Lane::Cpu, ran.into(), &maker, random) else {
+                panic!("two run again");
+            };
+
+            let policy = chunk.batch.retry;
+            let own = policy.delay_after(Attempt(1), random).unwrap();
+            prop_assert_eq!(again.delay, own.max(asked.min(policy.max)));
+        }
+
         #[test]
         fn every_item_ends_or_runs_again_never_both_never_neither(
             results in results(), attempt in 1u32..5, random in 0.0f64..1.0,

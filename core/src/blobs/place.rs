@@ -8,7 +8,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use opendal::{Builder, Configurator, Operator, OperatorUri, services};
 use redis::IntoConnectionInfo as _;
 
-use super::{BlobError, permanent, why};
+use super::{BlobError, UNFINISHED, permanent, why};
 use crate::settings::ServiceUrl;
 
 /// The folder within a Redis, where its URL names none: keys begin with it.
@@ -31,7 +31,7 @@ impl Place {
         };
         let root = folder.to_str().ok_or_else(|| unusable(&"its path is not UTF-8"))?;
         // A blob appears whole or not at all, also when two items make the same one at the same time.
-        let unfinished = folder.join("unfinished");
+        let unfinished = folder.join(UNFINISHED);
         let unfinished = unfinished.to_str().ok_or_else(|| unusable(&"its path is not UTF-8"))?;
         let service = services::Fs::default().root(root).atomic_write_dir(unfinished);
         let operator = Operator::new(service).map_err(|error| unusable(&error))?;
@@ -72,6 +72,7 @@ impl Place {
                 kind: "unreachable",
                 message: format!("cannot read {name} in {}: {}", place.shown, super::io_reason(&error)),
                 transient: true,
+                retry_after: None,
             }
         };
         let reader = self.operator.reader(name).await.map_err(|error| self.failed("read", name, &error))?;
@@ -89,6 +90,7 @@ impl Place {
             kind: "storage",
             message: format!("cannot {what} {name} in {}: {}", self.shown, why(error)),
             transient: error.is_temporary() || error.kind() == opendal::ErrorKind::Unexpected && self.folder.is_none(),
+            retry_after: None,
         }
     }
 }

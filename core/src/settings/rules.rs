@@ -22,6 +22,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
         image,
         vision,
         fetch,
+        net,
         log: _,
     } = settings;
     scheme("broker.url", &broker.url, &["memory", "amqp", "amqps"])?;
@@ -54,6 +55,12 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
         ("vision.threads", vision.threads as u64, 0, 4096),
         ("vision.max_batch", vision.max_batch as u64, 1, 65_536),
         ("fetch.max_bytes", fetch.max_bytes, 1, u64::MAX),
+        ("net.slowest", net.slowest, 0, 1 << 30),
+        ("net.max_redirects", net.max_redirects as u64, 0, 100),
+        ("net.max_bytes", net.max_bytes, 1, u64::MAX),
+        ("net.max_page_bytes", net.max_page_bytes, 1, 1 << 30),
+        ("net.at_once", net.at_once as u64, 1, 65_536),
+        ("net.at_once_per_host", net.at_once_per_host as u64, 1, 65_536),
     ] {
         between(key, value, least, most)?;
     }
@@ -70,6 +77,8 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
         ("results.ttl", results.ttl, MINUTE, 3650 * DAY),
         ("submit.patience", submit.patience, MILLISECOND, 30 * DAY),
         ("fetch.timeout", fetch.timeout, MILLISECOND, DAY),
+        ("net.connect_timeout", net.connect_timeout, MILLISECOND, HOUR),
+        ("net.deadline", net.deadline, MILLISECOND, 30 * DAY),
     ] {
         let text = |duration| humantime::format_duration(duration).to_string();
         if value < least {
@@ -96,7 +105,7 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn between(key: &'static str, value: u64, least: u64, most: u64) -> Result<(), (&'static str, InvalidValue)> {
-    let in_bytes = key.ends_with("bytes") || key == "run.window";
+    let in_bytes = key.ends_with("bytes") || matches!(key, "run.window" | "net.slowest");
     let text = |value: u64| if in_bytes { super::format_size(value) } else { value.to_string() };
     if value < least {
         return Err((key, InvalidValue::new("too small", format!("it is at least {}", text(least)))));

@@ -2,9 +2,11 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error};
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
@@ -359,6 +361,18 @@ where
 /// Reads a time, see [`parse_duration`].
 pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     parse_duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+/// Reads networks; an address by itself is a network of one.
+pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let parse = |text: &String| match text.parse::<IpAddr>() {
+        Ok(address) => Ok(address.into()),
+        Err(_) => text.parse().map_err(|_| {
+            let hint = "it is an IP address, or a network such as 10.0.0.0/8 or fd00::/8";
+            D::Error::custom(InvalidValue::new(format!("{text:?} is not a network"), hint))
+        }),
+    };
+    Vec::<String>::deserialize(deserializer)?.iter().map(parse).collect()
 }
 
 /// Reads a number of bytes, see [`parse_size`].

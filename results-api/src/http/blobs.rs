@@ -74,7 +74,8 @@ pub(super) async fn put(
         }
     }
     let bytes = writer.finish().await?;
-    let blob = BlobRef { blob: digest, bytes, media_type: media_type(&headers), extension: described.extension };
+    let blob =
+        BlobRef { blob: digest, bytes, media_type: media_type(&headers), extension: described.extension, name: None };
     Ok((StatusCode::CREATED, Json(blob)).into_response())
 }
 

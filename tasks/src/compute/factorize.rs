@@ -193,6 +193,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_loads_of_the_catalogue_are_right_and_the_hard_cases_quick() {
+        let mut chance = fastrand::Rng::with_seed(1);
+        let classic: Vec<u64> = (0..10_000).map(|_| chance.u64(20_000..=100_000_000)).collect();
+        let random: Vec<u64> = (0..1000).map(|_| chance.u64(1..)).collect();
+        let mut prime = || std::iter::repeat_with(|| chance.u64(1 << 31..1 << 32)).find(|n| is_prime64(*n)).unwrap();
+        let hard: Vec<u64> = (0..100).map(|_| prime() * prime()).collect();
+        for number in classic.into_iter().chain(random) {
+            let factors = factors(number);
+            assert_eq!(factors.iter().product::<u64>(), number);
+            assert!(factors.is_sorted() && factors.iter().all(|factor| is_prime64(*factor)), "{number}: {factors:?}");
+        }
+        let began = std::time::Instant::now();
+        assert!(hard.iter().all(|number| factors(*number).len() == 2));
+        assert!(began.elapsed().as_millis() < 100 * 100, "100 took {:?}", began.elapsed());
+    }
+
     proptest! {
         #[test]
         fn factors_multiply_back_and_are_prime_and_ascend(number in 1u64..) {

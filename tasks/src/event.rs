@@ -1,0 +1,3 @@
+//! Tasks of events.
+
+pub mod turtle;

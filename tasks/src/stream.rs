@@ -1,0 +1,3 @@
+//! Tasks of streams.
+
+pub mod thermometers;
