@@ -91,8 +91,8 @@ impl Shared for Embedded {
 
     async fn list(&self, limit: usize) -> Result<Vec<BatchInfo>, StoreError> {
         let mut infos: Vec<_> = lock(&self.batches).values().filter_map(Ledger::info).collect();
-        // Not by id: some are made of a key.
-        infos.sort_by_key(|info| std::cmp::Reverse(info.created));
+        // Ids come second: they are sorted by time too, but those that are made of a key.
+        infos.sort_by(|one, next| (next.created, &next.batch.id).cmp(&(one.created, &one.batch.id)));
         infos.truncate(limit);
         Ok(infos)
     }
