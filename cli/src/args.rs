@@ -1,6 +1,7 @@
 //! The arguments. The doc comments are the help.
 
 mod cluster;
+mod models;
 mod roles;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use tidemill_core::store::Order;
 use tidemill_core::task::Lane;
 
 pub(crate) use self::cluster::{Cancel, Dead, DeadCommand, ItemName, Results, Status, Verify, Workers};
+pub(crate) use self::models::{CardArgs, ImportArgs, ModelsArgs, ModelsCommand};
 pub(crate) use self::roles::{Health, ResultsApi, Submit, WorkerArgs};
 use crate::error::Exit;
 
@@ -86,7 +88,7 @@ pub(crate) enum Command {
     Workers(Workers),
     /// List the tasks, or show one: its options, its input, examples
     Tasks(Tasks),
-    /// List the models, or show one
+    /// List the models, show one, import and verify them
     Models(ModelsArgs),
     /// Work for the cluster: take chunks from RabbitMQ, run them, send back the outcomes
     Worker(WorkerArgs),
@@ -189,16 +191,6 @@ pub(crate) struct Tasks {
     /// Print the page docs/catalogue.md
     #[arg(long, hide = true, conflicts_with_all = ["task", "json"])]
     pub(crate) markdown: bool,
-}
-
-/// `models`.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct ModelsArgs {
-    /// The model to show
-    pub(crate) model: Option<String>,
-    /// Print JSON: the whole cards
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// See [`Order`].

@@ -45,7 +45,8 @@ use clap::Parser as _;
 use tidemill_core::settings::{Settings, Sources, VisionSettings};
 use tidemill_core::task::Register;
 use tidemill_core::telemetry;
-use tidemill_tasks::vision::{Engine, Models};
+use tidemill_tasks::vision::card::Card;
+use tidemill_tasks::vision::{Engine, Import, Models};
 use tidemill_tasks::{House, image, net};
 
 use crate::args::{Args, Command};
@@ -58,6 +59,10 @@ pub struct Vision {
     pub start: fn(&VisionSettings) -> Result<Arc<dyn Engine>, String>,
     /// What there is to run networks on, a line each.
     pub describe: fn() -> Vec<String>,
+    /// Makes a model's folder and says what was found well, a line each; the error is a text for people.
+    pub import: fn(&Import, &VisionSettings) -> Result<Vec<String>, String>,
+    /// Says what of a model was found well, a line each; the error is a text for people.
+    pub verify: fn(&Card, &VisionSettings) -> Result<Vec<String>, String>,
 }
 
 /// The command: everything from its arguments to its exit code.
@@ -112,7 +117,7 @@ fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
         Command::ResultsApi(_) => results_api::results_api(settings),
         Command::Health(health) => worker::health(&health),
         Command::Tasks(tasks) => tasks::tasks(&tasks, &register(settings, None)),
-        Command::Models(models) => models::models(&models, &models_of(settings)),
+        Command::Models(models) => models::models(&models, settings, vision),
         Command::Doctor if wants_settings => doctor::settings(&loaded),
         Command::Doctor => doctor::doctor(settings, vision),
         Command::Completions { shell } => Ok(args::completions(shell)),

@@ -58,11 +58,18 @@ impl Out {
     pub(crate) fn place(&mut self, outcome: &Outcome, blobs: &Blobs) -> Option<Outcome> {
         let Ending::Ok(output) = &outcome.ending else { return None };
         let mut fields: Map<String, Value> = serde_json::from_str(output.get()).ok()?;
+        let blob_in = |field: &Value| serde_json::from_value::<BlobRef>(field.clone()).ok();
+        let has_several = fields.values().filter_map(blob_in).count() > 1;
         let mut is_changed = false;
-        for field in fields.values_mut() {
-            let Ok(blob) = serde_json::from_value::<BlobRef>(field.clone()) else { continue };
+        for (key, field) in &mut fields {
+            let Some(blob) = blob_in(field) else { continue };
+            let ending = match has_several {
+                // Of several files each says which it is.
+                true => format!("{}.{}", key.replace('_', "-"), blob.extension),
+                false => blob.extension.clone(),
+            };
             let placed = blobs.path_of(&blob).map_err(|error| error.message).and_then(|from| {
-                let to = self.name(outcome, &blob);
+                let to = self.name(outcome, &blob, &ending);
                 put(&from, &to, outcome).map_err(|error| format!("cannot write {}: {error}", to.display())).map(|()| to)
             });
             match placed {
@@ -79,8 +86,8 @@ impl Out {
 
     /// The input's name with the new ending, or the name that the file has of itself; if that was given before, the
     /// whole name with the new ending, then with a number.
-    fn name(&mut self, outcome: &Outcome, blob: &BlobRef) -> PathBuf {
-        let extension: &str = &blob.extension.replace(['/', '\\', '\0'], "_");
+    fn name(&mut self, outcome: &Outcome, blob: &BlobRef, ending: &str) -> PathBuf {
+        let extension: &str = &ending.replace(['/', '\\', '\0'], "_");
         if let Some(own) = blob.name.as_deref().and_then(|name| Some(PathBuf::from(plain(name).file_name()?))) {
             let stem = own.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let ending = own.extension().map(|ending| format!(".{}", ending.to_string_lossy())).unwrap_or_default();

@@ -18,6 +18,16 @@ fn help_of_run() {
 }
 
 #[test]
+fn help_of_models_import() {
+    assert_snapshot!(run(&["models", "import", "--help"]).stdout);
+}
+
+#[test]
+fn help_of_models_verify() {
+    assert_snapshot!(run(&["models", "verify", "--help"]).stdout);
+}
+
+#[test]
 fn the_list_of_tasks() {
     assert_snapshot!(run(&["tasks"]).stdout);
 }

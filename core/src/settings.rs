@@ -223,6 +223,8 @@ pub struct VisionSettings {
     pub max_batch: usize,
     #[serde(deserialize_with = "values::duration")]
     pub max_delay: Duration,
+    #[serde(rename = "model_memory", deserialize_with = "values::size")]
+    pub model_memory_bytes: u64,
     #[serde(deserialize_with = "values::optional")]
     pub libtorch: Option<PathBuf>,
 }

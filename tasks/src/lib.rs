@@ -55,5 +55,6 @@ pub fn register(house: &House) -> Register {
         .wait(net::download::Download { limits: net_limits })
         .wait(net::links::Links { limits: net_limits })
         .wait(image::ImageTransform { limits })
-        .wait(vision::classify::Classify { models, limits, engine })
+        .wait(vision::classify::Classify { models: models.clone(), limits, engine: engine.clone() })
+        .wait(vision::segment::Segment { models, limits, engine })
 }

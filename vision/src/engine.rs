@@ -1,32 +1,29 @@
-//! The engine behind the vision tasks: a classifier for each model, started when it is first asked for. `compute.map` runs
-//! its expressions through it, too.
+//! The engine behind the vision tasks: models, each started when it is first asked for and unloaded when others need its
+//! room. `compute.map` runs its expressions through it, too.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tidemill_core::compute::available_cores;
 use tidemill_core::failure::{Failure, chain};
 use tidemill_core::settings::{self, VisionSettings};
 use tidemill_tasks::vision::card::{Card, Precision};
+use tidemill_tasks::vision::segment::Scores;
 use tidemill_tasks::vision::{Engine, Label};
-use tokio::sync::OnceCell;
 
-use crate::classifier::{Classifier, ClassifyError, InstanceConfig};
 use crate::device::{Device, DeviceChoice};
 use crate::map::Mapper;
+use crate::model::{InstanceConfig, Model, ModelError};
+use crate::shelf::{InUse, Shelf};
 use crate::sys;
-
-/// A classifier, or why there is none.
-type Loaded = Result<Arc<Classifier>, String>;
 
 /// Runs networks and expressions through libtorch.
 #[derive(Debug)]
 pub struct Torch {
     config: InstanceConfig,
-    /// By the card's folder: two folders may hold models of one name.
-    classifiers: Mutex<HashMap<PathBuf, Arc<OnceCell<Loaded>>>>,
+    /// By the card's folder, as two folders may hold models of one name, and its digest, as a card may change.
+    models: Shelf<(PathBuf, String), Model>,
     mapper: Mapper,
 }
 
@@ -36,17 +33,12 @@ impl Torch {
     /// # Errors
     /// Where the device that was asked for is not there.
     pub fn start(settings: &VisionSettings) -> Result<Self, String> {
-        let choice = match settings.device {
-            settings::Device::Auto => DeviceChoice::Auto,
-            settings::Device::Cpu => DeviceChoice::Cpu,
-            settings::Device::Cuda(index) => DeviceChoice::Cuda(index as usize),
-        };
         // Whatever the networks run on, a batch of compute.map may ask for CUDA later, when it can no longer be loaded.
         // Where it is not there, that batch is told.
         if let Err(reason) = sys::load_cuda() {
             tracing::debug!(reason, "no CUDA");
         }
-        let device = choice.resolve().map_err(|error| error.to_string())?;
+        let device = device(settings)?;
         let (instances, threads) = share_cores(device, settings.instances, settings.threads);
         let precision = match settings.precision {
             settings::Precision::Auto => None,
@@ -56,24 +48,41 @@ impl Torch {
         };
         let (max_batch, max_delay) = (settings.max_batch, settings.max_delay);
         let config = InstanceConfig { device, precision, instances, threads, max_batch, max_delay };
-        Ok(Self { config, classifiers: Mutex::default(), mapper: Mapper::default() })
+        Ok(Self { config, models: Shelf::new(settings.model_memory_bytes), mapper: Mapper::default() })
     }
 
-    async fn classifier(&self, card: &Card) -> Result<Arc<Classifier>, Failure> {
-        let cell = {
-            let mut classifiers = self.classifiers.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(classifiers.entry(card.folder().to_owned()).or_default())
+    /// The model of a card, loaded if need be.
+    async fn model(&self, card: &Card) -> Result<InUse<Model>, Failure> {
+        let key = (card.folder().to_owned(), card.network.sha256.clone());
+        let thought = std::fs::metadata(card.network_path()).map_or(0, |file| file.len());
+        let (card, config) = (card.clone(), self.config);
+        let load = move || {
+            let model = Model::start(card, config).map_err(|error| chain(&error))?;
+            let bytes = model.weight_bytes();
+            Ok((model, bytes))
         };
-        let load = || async {
-            let (card, config) = (card.clone(), self.config);
-            match tokio::task::spawn_blocking(move || Classifier::start(card, config)).await {
-                Ok(Ok(classifier)) => Ok(Arc::new(classifier)),
-                Ok(Err(error)) => Err(chain(&error)),
-                Err(panicked) => Err(format!("loading it panicked: {panicked}")),
-            }
-        };
-        // A model that cannot be loaded now cannot be loaded for the next item either.
-        cell.get_or_init(load).await.clone().map_err(|reason| Failure::permanent("model", reason))
+        self.models.get(&key, thought, load).await.map_err(|reason| Failure::permanent("model", reason))
+    }
+}
+
+/// The device that the settings ask for.
+///
+/// # Errors
+/// Where it is not there.
+pub(crate) fn device(settings: &VisionSettings) -> Result<Device, String> {
+    let choice = match settings.device {
+        settings::Device::Auto => DeviceChoice::Auto,
+        settings::Device::Cpu => DeviceChoice::Cpu,
+        settings::Device::Cuda(index) => DeviceChoice::Cuda(index as usize),
+    };
+    choice.resolve().map_err(|error| error.to_string())
+}
+
+fn failure(error: ModelError) -> Failure {
+    match &error {
+        ModelError::WrongSize { .. } => Failure::invalid_input(error.to_string()),
+        // Memory that another batch held may be free by then.
+        ModelError::Failed(_) | ModelError::Stopped => Failure::transient("network", error.to_string()),
     }
 }
 
@@ -91,14 +100,16 @@ fn share_cores(device: Device, instances: usize, threads: usize) -> (usize, usiz
 #[async_trait]
 impl Engine for Torch {
     async fn classify(&self, card: &Card, pixels: Vec<u8>, top: usize) -> Result<Vec<Label>, Failure> {
-        let classifier = self.classifier(card).await?;
-        let scored = classifier.classify(pixels, top).await.map_err(|error| match &error {
-            ClassifyError::WrongSize { .. } => Failure::invalid_input(error.to_string()),
-            // Memory that another batch held may be free by then.
-            ClassifyError::Failed(_) | ClassifyError::Stopped => Failure::transient("network", error.to_string()),
-        })?;
-        let name = |class: u32| classifier.labels().get(class as usize).cloned().unwrap_or_else(|| class.to_string());
+        let model = self.model(card).await?;
+        let scored = model.classify(pixels, top).await.map_err(failure)?;
+        let name = |class: u32| model.labels().get(class as usize).cloned().unwrap_or_else(|| class.to_string());
         Ok(scored.iter().map(|one| Label { label: name(one.class), probability: one.probability }).collect())
+    }
+
+    async fn segment(&self, card: &Card, pixels: Vec<u8>) -> Result<(Arc<[String]>, Scores), Failure> {
+        let model = self.model(card).await?;
+        let scores = model.segment(pixels).await.map_err(failure)?;
+        Ok((Arc::clone(model.labels()), scores))
     }
 
     fn map(&self, expression: &str, device: &str, xs: &[f64]) -> Result<Vec<f64>, Failure> {

@@ -2,30 +2,35 @@
 //! expressions, computed as one tensor.
 //!
 //! ```text
-//!  card.toml ──► Network::load ──► Classifier::start
+//!  card.toml ──► Network::load ──► Model::start ──► shelf: unloads what was used longest ago
 //!  (tasks)       │ card fits?      │ one named thread per instance
 //!                │ folded, cast,   │
 //!                ▼ warmed up       ▼
-//!   pixels ──► [gather] ──► [infer] ──► [answer] ──► class and probability
-//!   (bounded)   up to        u8 → device   top-k on
+//!   pixels ──► [gather] ──► [infer] ──► [answer] ──► classes and probabilities,
+//!   (bounded)   up to        u8 → device   top-k on         or a map for each class
 //!               max_batch    → normalise   the device
 //!                            → forward
 //! ```
 //!
 //! Nothing here decodes or resizes: pixels come in the network's size, as `h × w × 3` bytes. Everything about how they are
-//! made so stands in the model card, [`tidemill_tasks::vision::card`].
+//! made so stands in the model card, [`tidemill_tasks::vision::card`]. [`import()`] makes the folder of one, [`verify`] checks it.
 
-pub mod classifier;
 pub mod device;
 mod engine;
+mod golden;
+mod import;
 pub mod labels;
 mod map;
+pub mod model;
 pub mod network;
+mod shelf;
 
 mod sys;
 mod torch;
 
-pub use classifier::{Classifier, ClassifyError, Counts, InstanceConfig, Scored};
 pub use device::{Device, DeviceChoice, DeviceError};
 pub use engine::Torch;
+pub use golden::verify;
+pub use import::import;
+pub use model::{Counts, InstanceConfig, Model, ModelError, Scored};
 pub use network::{Network, NetworkError};

@@ -7,7 +7,13 @@ use tidemill_cli::Vision;
 use tidemill_vision::{Torch, device};
 
 fn main() -> ExitCode {
-    tidemill_cli::main(Some(Vision { start: |settings| Ok(Arc::new(Torch::start(settings)?)), describe }))
+    let start = |settings: &_| Ok(Arc::new(Torch::start(settings)?) as _);
+    tidemill_cli::main(Some(Vision {
+        start,
+        describe,
+        import: tidemill_vision::import,
+        verify: tidemill_vision::verify,
+    }))
 }
 
 /// What networks can run on, as `tidemill doctor` shows it.

@@ -1,15 +1,27 @@
 //! Networks: pixels in, probabilities out.
 
+mod alexnet;
+mod builtin;
 mod conv;
+mod densenet;
+mod efficientnet;
 mod efficientnet_lite0;
+mod fcn32s;
 mod normalise;
+mod state_dict;
 mod torchscript;
+mod vgg;
+mod weights;
 
+use std::path::Path;
+
+use tch::nn::VarStore;
 use tch::{Kind, TchError, Tensor};
 use tidemill_tasks::vision::card::{Activation, Architecture, Card, CardError, Precision, Question};
 
 use crate::device::{self, Device};
 use crate::{sys, torch};
+use builtin::Builtin;
 use efficientnet_lite0::EfficientNetLite0;
 use normalise::Normalise;
 use torchscript::TorchScript;
@@ -29,6 +41,7 @@ pub struct Network {
 
 #[derive(Debug)]
 enum Layers {
+    Builtin(Builtin),
     EfficientNetLite0(Box<EfficientNetLite0>),
     TorchScript(TorchScript),
 }
@@ -73,15 +86,16 @@ impl Network {
             sys::keep_freed_memory();
         }
         let _no_grad = tch::no_grad_guard();
-        let precision = precision.unwrap_or_else(|| best_precision(card, device));
+        let precision = precision.unwrap_or_else(|| usable_precisions(card, device)[0]);
         let layers = match card.network.architecture {
             Architecture::EfficientnetLite0 => {
                 Layers::EfficientNetLite0(Box::new(EfficientNetLite0::load(card, device, precision)?))
             }
             Architecture::Torchscript => Layers::TorchScript(TorchScript::load(card, device, precision)?),
+            _ => Layers::Builtin(Builtin::load(card, device, precision)?),
         };
-        // The built-in network takes the scale into the weights of its first layer.
-        let scaled = matches!(layers, Layers::TorchScript(_));
+        // One network takes the scale into the weights of its first layer.
+        let scaled = !matches!(layers, Layers::EfficientNetLite0(_));
         let refused = |error: TchError| NetworkError::Torch { model: card.name.clone(), reason: torch::reason(&error) };
         let network = Self {
             layers,
@@ -107,6 +121,7 @@ impl Network {
     pub(crate) fn share(&self) -> Self {
         Self {
             layers: match &self.layers {
+                Layers::Builtin(network) => Layers::Builtin(network.share()),
                 Layers::EfficientNetLite0(network) => Layers::EfficientNetLite0(Box::new(network.share())),
                 Layers::TorchScript(network) => Layers::TorchScript(network.share()),
             },
@@ -120,7 +135,8 @@ impl Network {
     /// # Shape
     ///
     /// in: `[n, 3, height, width]`, `u8`, channels in the card's order, best with the strides of interleaved pixels (`[h·w·3, 1, w·3, 3]`) ·
-    /// out: `[n, classes]` to classify, `[n, classes, h, w]` to segment, `f32`, on the network's device.
+    /// out: `[n, classes]` to classify, `[n, classes, h, w]` to segment, `f32`, on the network's device. A network that
+    /// segments into two classes may give one map alone, the probability of the second.
     ///
     /// # Errors
     ///
@@ -128,11 +144,15 @@ impl Network {
     pub fn forward(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
         let pixels = pixels.f_to_device(torch::device(self.device))?;
         let output = self.layers.forward(self.normalise.apply(&pixels)?)?.f_to_kind(Kind::Float)?;
-        match self.activation {
-            Activation::None => Ok(output),
-            Activation::Softmax => output.f_softmax(1, Kind::Float),
-            Activation::Sigmoid => output.f_sigmoid(),
+        let output = match self.activation {
+            Activation::None => output,
+            Activation::Softmax => output.f_softmax(1, Kind::Float)?,
+            Activation::Sigmoid => output.f_sigmoid()?,
+        };
+        if self.question == Question::Segment && self.classes == 2 && output.dim() == 4 && output.size()[1] == 1 {
+            return Tensor::f_cat(&[&output.f_neg()?.f_add_scalar(1.0)?, &output], 1);
         }
+        Ok(output)
     }
 
     /// Returns the device that the network runs on.
@@ -148,6 +168,15 @@ impl Network {
     /// Returns height and width of its input in pixels.
     pub fn size(&self) -> [i64; 2] {
         self.size
+    }
+
+    /// Returns how many bytes its weights take where it runs.
+    pub fn weight_bytes(&self) -> u64 {
+        match &self.layers {
+            Layers::Builtin(network) => network.bytes(),
+            Layers::EfficientNetLite0(network) => network.bytes(),
+            Layers::TorchScript(network) => network.bytes(),
+        }
     }
 
     /// Returns how many classes it tells apart.
@@ -188,15 +217,31 @@ impl Network {
 impl Layers {
     fn forward(&self, input: Tensor) -> Result<Tensor, TchError> {
         match self {
+            Self::Builtin(network) => network.forward(&input),
             Self::EfficientNetLite0(network) => network.forward(input),
             Self::TorchScript(network) => network.forward(&input),
         }
     }
 }
 
-/// Returns the first of the card's precisions that the device is good at, else fp32.
-fn best_precision(card: &Card, device: Device) -> Precision {
-    let (allowed, good): (_, fn(Precision) -> bool) = match device {
+/// Writes random weights of a built-in architecture, as training would begin with, as safetensors. `head` is how wide
+/// FCN-32s is before its last layer; without, as wide as in its paper.
+///
+/// # Errors
+///
+/// Where the architecture has no layers of its own here, or the file cannot be written.
+pub fn write_random(architecture: Architecture, classes: i64, head: Option<i64>, file: &Path) -> Result<(), String> {
+    let store = VarStore::new(tch::Device::Cpu);
+    let _layers = match (architecture, head) {
+        (Architecture::Fcn32sVgg19, Some(width)) => Box::new(fcn32s::fcn32s(&store.root(), width, classes)) as _,
+        _ => builtin::make(architecture, &store.root(), classes, &weights::Tensors::new())?,
+    };
+    store.save(file).map_err(|error| torch::reason(&error))
+}
+
+/// Returns the card's precisions that the device is good at, best first; fp32 where none is.
+pub(crate) fn usable_precisions(card: &Card, device: Device) -> Vec<Precision> {
+    let (allowed, good): (_, fn(&Precision) -> bool) = match device {
         Device::Cpu => (&card.precision.cpu, |precision| match precision {
             Precision::Fp32 => true,
             Precision::Bf16 => device::cpu_has_bf16(),
@@ -204,5 +249,6 @@ fn best_precision(card: &Card, device: Device) -> Precision {
         }),
         Device::Cuda(_) => (&card.precision.cuda, |_| true),
     };
-    allowed.iter().copied().find(|&precision| good(precision)).unwrap_or(Precision::Fp32)
+    let usable: Vec<Precision> = allowed.iter().copied().filter(good).collect();
+    if usable.is_empty() { vec![Precision::Fp32] } else { usable }
 }

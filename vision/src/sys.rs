@@ -73,3 +73,30 @@ pub(crate) fn with_pixels<T>(
     };
     f(&batch)
 }
+
+/// Something that is shared between threads and only read.
+pub(crate) struct ReadOnly<T>(T);
+
+// SAFETY: what is shared so are a network's layers (`Box<dyn ModuleT>`), which are not `Sync` because tensors could be
+// changed through a shared reference. Nobody does: the weights are placed before they are wrapped here, nothing hands out
+// the layers but for a forward pass without training and without gradients, which reads them only, and libtorch counts the
+// references to a tensor atomically.
+unsafe impl<T: Send> Sync for ReadOnly<T> {}
+
+impl<T> ReadOnly<T> {
+    /// From here on it is only read.
+    pub(crate) fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// Returns it, to be read.
+    pub(crate) fn get(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> std::fmt::Debug for ReadOnly<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReadOnly").finish_non_exhaustive()
+    }
+}

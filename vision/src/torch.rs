@@ -28,6 +28,29 @@ pub(crate) fn reason(error: &TchError) -> String {
         TchError::Torch(text) => text.clone(),
         other => other.to_string(),
     };
-    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no reason given");
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.clone().next().unwrap_or("no reason given");
+    // TorchScript begins with a trace of its own and says last what it was.
+    let line = if first.contains("TorchScript interpreter") { lines.next_back().unwrap_or(first) } else { first };
     line.split(" (Exception raised from").next().unwrap_or(line).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_one_line_and_the_one_that_helps() {
+        for (text, said) in [
+            ("shape is invalid (Exception raised from view at x.cpp:1)\nframe #0", "shape is invalid"),
+            (
+                "The following operation failed in the TorchScript interpreter.\nTraceback of TorchScript:\n  x\n\
+                 RuntimeError: shape '[2, -1]' is invalid for input of size 512\n\n",
+                "RuntimeError: shape '[2, -1]' is invalid for input of size 512",
+            ),
+            ("", "no reason given"),
+        ] {
+            assert_eq!(reason(&TchError::Torch(text.to_owned())), said);
+        }
+    }
 }

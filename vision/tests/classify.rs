@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::{card, changed_card, pixels, reference, repository};
 use tidemill_tasks::image::{Limits, prepare};
 use tidemill_tasks::vision::card::Precision;
-use tidemill_vision::{Classifier, ClassifyError, Device, InstanceConfig, Network, NetworkError};
+use tidemill_vision::{Device, InstanceConfig, Model, ModelError, Network, NetworkError};
 
 const PHOTOS: [&str; 2] = ["coffee", "chelsea"];
 
@@ -24,7 +24,7 @@ fn config(precision: Precision) -> InstanceConfig {
 }
 
 /// Classifies a picture and checks that each of PyTorch's five classes has its probability within `tolerance`.
-async fn agrees_with_pytorch(classifier: &Classifier, photo: &str, pixels: Vec<u8>, tolerance: f32) {
+async fn agrees_with_pytorch(classifier: &Model, photo: &str, pixels: Vec<u8>, tolerance: f32) {
     let scored = classifier.classify(pixels, 1000).await.expect("classify");
 
     for (class, expected) in reference(photo) {
@@ -38,7 +38,7 @@ async fn agrees_with_pytorch(classifier: &Classifier, photo: &str, pixels: Vec<u
 
 #[tokio::test]
 async fn in_fp32_the_engine_gives_what_pytorch_gives() {
-    let classifier = Classifier::start(card(), config(Precision::Fp32)).unwrap();
+    let classifier = Model::start(card(), config(Precision::Fp32)).unwrap();
 
     for photo in PHOTOS {
         agrees_with_pytorch(&classifier, photo, pixels(photo), 0.0005).await;
@@ -50,7 +50,7 @@ async fn in_fp32_the_engine_gives_what_pytorch_gives() {
 
 #[tokio::test]
 async fn in_bf16_the_engine_stays_close() {
-    let classifier = Classifier::start(card(), config(Precision::Bf16)).unwrap();
+    let classifier = Model::start(card(), config(Precision::Bf16)).unwrap();
 
     for photo in PHOTOS {
         agrees_with_pytorch(&classifier, photo, pixels(photo), 0.05).await;
@@ -59,7 +59,7 @@ async fn in_bf16_the_engine_stays_close() {
 
 #[tokio::test]
 async fn a_photograph_prepared_here_is_seen_as_one_prepared_by_pillow() {
-    let classifier = Classifier::start(card(), config(Precision::Fp32)).unwrap();
+    let classifier = Model::start(card(), config(Precision::Fp32)).unwrap();
     let preparation = classifier.card().input.preparation();
 
     for (photo, file) in [("coffee", "coffee.png"), ("chelsea", "animals/chelsea.png")] {
@@ -73,7 +73,7 @@ async fn a_photograph_prepared_here_is_seen_as_one_prepared_by_pillow() {
 
 #[tokio::test]
 async fn many_pictures_at_once_are_batched_and_each_gets_its_own_answer() {
-    let classifier = Classifier::start(card(), config(Precision::Fp32)).unwrap();
+    let classifier = Model::start(card(), config(Precision::Fp32)).unwrap();
     let answers = (0..40).map(|number| classifier.classify(pixels(PHOTOS[number % 2]), 1));
 
     let answers = futures::future::join_all(answers).await;
@@ -88,11 +88,11 @@ async fn many_pictures_at_once_are_batched_and_each_gets_its_own_answer() {
 
 #[tokio::test]
 async fn pixels_of_another_size_are_refused_before_they_join_a_batch() {
-    let classifier = Classifier::start(card(), config(Precision::Fp32)).unwrap();
+    let classifier = Model::start(card(), config(Precision::Fp32)).unwrap();
 
     let refused = classifier.classify(vec![0; 12], 1).await;
 
-    assert_eq!(refused, Err(ClassifyError::WrongSize { expected: 224 * 224 * 3, found: 12 }));
+    assert_eq!(refused, Err(ModelError::WrongSize { expected: 224 * 224 * 3, found: 12 }));
     assert_eq!(classifier.counts().executions, 0);
 }
 

@@ -97,6 +97,50 @@ fn a_model_that_does_not_fit_its_card_is_refused_with_the_reason() {
 }
 
 #[test]
+fn what_is_drawn_for_a_picture_is_placed_under_its_name() {
+    let out = tempfile::tempdir().unwrap();
+    let folder = out.path().to_str().unwrap();
+    let options = ["-o", r#"pictures=["mask","overlay"]"#, "-o", "picture=true"];
+    let words = ["run", "vision.segment", "examples/photos/astronaut.png", "--out", folder];
+
+    let output = tidemill(&[&words[..], &options].concat());
+
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let line = &lines(&output)[0];
+    let placed = |field: &str| PathBuf::from(line["output"][field]["file"].as_str().unwrap());
+    for (field, name) in [
+        ("mask", "astronaut.mask.png"),
+        ("overlay", "astronaut.overlay.jpg"),
+        ("side_by_side", "astronaut.side-by-side.png"),
+    ] {
+        assert_eq!(placed(field), out.path().join(name));
+        assert!(placed(field).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn models_come_in_and_are_verified_by_the_command() {
+    let home = tempfile::tempdir().unwrap();
+    let to = home.path().to_str().unwrap();
+    let network = "models/selfie-segmentation/selfie-segmentation.pt";
+    let flags = ["--task", "segment", "--size", "256x256", "--mean", "0,0,0", "--std", "1,1,1", "--activation", "none"];
+    let labels = ["--labels", "models/selfie-segmentation/labels.txt", "--golden", "examples/photos/camera.png"];
+    let words = ["models", "import", network, "--name", "people", "--to", to];
+
+    let output = tidemill(&[&words[..], &flags, &labels].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let verified = tidemill(&["models", "verify", &format!("{to}/people")]);
+    let said = String::from_utf8(verified.stdout).unwrap();
+    assert!(said.contains("1 golden inputs in fp32"), "{said}");
+
+    std::fs::write(home.path().join("people/golden.safetensors"), b"others").unwrap();
+    let verified = tidemill(&["models", "verify", &format!("{to}/people")]);
+    let said = String::from_utf8(verified.stdout).unwrap();
+    assert_eq!(verified.status.code(), Some(3), "{said}");
+    assert!(said.contains("✖") && said.contains("golden.sha256"), "{said}");
+}
+
+#[test]
 fn the_doctor_says_what_networks_run_on() {
     let output = tidemill(&["doctor"]);
     let said = String::from_utf8(output.stdout).unwrap();

@@ -1,32 +1,20 @@
 //! `compute.map` through the real engine: what the CPU gives number by number, a tensor gives.
 #![allow(clippy::unwrap_used, reason = "a test may end so")]
 
+mod common;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::value::RawValue;
 use tidemill_core::failure::Failure;
-use tidemill_core::settings::{Device, Precision, VisionSettings};
 use tidemill_core::task::{Job, Stop, raw};
 use tidemill_tasks::House;
 use tidemill_tasks::vision::Engine as _;
 use tidemill_vision::{Torch, device};
 use tokio_util::sync::CancellationToken;
 
-/// An engine whose networks run on the CPU, whatever else the machine has.
 fn engine() -> Torch {
-    let settings = VisionSettings {
-        models: Vec::new(),
-        default_model: String::new(),
-        device: Device::Cpu,
-        precision: Precision::Auto,
-        instances: 1,
-        threads: 1,
-        max_batch: 1,
-        max_delay: Duration::ZERO,
-        libtorch: None,
-    };
-    Torch::start(&settings).unwrap()
+    Torch::start(&common::settings()).unwrap()
 }
 
 fn job(expr: &str, device: &str) -> Arc<dyn Job> {

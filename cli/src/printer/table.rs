@@ -119,7 +119,10 @@ fn summary(value: &Value) -> String {
                 let first = label.split(',').next().unwrap_or_default();
                 return format!("{first} {:.1} %,", 100.0 * probability);
             }
-            if let Some(labels) = fields.get("labels") {
+            if let (Some(label), Some(share)) = (fields.get("label"), fields.get("share").and_then(Value::as_f64)) {
+                return format!("{} {:.1} %,", summary(label), 100.0 * share);
+            }
+            if let Some(labels) = fields.get("labels").or_else(|| fields.get("classes")) {
                 return summary(labels).trim_end_matches(',').to_owned();
             }
             if let Some(file) = fields.get("image").and_then(|image| image.get("file")) {

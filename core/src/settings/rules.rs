@@ -54,6 +54,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
         ("vision.instances", vision.instances as u64, 0, 1024),
         ("vision.threads", vision.threads as u64, 0, 4096),
         ("vision.max_batch", vision.max_batch as u64, 1, 65_536),
+        ("vision.model_memory", vision.model_memory_bytes, 1 << 20, u64::MAX),
         ("fetch.max_bytes", fetch.max_bytes, 1, u64::MAX),
         ("net.slowest", net.slowest, 0, 1 << 30),
         ("net.max_redirects", net.max_redirects as u64, 0, 100),

@@ -213,6 +213,7 @@ mod tests {
     use super::*;
     use crate::vision::Label;
     use crate::vision::card::Card;
+    use crate::vision::segment::Scores;
 
     fn plan(expr: &str) -> Result<Plan, Invalid> {
         Map { engine: None }.plan(Options { expr: expr.into(), device: cpu() })
@@ -267,6 +268,10 @@ mod tests {
     impl Engine for Fake {
         async fn classify(&self, _card: &Card, _pixels: Vec<u8>, _top: usize) -> Result<Vec<Label>, Failure> {
             unreachable!("compute.map classifies nothing")
+        }
+
+        async fn segment(&self, _card: &Card, _pixels: Vec<u8>) -> Result<(Arc<[String]>, Scores), Failure> {
+            unreachable!("compute.map segments nothing")
         }
 
         fn map(&self, expression: &str, device: &str, xs: &[f64]) -> Result<Vec<f64>, Failure> {

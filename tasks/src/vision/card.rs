@@ -12,7 +12,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use self::architecture::{Architecture, UnknownArchitecture};
 use crate::image::{Order, Preparation, Target, steps};
+
+mod architecture;
+mod check;
+mod draft;
 
 /// The name of a card's own file in its folder.
 pub const CARD_FILE: &str = "card.toml";
@@ -46,6 +51,9 @@ pub struct Card {
     pub input: Input,
     /// What comes out.
     pub output: Output,
+    /// Pictures with the output that the network must give for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub golden: Option<Golden>,
 }
 
 /// The kind of question a network answers.
@@ -80,15 +88,21 @@ pub struct NetworkFile {
     pub sha256: String,
 }
 
-/// Where a network's layers come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Architecture {
-    /// Built in; the file holds weights, as safetensors.
-    EfficientnetLite0,
-    /// The file is TorchScript and brings layers and weights.
-    Torchscript,
+/// The file with golden inputs and outputs; `tidemill models verify` runs the one and compares with the other.
+///
+/// It is safetensors: `pixels`, `[n, height, width, 3]` of `u8`, as the network takes them; `outputs` of `f32`, what comes
+/// out in fp32 after the activation. Of maps, every [`MAP_STEP`]th row and column is kept, from the first one on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Golden {
+    /// The file's name in the card's folder.
+    pub file: String,
+    /// The file's SHA-256, in lowercase hexadecimal.
+    pub sha256: String,
 }
+
+/// Of golden maps one row and column in so many is kept: enough to notice another network, at a sixty-fourth of the size.
+pub const MAP_STEP: i64 = 8;
 
 /// A precision to compute in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -293,16 +307,27 @@ impl Card {
     ///
     /// [`CardErrorKind::Unreadable`] where it is missing, [`CardErrorKind::Digest`] where it is another one.
     pub fn verify(&self) -> Result<(), CardError> {
-        let file = self.network_path();
         let hint = "cannot be read\nweights are not committed; fetch those of the built-in cards with `make models`";
-        let mut reader = fs::File::open(&file).map_err(|error| unreadable(&file, hint, error))?;
-        let mut digest = Sha256::new();
-        io::copy(&mut reader, &mut digest).map_err(|error| unreadable(&file, "cannot be read", error))?;
-        let found: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        if found == self.network.sha256 {
+        self.has_digest(&self.network.file, &self.network.sha256, "network.sha256", hint)
+    }
+
+    /// Checks that the golden file, where the card names one, is there and is the one that the card means.
+    ///
+    /// # Errors
+    ///
+    /// As [`Card::verify`].
+    pub fn verify_golden(&self) -> Result<(), CardError> {
+        let Some(golden) = &self.golden else { return Ok(()) };
+        self.has_digest(&golden.file, &golden.sha256, "golden.sha256", "cannot be read")
+    }
+
+    fn has_digest(&self, file: &str, expected: &str, key: &str, hint: &str) -> Result<(), CardError> {
+        let file = self.folder.join(file);
+        let found = sha256_of(&file).map_err(|error| unreadable(&file, hint, error))?;
+        if found == expected {
             return Ok(());
         }
-        let what = format!("has sha256 {found}, but {CARD_FILE} names {} in network.sha256", self.network.sha256);
+        let what = format!("has sha256 {found}, but {CARD_FILE} names {expected} in {key}");
         Err(fault(CardErrorKind::Digest, &file, what))
     }
 
@@ -324,56 +349,6 @@ impl Card {
         let (lines, classes) = (labels.len(), self.output.classes);
         let what = format!("has {lines} lines, but output.classes is {classes}: one name a line, none empty");
         Err(fault(CardErrorKind::Invalid, &file, what))
-    }
-
-    fn check(&self, file: &Path) -> Result<(), CardError> {
-        let wrong = |key: &str, allowed: &str| {
-            Err(fault(CardErrorKind::Invalid, file, format!("`{key}` is not valid: {allowed}")))
-        };
-        let Self { name, network, input, output, .. } = self;
-        let folder = self.folder.canonicalize().unwrap_or_else(|_| self.folder.clone());
-        if !is_name(name) || folder.file_name().is_none_or(|own| own != name.as_str()) {
-            return wrong("name", "the folder's name; lowercase letters, digits, `-`, `_` and `.`, at most 64");
-        }
-        if !is_file_name(&network.file) {
-            return wrong("network.file", "the name of a file in the card's folder, without a path");
-        }
-        if network.sha256.len() != 64 || !network.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return wrong("network.sha256", "64 lowercase hexadecimal digits");
-        }
-        if !(1..=4096).contains(&input.width) || !(1..=4096).contains(&input.height) {
-            return wrong("input.width, input.height", "1 to 4096 pixels");
-        }
-        match (input.resize.short_side, input.crop) {
-            (Some(side), Crop::Center) if (input.width.max(input.height)..=8192).contains(&side) => {}
-            (Some(_), Crop::Center) => {
-                return wrong("input.resize.short_side", "at least the input's width and height, at most 8192");
-            }
-            (None, Crop::None) => {}
-            _ => return wrong("input.crop", "\"center\" with resize.short_side, \"none\" without it"),
-        }
-        if !input.mean.iter().all(|mean| mean.is_finite()) {
-            return wrong("input.mean", "three numbers, on a scale where white is 1");
-        }
-        if !input.std.iter().all(|std| std.is_finite() && *std > 0.0) {
-            return wrong("input.std", "three numbers above 0, on a scale where white is 1");
-        }
-        if !(1..=100_000).contains(&output.classes) {
-            return wrong("output.classes", "1 to 100000");
-        }
-        if output.labels == "imagenet" && output.classes != 1000 {
-            return wrong("output.labels", "\"imagenet\" goes with 1000 classes; else name a file, one label a line");
-        }
-        if output.labels != "imagenet" && !is_file_name(&output.labels) {
-            return wrong("output.labels", "\"imagenet\", or the name of a file in the card's folder, without a path");
-        }
-        if self.precision.cpu.is_empty() || self.precision.cuda.is_empty() {
-            return wrong("precision", "at least one of \"fp32\", \"bf16\", \"fp16\" for each kind of device");
-        }
-        if !self.warm_up.iter().all(|size| (1..=1024).contains(size)) {
-            return wrong("warm_up", "batch sizes of 1 to 1024");
-        }
-        Ok(())
     }
 }
 
@@ -414,13 +389,15 @@ fn default_warm_up() -> Vec<u32> {
     vec![1]
 }
 
-fn is_name(name: &str) -> bool {
-    let known = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.');
-    (1..=64).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(known)
-}
-
-fn is_file_name(name: &str) -> bool {
-    !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0'])
+/// The SHA-256 of a file, in lowercase hexadecimal.
+///
+/// # Errors
+///
+/// Where it cannot be read.
+pub fn sha256_of(file: &Path) -> io::Result<String> {
+    let mut digest = Sha256::new();
+    io::copy(&mut fs::File::open(file)?, &mut digest)?;
+    Ok(format!("{:x}", digest.finalize()))
 }
 
 fn fault(kind: CardErrorKind, file: &Path, what: String) -> CardError {

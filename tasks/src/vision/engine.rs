@@ -1,11 +1,14 @@
 //! The seam to libtorch: what runs networks, and expressions over many numbers.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Serialize;
 use tidemill_core::failure::Failure;
 
 use super::card::Card;
+use super::segment::Scores;
 
 /// One answer of a classifier.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -28,6 +31,16 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// Where the model cannot be loaded (permanent) or the device failed.
     async fn classify(&self, card: &Card, pixels: Vec<u8>, top: usize) -> Result<Vec<Label>, Failure>;
+
+    /// The names of the card's classes, and what the network says of each place of a picture. As with
+    /// [`Engine::classify`] otherwise.
+    ///
+    /// # Shape
+    /// `pixels`: height × width × 3 bytes, as the card's input says.
+    ///
+    /// # Errors
+    /// Where the model cannot be loaded (permanent) or the device failed.
+    async fn segment(&self, card: &Card, pixels: Vec<u8>) -> Result<(Arc<[String]>, Scores), Failure>;
 
     /// The expression's value for each `x`, computed as one tensor of 64-bit floats; not finite where it is so. It keeps
     /// the thread that calls until the values are there.

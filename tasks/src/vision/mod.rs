@@ -5,7 +5,10 @@
 pub mod card;
 pub mod classify;
 mod engine;
+mod import;
 mod models;
+pub mod segment;
 
 pub use engine::{Engine, Label};
+pub use import::Import;
 pub use models::Models;

@@ -18,12 +18,20 @@ pub struct Models {
 }
 
 impl Models {
-    /// The card of a model: one by that name in the folders, or the card in the folder of that path.
+    /// The card of a model: one by that name in the folders, or the card in the folder of that path. Without a name the
+    /// default one, or, where that answers another question, the first by name that answers this one.
     ///
     /// # Errors
     /// [`Invalid`], with the nearest names, or what is wrong with the card.
     pub fn find(&self, name: Option<&str>, question: Question) -> Result<Card, Invalid> {
-        let name = name.unwrap_or(&self.default);
+        let first;
+        let name = match name {
+            Some(name) => name,
+            None => {
+                first = self.first(question);
+                first.as_deref().unwrap_or(&self.default)
+            }
+        };
         let card = if name.contains('/') {
             Card::load(name)
         } else {
@@ -35,6 +43,14 @@ impl Models {
             return Ok(card);
         }
         Err(Invalid(format!("model: {name} answers {}, not {}", card.task.as_str(), question.as_str())))
+    }
+
+    /// The name of the default model, or of the first one, that answers a question.
+    fn first(&self, question: Question) -> Option<String> {
+        let known = Card::list(&self.folders);
+        let answers =
+            |name: &String| known.get(name).is_some_and(|card| matches!(card, Ok(card) if card.task == question));
+        std::iter::once(&self.default).chain(known.keys()).find(|name| answers(name)).cloned()
     }
 
     fn unknown<'a>(&self, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Invalid {

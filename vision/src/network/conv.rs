@@ -60,6 +60,14 @@ impl Conv {
         Ok(())
     }
 
+    /// Returns how many bytes it takes.
+    pub(super) fn bytes(&self) -> u64 {
+        [&self.weight, &self.bias]
+            .map(|tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64)
+            .iter()
+            .sum()
+    }
+
     /// Returns the same over the same weights.
     pub(super) fn share(&self) -> Self {
         Self { weight: self.weight.shallow_clone(), bias: self.bias.shallow_clone(), ..*self }

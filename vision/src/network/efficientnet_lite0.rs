@@ -25,6 +25,7 @@ pub(super) struct EfficientNetLite0 {
     blocks: Vec<Block>,
     head: Conv,
     classify: [Tensor; 2],
+    bytes: u64,
 }
 
 /// Widens, looks at the neighbourhood, narrows; and adds the input where it has the output's shape.
@@ -73,6 +74,7 @@ impl EfficientNetLite0 {
             blocks,
             head: Conv::fold(weights, "_conv_head", "_bn1", head)?,
             classify: [weights.take("_fc.weight")?, weights.take("_fc.bias")?],
+            bytes: 0,
         })
     }
 
@@ -81,10 +83,12 @@ impl EfficientNetLite0 {
         let blocks = self.blocks.iter_mut().flat_map(Block::convs);
         for conv in blocks.chain([&mut self.stem, &mut self.head]) {
             conv.place(device, kind)?;
+            self.bytes += conv.bytes();
         }
         // The last layer stays in fp32: it costs a thousandth of the whole, and rounding the logits themselves to 8 bits
         // is what swaps two labels that are nearly as probable.
         for tensor in &mut self.classify {
+            self.bytes += (tensor.numel() * Kind::Float.elt_size_in_bytes()) as u64;
             *tensor = tensor.f_to_device(device)?.f_to_kind(Kind::Float)?;
         }
         Ok(())
@@ -97,7 +101,13 @@ impl EfficientNetLite0 {
             blocks: self.blocks.iter().map(Block::share).collect(),
             head: self.head.share(),
             classify: self.classify.each_ref().map(Tensor::shallow_clone),
+            bytes: self.bytes,
         }
+    }
+
+    /// Returns how many bytes its weights take.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Computes the logits.

@@ -11,7 +11,10 @@ use crate::torch;
 
 /// A TorchScript module. It may be called from several threads at once.
 #[derive(Debug, Clone)]
-pub(super) struct TorchScript(Arc<CModule>);
+pub(super) struct TorchScript {
+    module: Arc<CModule>,
+    bytes: u64,
+}
 
 impl TorchScript {
     /// Loads a card's file.
@@ -22,7 +25,14 @@ impl TorchScript {
         let refused = |error: TchError| NetworkError::Torch { model: card.name.clone(), reason: torch::reason(&error) };
         let (device, kind) = (torch::device(device), torch::kind(precision));
         let mut module = CModule::load_on_device(card.network_path(), device).map_err(refused)?;
-        let frozen = module.named_parameters().map_err(refused)?.is_empty();
+        let parameters = module.named_parameters().map_err(refused)?;
+        let frozen = parameters.is_empty();
+        let bytes = if frozen {
+            // They are constants within it, which nobody lists; the file is little more than them.
+            std::fs::metadata(card.network_path()).map_or(0, |file| file.len())
+        } else {
+            parameters.iter().map(|(_, tensor)| (tensor.numel() * kind.elt_size_in_bytes()) as u64).sum()
+        };
         if frozen && precision != Precision::Fp32 {
             let what = format!(
                 "its file is frozen, so it cannot be run in {precision}\n\
@@ -34,7 +44,7 @@ impl TorchScript {
             module.f_set_eval().map_err(refused)?;
             module.to(device, kind, false);
         }
-        Ok(Self(Arc::new(module)))
+        Ok(Self { module: Arc::new(module), bytes })
     }
 
     /// Returns the same module.
@@ -42,8 +52,13 @@ impl TorchScript {
         self.clone()
     }
 
+    /// Returns how many bytes its weights take.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Runs it.
     pub(super) fn forward(&self, input: &Tensor) -> Result<Tensor, TchError> {
-        self.0.forward_ts(&[input])
+        self.module.forward_ts(&[input])
     }
 }

@@ -4,9 +4,27 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
+use tidemill_core::settings::{Device, Precision, VisionSettings};
 use tidemill_tasks::vision::card::Card;
+
+/// Settings for networks on the CPU, whatever else the machine has.
+pub(crate) fn settings() -> VisionSettings {
+    VisionSettings {
+        models: Vec::new(),
+        default_model: String::new(),
+        device: Device::Cpu,
+        precision: Precision::Auto,
+        instances: 1,
+        threads: 1,
+        max_batch: 8,
+        max_delay: Duration::ZERO,
+        model_memory_bytes: u64::MAX,
+        libtorch: None,
+    }
+}
 
 /// The card that the tests run on.
 pub(crate) fn card() -> Card {

@@ -1,4 +1,4 @@
-//! A classifier at work: requests from any number of tasks, gathered into batches, run by one thread per instance.
+//! A model at work: requests from any number of tasks, gathered into batches, run by one thread per instance.
 
 mod answer;
 mod counts;
@@ -10,9 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tidemill_tasks::vision::card::{Card, Precision, Question};
+use tidemill_tasks::vision::card::{Card, Precision};
+use tidemill_tasks::vision::segment::Scores;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use answer::{Answer, Said};
 use counts::Counters;
 pub use counts::Counts;
 use gather::Gatherer;
@@ -25,7 +27,7 @@ use crate::network::{Network, NetworkError};
 /// How many batches may wait for each instance beside the one it is at: enough that it never waits for pixels.
 const BATCHES_WAITING: usize = 2;
 
-/// How a classifier is run.
+/// How a model is run.
 #[derive(Debug, Clone, Copy)]
 pub struct InstanceConfig {
     /// Where.
@@ -53,9 +55,9 @@ pub struct Scored {
     pub probability: f32,
 }
 
-/// Says why a picture was not classified.
+/// Says why a picture has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ClassifyError {
+pub enum ModelError {
     /// The pixels are not those of a picture of the network's size.
     #[error("a picture of {expected} bytes is needed, this one has {found}")]
     WrongSize {
@@ -67,18 +69,19 @@ pub enum ClassifyError {
     /// The network failed on this picture, alone as well as among others.
     #[error("the network failed: {0}")]
     Failed(String),
-    /// The classifier was dropped before it came to this picture.
-    #[error("the classifier was stopped")]
+    /// The model was unloaded before it came to this picture.
+    #[error("the model was unloaded")]
     Stopped,
 }
 
-/// A classifier at work. Dropping it waits for the batches being computed.
+/// A model at work. Dropping it waits for the batches being computed.
 #[derive(Debug)]
-pub struct Classifier {
+pub struct Model {
     card: Card,
-    labels: Vec<String>,
+    labels: Arc<[String]>,
     device: Device,
     precision: Precision,
+    weight_bytes: u64,
     picture_bytes: usize,
     counters: Arc<Counters>,
     capacity: Arc<Semaphore>,
@@ -93,27 +96,24 @@ struct Request {
     pixels: Vec<u8>,
     top: usize,
     arrived: Instant,
-    /// Held by [`Classifier::classify`].
-    answer: oneshot::Sender<Result<Vec<Scored>, ClassifyError>>,
+    /// Held by [`Model::ask`].
+    answer: oneshot::Sender<Answer>,
     /// Its place among those that may wait or be computed; free again once it is answered.
     _place: OwnedSemaphorePermit,
 }
 
-impl Classifier {
+impl Model {
     /// Loads a card's network and starts its instances. Blocks while it loads.
     ///
     /// # Errors
     ///
-    /// Those of [`Network::load`]; and [`NetworkError::Misfit`] where the card's task is not to classify.
+    /// Those of [`Network::load`].
     pub fn start(card: Card, config: InstanceConfig) -> Result<Self, NetworkError> {
-        if card.task != Question::Classify {
-            let what = "its task is not `classify`".to_owned();
-            return Err(NetworkError::Misfit { model: card.name, what });
-        }
         let instances = config.instances.max(1);
-        let labels = labels(&card)?;
+        let labels = labels(&card)?.into();
         let network = Network::load(&card, config.device, config.precision)?;
         let (precision, [height, width]) = (network.precision(), network.size());
+        let weight_bytes = network.weight_bytes();
         let (requests, queue) = mpsc::channel();
         let gatherer = Arc::new(Gatherer::new(queue, config.max_batch.max(1), config.max_delay));
         let counters = Arc::new(Counters::default());
@@ -134,6 +134,7 @@ impl Classifier {
             labels,
             device: config.device,
             precision,
+            weight_bytes,
             picture_bytes: usize::try_from(height * width * 3).unwrap_or(usize::MAX),
             counters,
             capacity: Arc::new(Semaphore::new(places)),
@@ -154,18 +155,37 @@ impl Classifier {
     ///
     /// # Errors
     ///
-    /// [`ClassifyError::WrongSize`] at once; [`ClassifyError::Failed`] where the network fails on this picture. That others
+    /// [`ModelError::WrongSize`] at once; [`ModelError::Failed`] where the network fails on this picture. That others
     /// of the same batch fail does no harm to this one.
-    pub async fn classify(&self, pixels: Vec<u8>, top: usize) -> Result<Vec<Scored>, ClassifyError> {
-        if pixels.len() != self.picture_bytes {
-            return Err(ClassifyError::WrongSize { expected: self.picture_bytes, found: pixels.len() });
+    pub async fn classify(&self, pixels: Vec<u8>, top: usize) -> Result<Vec<Scored>, ModelError> {
+        match self.ask(pixels, top).await? {
+            Said::Classes(classes) => Ok(classes),
+            Said::Maps(_) => Err(ModelError::Failed("its task is to segment".to_owned())),
         }
-        let place = Arc::clone(&self.capacity).acquire_owned().await.map_err(|_| ClassifyError::Stopped)?;
+    }
+
+    /// Returns what the network says of each place of a picture. As with [`Model::classify`] otherwise.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Model::classify`].
+    pub async fn segment(&self, pixels: Vec<u8>) -> Result<Scores, ModelError> {
+        match self.ask(pixels, 1).await? {
+            Said::Maps(scores) => Ok(scores),
+            Said::Classes(_) => Err(ModelError::Failed("its task is to classify".to_owned())),
+        }
+    }
+
+    async fn ask(&self, pixels: Vec<u8>, top: usize) -> Answer {
+        if pixels.len() != self.picture_bytes {
+            return Err(ModelError::WrongSize { expected: self.picture_bytes, found: pixels.len() });
+        }
+        let place = Arc::clone(&self.capacity).acquire_owned().await.map_err(|_| ModelError::Stopped)?;
         let (answer, answered) = oneshot::channel();
         let request = Request { pixels, top, arrived: Instant::now(), answer, _place: place };
-        let requests = self.requests.as_ref().ok_or(ClassifyError::Stopped)?;
-        requests.send(request).map_err(|_| ClassifyError::Stopped)?;
-        answered.await.unwrap_or(Err(ClassifyError::Stopped))
+        let requests = self.requests.as_ref().ok_or(ModelError::Stopped)?;
+        requests.send(request).map_err(|_| ModelError::Stopped)?;
+        answered.await.unwrap_or(Err(ModelError::Stopped))
     }
 
     /// Returns the card.
@@ -174,7 +194,7 @@ impl Classifier {
     }
 
     /// Returns the classes' names, by class number.
-    pub fn labels(&self) -> &[String] {
+    pub fn labels(&self) -> &Arc<[String]> {
         &self.labels
     }
 
@@ -188,13 +208,18 @@ impl Classifier {
         self.precision
     }
 
+    /// Returns how many bytes the weights take, which the instances share.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
+    }
+
     /// Returns what was done so far.
     pub fn counts(&self) -> Counts {
         self.counters.read()
     }
 }
 
-impl Drop for Classifier {
+impl Drop for Model {
     fn drop(&mut self) {
         self.requests = None;
         for instance in self.instances.drain(..) {

@@ -1,9 +1,9 @@
-//! What a classifier did, in numbers.
+//! What a model did, in numbers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What a classifier did since it started. `pictures / executions` is the mean size of a batch.
+/// What a model did since it started. `pictures / executions` is the mean size of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
     /// How many times the network ran, the tries to single out a bad picture among them.

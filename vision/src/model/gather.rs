@@ -16,13 +16,13 @@ pub(super) struct Gatherer {
 }
 
 impl Gatherer {
-    /// Gathers from `requests`, whose sender is held by the classifier.
+    /// Gathers from `requests`, whose sender is held by the model.
     pub(super) fn new(requests: Receiver<Request>, max_batch: usize, max_delay: Duration) -> Self {
         Self { requests: Mutex::new(requests), max_batch, max_delay }
     }
 
     /// Waits for a request and returns it with those that have come as well, or that come before `max_delay` is over.
-    /// `None` once the classifier is gone and nothing is left.
+    /// `None` once the model is gone and nothing is left.
     ///
     /// Requests whose answer nobody waits for any more are passed over.
     pub(super) fn next(&self) -> Option<Vec<Request>> {

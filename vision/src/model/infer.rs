@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use tch::{TchError, Tensor};
 
+use super::answer::Said;
 use super::counts::Counters;
 use super::gather::Gatherer;
-use super::{ClassifyError, Request, answer};
+use super::{ModelError, Request, answer};
 use crate::network::Network;
 use crate::{sys, torch};
 
@@ -40,12 +41,19 @@ impl Instance {
             }
             let answer = |batch: &[Request]| {
                 let started = Instant::now();
-                let answered = self.classify(batch, &mut pixels);
+                let answered = self.compute(batch, &mut pixels);
                 self.counters.executed(started.elapsed());
                 answered
             };
             for (request, outcome) in isolating(batch, answer) {
-                let outcome = outcome.map(|classes| classes.into_iter().take(request.top).collect::<Vec<_>>());
+                let outcome = outcome.map(|said| match said {
+                    // The batch was asked for as many as any of its pictures wants.
+                    Said::Classes(mut classes) => {
+                        classes.truncate(request.top);
+                        Said::Classes(classes)
+                    }
+                    maps @ Said::Maps(_) => maps,
+                });
                 self.counters.answered(outcome.is_ok());
                 if request.answer.send(outcome).is_err() {
                     tracing::trace!("nobody waits for a picture any more");
@@ -55,15 +63,14 @@ impl Instance {
     }
 
     /// Runs one batch.
-    fn classify(&self, batch: &[Request], pixels: &mut Vec<u8>) -> Result<Vec<answer::Answer>, TchError> {
+    fn compute(&self, batch: &[Request], pixels: &mut Vec<u8>) -> Result<Vec<answer::Answer>, TchError> {
         pixels.clear();
         batch.iter().for_each(|request| pixels.extend_from_slice(&request.pixels));
         let [height, width] = self.network.size();
         let count = i64::try_from(batch.len()).unwrap_or(i64::MAX);
-        let probabilities: Tensor =
-            sys::with_pixels(pixels, [count, height, width], |batch| self.network.forward(batch))?;
+        let output: Tensor = sys::with_pixels(pixels, [count, height, width], |batch| self.network.forward(batch))?;
         let top = batch.iter().map(|request| request.top).max().unwrap_or(1);
-        answer::top(&probabilities, top)
+        answer::read(&output, top)
     }
 }
 
@@ -72,15 +79,15 @@ impl Instance {
 /// Out of memory on a device is healed by the same: halves need half of it.
 fn isolating<I, O>(
     mut batch: Vec<I>,
-    mut run: impl FnMut(&[I]) -> Result<Vec<Result<O, ClassifyError>>, TchError>,
-) -> Vec<(I, Result<O, ClassifyError>)> {
+    mut run: impl FnMut(&[I]) -> Result<Vec<Result<O, ModelError>>, TchError>,
+) -> Vec<(I, Result<O, ModelError>)> {
     let mut done = Vec::with_capacity(batch.len());
     let mut later = Vec::new();
     loop {
         match attempt(&batch, &mut run) {
             Ok(answers) => done.extend(batch.into_iter().zip(answers)),
             Err(reason) if batch.len() == 1 => {
-                done.extend(batch.into_iter().map(|item| (item, Err(ClassifyError::Failed(reason.clone())))));
+                done.extend(batch.into_iter().map(|item| (item, Err(ModelError::Failed(reason.clone())))));
             }
             Err(reason) => {
                 tracing::warn!(pictures = batch.len(), %reason, "a batch failed; its halves are run by themselves");
@@ -98,8 +105,8 @@ fn isolating<I, O>(
 /// Runs a batch and says in one line what went wrong.
 fn attempt<I, O>(
     batch: &[I],
-    run: &mut impl FnMut(&[I]) -> Result<Vec<Result<O, ClassifyError>>, TchError>,
-) -> Result<Vec<Result<O, ClassifyError>>, String> {
+    run: &mut impl FnMut(&[I]) -> Result<Vec<Result<O, ModelError>>, TchError>,
+) -> Result<Vec<Result<O, ModelError>>, String> {
     match catch_unwind(AssertUnwindSafe(|| run(batch))) {
         Ok(Ok(answers)) if answers.len() == batch.len() => Ok(answers),
         Ok(Ok(answers)) => Err(format!("{} answers for {} pictures", answers.len(), batch.len())),
@@ -118,7 +125,7 @@ mod tests {
     use super::*;
 
     /// Answers each item with ten times itself; 13 makes the whole batch fail, 7 makes it panic.
-    fn times_ten(batch: &[u32]) -> Result<Vec<Result<u32, ClassifyError>>, TchError> {
+    fn times_ten(batch: &[u32]) -> Result<Vec<Result<u32, ModelError>>, TchError> {
         assert!(!batch.contains(&7), "seven is unlucky");
         if batch.contains(&13) {
             return Err(TchError::Torch("thirteen\nat some address in C++".to_owned()));
@@ -143,7 +150,7 @@ mod tests {
     fn only_the_items_that_fail_alone_fail() {
         let answers = isolating(vec![1, 13, 3, 4, 7, 6, 8, 9], times_ten);
 
-        let failed = |why: &str| Err(ClassifyError::Failed(why.to_owned()));
+        let failed = |why: &str| Err(ModelError::Failed(why.to_owned()));
         assert_eq!(answers.iter().map(|(item, _)| *item).collect::<Vec<_>>(), [1, 13, 3, 4, 7, 6, 8, 9]);
         for (item, answer) in answers {
             match item {

@@ -1,0 +1,149 @@
+//! Golden inputs: pictures as the network takes them, with what it gave for them when the card was made.
+
+use std::path::{Path, PathBuf};
+
+use tch::{Kind, TchError, Tensor};
+use tidemill_core::failure::chain;
+use tidemill_core::settings::VisionSettings;
+use tidemill_tasks::image::{Limits, prepare};
+use tidemill_tasks::vision::card::{Card, MAP_STEP, Precision};
+
+use crate::device::Device;
+use crate::engine::device;
+use crate::network::{Network, usable_precisions};
+use crate::{sys, torch};
+
+/// How far a probability may be off in fp32: processors add in different orders.
+const EXACT: f64 = 5e-4;
+
+/// How far it may be off in half precision: 8 bits of a number are kept in bf16.
+const HALF: f64 = 0.05;
+
+/// How many of the values may be off further in half precision: at the edge of a mask a rounded number may tip.
+const HALF_OUTSIDE: f64 = 0.01;
+
+/// The names in the file.
+const PIXELS: &str = "pixels";
+const OUTPUTS: &str = "outputs";
+
+/// Checks a card's files by their digests, and what its network gives for the golden inputs in each precision that the
+/// device is good at. Returns what was found well, a line each.
+///
+/// # Errors
+///
+/// What is not well, in words for people.
+pub fn verify(card: &Card, settings: &VisionSettings) -> Result<Vec<String>, String> {
+    let device = device(settings)?;
+    card.verify().map_err(|error| chain(&error))?;
+    let mut lines = vec![format!("{} has its digest", card.network.file)];
+    let Some(golden) = &card.golden else {
+        Network::load(card, device, None).map_err(|error| chain(&error))?;
+        lines.push("it loads; the card has no golden inputs to compare with".to_owned());
+        return Ok(lines);
+    };
+    card.verify_golden().map_err(|error| chain(&error))?;
+    let (pixels, expected) = read(&card.folder().join(&golden.file), card)?;
+    let mut precisions = usable_precisions(card, device);
+    if !precisions.contains(&Precision::Fp32) {
+        precisions.push(Precision::Fp32);
+    }
+    for precision in precisions {
+        lines.push(compare(card, device, precision, &pixels, &expected)?);
+    }
+    Ok(lines)
+}
+
+/// Runs the golden inputs in a precision and says how far what comes out is from what is expected.
+fn compare(
+    card: &Card,
+    device: Device,
+    precision: Precision,
+    pixels: &Tensor,
+    expected: &Tensor,
+) -> Result<String, String> {
+    let network = Network::load(card, device, Some(precision)).map_err(|error| chain(&error))?;
+    let refused = |error: TchError| format!("golden inputs in {precision}: {}", torch::reason(&error));
+    let found = outputs(&network, pixels).map_err(refused)?;
+    if found.size() != expected.size() {
+        return Err(format!(
+            "golden outputs have the shape {:?}, the network gives {:?}",
+            expected.size(),
+            found.size()
+        ));
+    }
+    let off = (found - expected).abs();
+    let largest = off.max().double_value(&[]);
+    let (allowed, outside) = if precision == Precision::Fp32 { (EXACT, 0.0) } else { (HALF, HALF_OUTSIDE) };
+    let beyond = off.gt(allowed).to_kind(Kind::Float).mean(Kind::Float).double_value(&[]);
+    let count = pixels.size()[0];
+    let text =
+        format!("{count} golden inputs in {precision} on {device}: at most {largest:.1e} off, {allowed} is allowed");
+    // A value that is no number is never within.
+    if beyond <= outside && largest.is_finite() { Ok(text) } else { Err(text) }
+}
+
+/// What a network gives for pixels, as it is kept: on the CPU, of maps a part.
+pub(crate) fn outputs(network: &Network, pixels: &Tensor) -> Result<Tensor, TchError> {
+    let _no_grad = tch::no_grad_guard();
+    let output = network.forward(&pixels.f_permute([0, 3, 1, 2])?)?.f_to_device(tch::Device::Cpu)?;
+    let kept = match output.dim() {
+        4 => output.f_slice(2, None, None, MAP_STEP)?.f_slice(3, None, None, MAP_STEP)?,
+        _ => output,
+    };
+    kept.f_contiguous()
+}
+
+/// Pixels of pictures as the card's input wants them; without pictures, of two that are made by a formula: one changes
+/// slowly, the other in blocks.
+pub(crate) fn pixels(card: &Card, pictures: &[PathBuf]) -> Result<Tensor, String> {
+    let (width, height) = (card.input.width, card.input.height);
+    let mut bytes = Vec::new();
+    for picture in pictures {
+        let told = |reason: String| format!("{}: {reason}", picture.display());
+        let file = std::fs::read(picture).map_err(|error| told(error.to_string()))?;
+        prepare(&file, &card.input.preparation(), &Limits::default(), &mut bytes)
+            .map_err(|error| told(error.to_string()))?;
+    }
+    if pictures.is_empty() {
+        for row in 0..height {
+            for column in 0..width {
+                let slowly = |from: u32, whole: u32| (255 * from / whole) as u8;
+                bytes.extend([slowly(row, height), slowly(column, width), slowly(row + column, height + width)]);
+            }
+        }
+        for row in 0..height {
+            for column in 0..width {
+                let block = (row / 16).wrapping_mul(2_654_435_761) ^ (column / 16).wrapping_mul(2_246_822_519);
+                bytes.extend([8, 16, 24].map(|shift| (block >> shift) as u8));
+            }
+        }
+    }
+    let count = pictures.len().max(if pictures.is_empty() { 2 } else { 0 }) as i64;
+    let shape = [count, i64::from(height), i64::from(width)];
+    let copied = sys::with_pixels(&bytes, shape, |pixels| pixels.f_permute([0, 2, 3, 1])?.f_detach_copy());
+    copied.map_err(|error| torch::reason(&error))
+}
+
+/// Writes a golden file.
+pub(crate) fn write(file: &Path, pixels: &Tensor, outputs: &Tensor) -> Result<(), String> {
+    Tensor::write_safetensors(&[(PIXELS, pixels), (OUTPUTS, outputs)], file)
+        .map_err(|error| format!("{} cannot be written: {}", file.display(), torch::reason(&error)))
+}
+
+fn read(file: &Path, card: &Card) -> Result<(Tensor, Tensor), String> {
+    let told = |reason: String| format!("{}: {reason}", file.display());
+    let tensors = Tensor::read_safetensors(file).map_err(|error| told(torch::reason(&error)))?;
+    let take = |name: &str, kind: Kind| {
+        let found = tensors.iter().find(|(found, tensor)| found == name && tensor.kind() == kind);
+        found.map(|(_, tensor)| tensor.shallow_clone()).ok_or_else(|| told(format!("holds no `{name}` of {kind:?}")))
+    };
+    let (pixels, outputs) = (take(PIXELS, Kind::Uint8)?, take(OUTPUTS, Kind::Float)?);
+    match pixels.size().as_slice() {
+        &[count, height, width, 3]
+            if count > 0 && height == i64::from(card.input.height) && width == i64::from(card.input.width) =>
+        {
+            Ok((pixels, outputs))
+        }
+        other => Err(told(format!("its pixels have the shape {other:?}, not that of the card's input"))),
+    }
+}

@@ -1,0 +1,161 @@
+//! Networks whose layers are built in, with torchvision's names for their weights.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use tch::nn::{ModuleT, Path, VarStore};
+use tch::vision::{inception, mobilenet, resnet, squeezenet};
+use tch::{Kind, TchError, Tensor};
+use tidemill_tasks::vision::card::{Architecture, Card, Precision};
+
+use super::{NetworkError, alexnet, densenet, efficientnet, fcn32s, vgg, weights};
+use crate::device::Device;
+use crate::sys::ReadOnly;
+use crate::torch;
+
+/// Layers as a library makes them.
+pub(crate) type Layers = Box<dyn ModuleT>;
+
+/// A built-in network with its weights. It may be called from several threads at once.
+#[derive(Debug, Clone)]
+pub(super) struct Builtin {
+    layers: Arc<ReadOnly<Layers>>,
+    bytes: u64,
+}
+
+impl Builtin {
+    /// Makes the layers and fills them with the weights of the card's file.
+    ///
+    /// Batch normalisations stay in fp32, whatever the precision: their variances need its digits and they cost nothing.
+    pub(super) fn load(card: &Card, device: Device, precision: Precision) -> Result<Self, NetworkError> {
+        let model = || card.name.clone();
+        let refused = |error: TchError| NetworkError::Torch { model: model(), reason: torch::reason(&error) };
+        size_fits(card).map_err(|what| NetworkError::Misfit { model: model(), what })?;
+        let tensors = weights::read(&card.network_path()).map_err(refused)?;
+        let store = VarStore::new(tch::Device::Cpu);
+        let layers = make(card.network.architecture, &store.root(), i64::from(card.output.classes), &tensors);
+        let layers = layers.map_err(|what| NetworkError::Misfit { model: model(), what })?;
+        weights::fill(&store, tensors).map_err(|what| NetworkError::Misfit { model: model(), what })?;
+        let bytes = place(&store, torch::device(device), torch::kind(precision)).map_err(refused)?;
+        Ok(Self { layers: Arc::new(ReadOnly::new(layers)), bytes })
+    }
+
+    /// Returns the same over the same weights.
+    pub(super) fn share(&self) -> Self {
+        self.clone()
+    }
+
+    /// Returns how many bytes its weights take.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Runs it. The library's layers panic where libtorch refuses; here that is an error again.
+    pub(super) fn forward(&self, input: &Tensor) -> Result<Tensor, TchError> {
+        let run = AssertUnwindSafe(|| self.layers.get().forward_t(input, false));
+        catch_unwind(run).map_err(|panic| TchError::Torch(refusal(&*panic)))
+    }
+}
+
+/// Makes an architecture's layers, with random weights, below a path.
+///
+/// # Errors
+///
+/// Where there is no such built-in network of this kind, or `tensors` cannot be its weights at all.
+pub(crate) fn make(
+    architecture: Architecture,
+    path: &Path,
+    classes: i64,
+    tensors: &weights::Tensors,
+) -> Result<Layers, String> {
+    use Architecture as A;
+    Ok(match architecture {
+        A::Alexnet => Box::new(alexnet::alexnet(path, classes)),
+        A::Densenet121 => Box::new(densenet::densenet(path, 121, classes)),
+        A::Densenet161 => Box::new(densenet::densenet(path, 161, classes)),
+        A::Densenet169 => Box::new(densenet::densenet(path, 169, classes)),
+        A::Densenet201 => Box::new(densenet::densenet(path, 201, classes)),
+        A::EfficientnetB0 => Box::new(efficientnet::efficientnet(path, 0, classes)),
+        A::EfficientnetB1 => Box::new(efficientnet::efficientnet(path, 1, classes)),
+        A::EfficientnetB2 => Box::new(efficientnet::efficientnet(path, 2, classes)),
+        A::EfficientnetB3 => Box::new(efficientnet::efficientnet(path, 3, classes)),
+        A::EfficientnetB4 => Box::new(efficientnet::efficientnet(path, 4, classes)),
+        A::EfficientnetB5 => Box::new(efficientnet::efficientnet(path, 5, classes)),
+        A::EfficientnetB6 => Box::new(efficientnet::efficientnet(path, 6, classes)),
+        A::EfficientnetB7 => Box::new(efficientnet::efficientnet(path, 7, classes)),
+        A::Fcn32sVgg19 => Box::new(fcn32s::fcn32s(path, fcn32s::head_width(tensors)?, classes)),
+        A::InceptionV3 => Box::new(inception::v3(path, classes)),
+        A::MobilenetV2 => Box::new(mobilenet::v2(path, classes)),
+        A::Resnet18 => Box::new(resnet::resnet18(path, classes)),
+        A::Resnet34 => Box::new(resnet::resnet34(path, classes)),
+        A::Resnet50 => Box::new(resnet::resnet50(path, classes)),
+        A::Resnet101 => Box::new(resnet::resnet101(path, classes)),
+        A::Resnet152 => Box::new(resnet::resnet152(path, classes)),
+        A::Squeezenet10 => Box::new(squeezenet::v1_0(path, classes)),
+        A::Squeezenet11 => Box::new(squeezenet::v1_1(path, classes)),
+        A::Vgg11 => Box::new(vgg::vgg(path, 11, false, classes)),
+        A::Vgg11Bn => Box::new(vgg::vgg(path, 11, true, classes)),
+        A::Vgg13 => Box::new(vgg::vgg(path, 13, false, classes)),
+        A::Vgg13Bn => Box::new(vgg::vgg(path, 13, true, classes)),
+        A::Vgg16 => Box::new(vgg::vgg(path, 16, false, classes)),
+        A::Vgg16Bn => Box::new(vgg::vgg(path, 16, true, classes)),
+        A::Vgg19 => Box::new(vgg::vgg(path, 19, false, classes)),
+        A::Vgg19Bn => Box::new(vgg::vgg(path, 19, true, classes)),
+        A::EfficientnetLite0 | A::Torchscript => return Err(format!("{architecture} has layers of its own")),
+    })
+}
+
+/// Says what an architecture takes, where the card says something else.
+fn size_fits(card: &Card) -> Result<(), String> {
+    use Architecture as A;
+    let (width, height) = (card.input.width, card.input.height);
+    let (is_well, allowed) = match card.network.architecture {
+        // The last map is flattened, as 7×7.
+        A::Vgg11 | A::Vgg11Bn | A::Vgg13 | A::Vgg13Bn | A::Vgg16 | A::Vgg16Bn | A::Vgg19 | A::Vgg19Bn => {
+            (width / 32 == 7 && height / 32 == 7, "within 224 and 255")
+        }
+        A::Fcn32sVgg19 => (width.is_multiple_of(32) && height.is_multiple_of(32), "multiples of 32"),
+        A::InceptionV3 => (width >= 75 && height >= 75, "at least 75; it was trained with 299"),
+        A::Alexnet => (width >= 63 && height >= 63, "at least 63"),
+        _ => (width >= 32 && height >= 32, "at least 32"),
+    };
+    if is_well {
+        return Ok(());
+    }
+    Err(format!("input.width and input.height must be {allowed} for {}", card.network.architecture))
+}
+
+/// Brings the weights to where and how they run: those of convolutions channels last, as the pictures are. Returns how
+/// many bytes they take there.
+fn place(store: &VarStore, device: tch::Device, kind: Kind) -> Result<u64, TchError> {
+    let variables = store.variables();
+    let is_normalisation = |name: &str| {
+        let parent = name.rsplit_once('.').map_or("", |(parent, _)| parent);
+        variables.contains_key(&format!("{parent}.running_mean"))
+    };
+    let mut bytes = 0;
+    for (name, variable) in &variables {
+        let kind = if is_normalisation(name) { Kind::Float } else { kind };
+        let mut placed = variable.f_detach()?.f_to_device(device)?.f_to_kind(kind)?;
+        if placed.dim() == 4 {
+            placed = placed.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?;
+        }
+        bytes += (placed.numel() * kind.elt_size_in_bytes()) as u64;
+        // The layers hold the same variable: its data are exchanged for all.
+        variable.shallow_clone().set_data(&placed);
+        drop(variable.f_set_requires_grad(false)?);
+    }
+    Ok(bytes)
+}
+
+/// What libtorch said, out of the panic of an `unwrap`.
+fn refusal(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    let text = text.unwrap_or("no reason given");
+    let inner = text.split_once("Torch(\"").map_or(text, |(_, inner)| inner);
+    inner.split("\\n").next().unwrap_or(inner).to_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! Weights: read from a file, and put in their places by name, none missing and none left over.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use tch::nn::VarStore;
+use tch::{TchError, Tensor};
+
+use super::state_dict;
+
+/// Tensors by name.
+pub(crate) type Tensors = HashMap<String, Tensor>;
+
+/// How many names an error lists before it only counts.
+const NAMED: usize = 5;
+
+/// Reads a file of weights: safetensors by its ending, a PyTorch state dict otherwise.
+///
+/// Names are made torchvision's present ones: without the prefix that training on several devices leaves, and as
+/// DenseNet's were renamed. Counters of training are left out, and so is the head that Inception has for training alone.
+pub(super) fn read(file: &Path) -> Result<Tensors, TchError> {
+    let tensors = match file.extension().and_then(|ending| ending.to_str()) {
+        Some("safetensors") => Tensor::read_safetensors(file)?,
+        _ => state_dict::read(file)?,
+    };
+    let is_wrapped = tensors.iter().all(|(name, _)| name.starts_with("module."));
+    let renamed = tensors.into_iter().map(|(name, tensor)| {
+        let name = if is_wrapped { name["module.".len()..].to_owned() } else { name };
+        (densenet(name), tensor)
+    });
+    let is_for_training = |name: &str| name.ends_with("num_batches_tracked") || name.starts_with("AuxLogits.");
+    Ok(renamed.filter(|(name, _)| !is_for_training(name)).collect())
+}
+
+/// DenseNet's published files call `norm1`, `conv1`, … `norm.1`, `conv.1`, …; torchvision renames them as it loads.
+fn densenet(name: String) -> String {
+    if !name.contains(".denselayer") {
+        return name;
+    }
+    ["norm", "relu", "conv"].into_iter().fold(name, |name, layer| {
+        ["1", "2"]
+            .into_iter()
+            .fold(name, |name, number| name.replace(&format!(".{layer}.{number}."), &format!(".{layer}{number}.")))
+    })
+}
+
+/// Copies tensors into the variables of their names.
+///
+/// # Errors
+///
+/// Says which are missing, which are of another shape, and which the architecture does not know.
+pub(super) fn fill(store: &VarStore, mut tensors: Tensors) -> Result<(), String> {
+    let (mut missing, mut shapes) = (Vec::new(), Vec::new());
+    for (name, variable) in store.variables() {
+        match tensors.remove(&name) {
+            None => missing.push(name),
+            Some(tensor) if tensor.size() != variable.size() => {
+                shapes.push(format!("{name} {:?} instead of {:?}", tensor.size(), variable.size()));
+            }
+            Some(tensor) => {
+                let copied = tch::no_grad(|| variable.shallow_clone().f_copy_(&tensor));
+                copied.map_err(|error| format!("{name} cannot be taken from its file: {error}"))?;
+            }
+        }
+    }
+    let left = tensors.into_keys().collect::<Vec<_>>();
+    let found = [("lacks", missing), ("has in another shape", shapes), ("has beyond the architecture", left)];
+    let faults: Vec<String> =
+        found.into_iter().filter(|(_, names)| !names.is_empty()).map(|(what, names)| told(what, names)).collect();
+    if faults.is_empty() { Ok(()) } else { Err(format!("its file {}", faults.join("; "))) }
+}
+
+fn told(what: &str, mut names: Vec<String>) -> String {
+    names.sort();
+    let more = match names.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    names.truncate(NAMED);
+    format!("{what} {}{more}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind, nn};
+
+    use super::*;
+
+    fn zeros(shape: &[i64]) -> Tensor {
+        Tensor::zeros(shape, (Kind::Float, Device::Cpu))
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let store = VarStore::new(Device::Cpu);
+        let _layer = nn::linear(store.root() / "fc", 3, 2, nn::LinearConfig::default());
+        let _other = nn::linear(store.root() / "more", 3, 2, nn::LinearConfig::default());
+        let tensors = [("fc.weight", zeros(&[2, 4])), ("fc.bias", zeros(&[2])), ("fd.bias", zeros(&[2]))]
+            .map(|(name, t)| (name.to_owned(), t));
+
+        let said = fill(&store, tensors.into_iter().collect()).unwrap_err();
+
+        assert_eq!(
+            said,
+            "its file lacks more.bias, more.weight; has in another shape fc.weight [2, 4] instead of [2, 3]; \
+             has beyond the architecture fd.bias"
+        );
+    }
+
+    #[test]
+    fn densenets_older_names_are_renamed() {
+        let name = "features.denseblock1.denselayer2.norm.1.running_mean";
+        assert_eq!(densenet(name.to_owned()), "features.denseblock1.denselayer2.norm1.running_mean");
+        assert_eq!(densenet("features.norm5.weight".to_owned()), "features.norm5.weight");
+    }
+}

@@ -1,0 +1,174 @@
+//! The loaded models, within a limit of memory: what is not there is loaded, and what was used longest ago makes room.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tidemill_core::settings::format_size;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+
+/// Holds models by key.
+///
+/// # Locks
+///
+/// Whoever uses a model holds its slot for reading. Whoever loads one holds its slot for writing, then `loading`, and then,
+/// to unload another, that one's slot for writing, which waits for those who use it. Only loaded models are unloaded, and
+/// who waits for `loading` has a slot that is empty: so nobody waits in a circle. Slots are handed out in the order in
+/// which they were asked for, so all who waited for a model get it before it can be unloaded again.
+#[derive(Debug)]
+pub(crate) struct Shelf<K, M> {
+    limit: u64,
+    slots: Mutex<HashMap<K, Arc<Slot<M>>>>,
+    /// One is loaded at a time: two at once could only guess what the other takes.
+    loading: tokio::sync::Mutex<()>,
+    clock: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Slot<M> {
+    state: Arc<RwLock<State<M>>>,
+    /// What a loaded model takes, 0 without one.
+    bytes: AtomicU64,
+    used: AtomicU64,
+}
+
+#[derive(Debug)]
+enum State<M> {
+    Empty,
+    Loaded(M),
+    /// What cannot be loaded now cannot be loaded for the next item either.
+    Failed(String),
+}
+
+/// A model that stays loaded while this is held.
+#[derive(Debug)]
+pub(crate) struct InUse<M>(OwnedRwLockReadGuard<State<M>, M>);
+
+impl<M> Deref for InUse<M> {
+    type Target = M;
+
+    fn deref(&self) -> &M {
+        &self.0
+    }
+}
+
+impl<K: Clone + Eq + Hash, M: Send + Sync + 'static> Shelf<K, M> {
+    /// Holds models that take at most `limit` bytes together.
+    pub(crate) fn new(limit: u64) -> Self {
+        Self { limit, slots: Mutex::default(), loading: tokio::sync::Mutex::default(), clock: AtomicU64::new(1) }
+    }
+
+    /// Returns the model of a key; loads it if it is not there, once others have made room for the bytes it is thought to
+    /// take. Dropping the future is safe: what was being loaded is given up.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be loaded: what `load` says, or that it does not fit by itself.
+    pub(crate) async fn get<F>(&self, key: &K, thought: u64, load: F) -> Result<InUse<M>, String>
+    where
+        F: FnOnce() -> Result<(M, u64), String> + Send + Clone + 'static,
+    {
+        let slot =
+            Arc::clone(self.slots.lock().unwrap_or_else(PoisonError::into_inner).entry(key.clone()).or_default());
+        slot.used.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        loop {
+            if let Some(found) = ready(Arc::clone(&slot.state).read_owned().await) {
+                return found;
+            }
+            let mut state = Arc::clone(&slot.state).write_owned().await;
+            if matches!(*state, State::Empty) {
+                let _turn = self.loading.lock().await;
+                *state = self.load(&slot, thought, load.clone()).await;
+            }
+            // Between writing and reading nobody else gets it: the loaded model is used at least once.
+            if let Some(found) = ready(OwnedRwLockWriteGuard::downgrade(state)) {
+                return found;
+            }
+        }
+    }
+
+    async fn load<F>(&self, slot: &Slot<M>, thought: u64, load: F) -> State<M>
+    where
+        F: FnOnce() -> Result<(M, u64), String> + Send + 'static,
+    {
+        if let Err(reason) = self.fits(thought) {
+            return State::Failed(reason);
+        }
+        self.make_room(thought).await;
+        let loaded = tokio::task::spawn_blocking(load).await;
+        match loaded.unwrap_or_else(|panicked| Err(format!("loading it panicked: {panicked}"))) {
+            Ok((model, bytes)) => {
+                if let Err(reason) = self.fits(bytes) {
+                    unload(model).await;
+                    return State::Failed(reason);
+                }
+                // It may take more than was thought.
+                self.make_room(bytes).await;
+                slot.bytes.store(bytes.max(1), Ordering::Relaxed);
+                State::Loaded(model)
+            }
+            Err(reason) => State::Failed(reason),
+        }
+    }
+
+    fn fits(&self, bytes: u64) -> Result<(), String> {
+        if bytes <= self.limit {
+            return Ok(());
+        }
+        let (bytes, limit) = (format_size(bytes), format_size(self.limit));
+        Err(format!("its weights take {bytes}, and vision.model_memory allows {limit} for all models together"))
+    }
+
+    /// Unloads what was used longest ago until there is room for so many bytes more.
+    async fn make_room(&self, bytes: u64) {
+        while let Some(slot) = self.in_the_way(bytes) {
+            let mut state = slot.state.write().await;
+            slot.bytes.store(0, Ordering::Relaxed);
+            if let State::Loaded(model) = std::mem::replace(&mut *state, State::Empty) {
+                unload(model).await;
+            }
+        }
+    }
+
+    fn in_the_way(&self, bytes: u64) -> Option<Arc<Slot<M>>> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let loaded = || slots.values().filter(|slot| slot.bytes.load(Ordering::Relaxed) > 0);
+        let taken: u64 = loaded().map(|slot| slot.bytes.load(Ordering::Relaxed)).sum();
+        if taken.saturating_add(bytes) <= self.limit {
+            return None;
+        }
+        loaded().min_by_key(|slot| slot.used.load(Ordering::Relaxed)).cloned()
+    }
+}
+
+impl<M> Default for Slot<M> {
+    fn default() -> Self {
+        Self { state: Arc::new(RwLock::new(State::Empty)), bytes: AtomicU64::new(0), used: AtomicU64::new(0) }
+    }
+}
+
+fn ready<M>(state: OwnedRwLockReadGuard<State<M>>) -> Option<Result<InUse<M>, String>> {
+    match &*state {
+        State::Empty => None,
+        State::Failed(reason) => Some(Err(reason.clone())),
+        State::Loaded(_) => {
+            let loaded = OwnedRwLockReadGuard::try_map(state, |state| match state {
+                State::Loaded(model) => Some(model),
+                State::Empty | State::Failed(_) => None,
+            });
+            loaded.ok().map(|model| Ok(InUse(model)))
+        }
+    }
+}
+
+/// Drops a model where waiting is allowed: it waits for its threads.
+async fn unload<M: Send + 'static>(model: M) {
+    if tokio::task::spawn_blocking(move || drop(model)).await.is_err() {
+        tracing::error!("a model panicked as it was unloaded");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+
+/// A model that tells its place how many of it there are.
+#[derive(Debug)]
+struct Fake {
+    name: &'static str,
+    alive: Arc<AtomicUsize>,
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.alive.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[derive(Default)]
+struct World {
+    alive: Arc<AtomicUsize>,
+    loads: Arc<AtomicUsize>,
+}
+
+impl World {
+    async fn get(&self, shelf: &Shelf<&'static str, Fake>, name: &'static str) -> Result<InUse<Fake>, String> {
+        let (alive, loads) = (Arc::clone(&self.alive), Arc::clone(&self.loads));
+        let load = move || {
+            loads.fetch_add(1, Ordering::SeqCst);
+            alive.fetch_add(1, Ordering::SeqCst);
+            Ok((Fake { name, alive }, 40))
+        };
+        shelf.get(&name, 40, load).await
+    }
+
+    fn loads(&self) -> usize {
+        self.loads.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn a_model_is_loaded_once_and_what_was_used_longest_ago_makes_room() {
+    let (world, shelf) = (World::default(), Shelf::new(100));
+
+    for (name, loads) in [("a", 1), ("b", 2), ("a", 2), ("c", 3), ("a", 3), ("b", 4)] {
+        let model = world.get(&shelf, name).await.unwrap();
+        assert_eq!(model.name, name);
+        assert_eq!(world.loads(), loads, "after {name}");
+        assert!(world.alive.load(Ordering::SeqCst) <= 2);
+    }
+}
+
+#[tokio::test]
+async fn what_is_in_use_stays_until_it_is_given_back() {
+    let (world, shelf) = (World::default(), Shelf::new(50));
+    let first = world.get(&shelf, "a").await.unwrap();
+
+    let mut second = Box::pin(world.get(&shelf, "b"));
+    assert!(futures::poll!(&mut second).is_pending());
+    tokio::task::yield_now().await;
+    assert!(futures::poll!(&mut second).is_pending());
+    assert_eq!((first.name, world.loads()), ("a", 1));
+    drop(first);
+
+    assert_eq!(second.await.unwrap().name, "b");
+    assert_eq!(world.alive.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_models_that_do_not_fit_together_take_turns_and_none_is_starved() {
+    let (world, shelf) = (Arc::new(World::default()), Arc::new(Shelf::new(50)));
+    let tasks = (0..400).map(|number| {
+        let (world, shelf) = (Arc::clone(&world), Arc::clone(&shelf));
+        tokio::spawn(async move {
+            let model = world.get(&shelf, if number % 2 == 0 { "a" } else { "b" }).await.unwrap();
+            assert_eq!(world.alive.load(Ordering::SeqCst), 1);
+            tokio::task::yield_now().await;
+            model.name
+        })
+    });
+
+    let used = futures::future::join_all(tasks).await;
+
+    assert_eq!(used.into_iter().filter(|name| *name.as_ref().unwrap() == "a").count(), 200);
+    assert!(world.loads() < 200, "{} loads: those who waited for a model did not get it together", world.loads());
+}
+
+#[tokio::test]
+async fn what_is_larger_than_the_limit_or_cannot_be_loaded_says_so_every_time() {
+    let shelf: Shelf<&str, u8> = Shelf::new(1 << 20);
+
+    for _ in 0..2 {
+        let said = shelf.get(&"large", 3 << 20, || Ok((1, 1))).await.unwrap_err();
+        assert_eq!(said, "its weights take 3MiB, and vision.model_memory allows 1MiB for all models together");
+        let said = shelf.get(&"larger than thought", 1, || Ok((1, 2 << 20))).await.unwrap_err();
+        assert!(said.starts_with("its weights take 2MiB"), "{said}");
+        assert_eq!(shelf.get(&"broken", 1, || Err("no weights".to_owned())).await.unwrap_err(), "no weights");
+    }
+}
