@@ -78,7 +78,7 @@ impl Exercise for SharedMemory {
     fn about(&self) -> About {
         About {
             name: "process.shared",
-            summary: "Let a process change a number and an array in shared memory",
+            summary: "Let a process change a number and an array in place",
             details: "A number (0) and an array (0 to 9) lie in memory that is mapped by the parent and by the child. The child \
                       sets the number to 3.1415927 and negates the array in place, and sends nothing; the messages are what \
                       the parent then finds in its own memory. Look at `before` and `after`.",
