@@ -8,11 +8,22 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use tidemill_core::settings::Settings;
+use tidemill_tasks::process::Program;
 
 use crate::error::{CliError, Exit};
 
 /// The name of the other command.
 pub(crate) const VISION: &str = "tidemill-vision";
+
+/// What is started for the children of tasks: this command, and for `tidemill-vision` the one without libtorch, where it
+/// is installed beside it.
+pub(crate) fn children() -> Program {
+    let plain = std::env::current_exe().ok().filter(|here| here.file_name().is_some_and(|name| name == VISION));
+    match plain.map(|here| here.with_file_name("tidemill")).filter(|plain| plain.is_file()) {
+        Some(plain) => Program::At(plain),
+        None => Program::Own,
+    }
+}
 
 /// Where the other command is: beside this one.
 pub(crate) fn find() -> Result<PathBuf, CliError> {

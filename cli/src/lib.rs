@@ -67,6 +67,10 @@ pub struct Vision {
 
 /// The command: everything from its arguments to its exit code.
 pub fn main(vision: Option<Vision>) -> ExitCode {
+    // Before anything else: a child of a task `process.*` is this command too.
+    if let Some(code) = tidemill_tasks::process::main_if_child() {
+        return code;
+    }
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
@@ -141,7 +145,8 @@ fn block_on<T>(asking: impl Future<Output = Result<T, CliError>>) -> Result<T, C
 fn register(settings: &Settings, engine: Option<Arc<dyn Engine>>) -> Register {
     let image_limits = image::Limits { max_pixels: settings.image.max_pixels, max_bytes: settings.image.max_bytes };
     let net_limits = net::Limits::from(&settings.net);
-    tidemill_tasks::register(&House { image_limits, net_limits, models: models_of(settings), engine })
+    let children = handover::children();
+    tidemill_tasks::register(&House { image_limits, net_limits, models: models_of(settings), engine, children })
 }
 
 /// The folders of the settings, then those beside the executable, so that an installed or freshly built command finds

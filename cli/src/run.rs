@@ -46,7 +46,7 @@ pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option
                 .map_err(|error| CliError::new(Exit::Configuration, format!("cannot run networks: {error}")))?;
             crate::register(settings, Some(engine))
         }
-        (Lane::Cpu | Lane::Wait, _) => crate::register(settings, None),
+        (Lane::Cpu | Lane::Wait | Lane::Process, _) => crate::register(settings, None),
     };
     let sources = words::sources(&run.work, kind, &*job)?;
     let about = kind.about();

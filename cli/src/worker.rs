@@ -26,6 +26,7 @@ use crate::{Vision, handover};
 /// Deliveries a core in the lanes that compute: what the hungriest of their tasks asks for (see `Hands::PerCore`).
 const CPU_HANDS: usize = 4;
 const VISION_HANDS: usize = 24;
+const PROCESS_HANDS: usize = 4;
 /// The largest output that travels, beside the input; see `submit`.
 const MAX_OUTPUT_BYTES: usize = 8 << 20;
 /// How long a role may take to answer whether it is ready.
@@ -114,6 +115,7 @@ fn permits(lane: Lane, setup: &Setup) -> usize {
     match lane {
         Lane::Cpu => CPU_HANDS * setup.threads,
         Lane::Vision => VISION_HANDS * setup.threads,
+        Lane::Process => PROCESS_HANDS * setup.threads,
         Lane::Wait => setup.waiting,
     }
 }

@@ -30,11 +30,13 @@ pub enum Lane {
     Wait,
     /// Work that needs the network engine (libtorch).
     Vision,
+    /// Work that starts processes, where the machine is to be lent for that: they take memory and places in its tables.
+    Process,
 }
 
 impl Lane {
     /// Every lane.
-    pub const ALL: [Self; 3] = [Self::Cpu, Self::Wait, Self::Vision];
+    pub const ALL: [Self; 4] = [Self::Cpu, Self::Wait, Self::Vision, Self::Process];
 
     /// The word for it in queue names, settings and texts.
     pub fn as_str(self) -> &'static str {
@@ -42,6 +44,7 @@ impl Lane {
             Self::Cpu => "cpu",
             Self::Wait => "wait",
             Self::Vision => "vision",
+            Self::Process => "process",
         }
     }
 }

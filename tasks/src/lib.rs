@@ -3,12 +3,14 @@
 //! A folder a group, a file a task: its types, its schema, its doc, its run. Adding a task touches that file and one
 //! line of [`register`].
 
+mod children;
 pub mod compute;
 pub mod event;
 pub mod image;
 #[cfg(feature = "testing")]
 pub mod mischief;
 pub mod net;
+pub mod process;
 pub mod scenario;
 pub mod stream;
 pub mod text;
@@ -31,6 +33,8 @@ pub struct House {
     pub models: vision::Models,
     /// What runs networks and tensors, where libtorch is linked in.
     pub engine: Option<Arc<dyn vision::Engine>>,
+    /// What the tasks `process.*` start for their children.
+    pub children: process::Program,
 }
 
 impl std::fmt::Debug for House {
@@ -41,11 +45,11 @@ impl std::fmt::Debug for House {
 
 /// Every task.
 pub fn register(house: &House) -> Register {
-    let House { image_limits: limits, net_limits, models, engine } = house.clone();
+    let House { image_limits: limits, net_limits, models, engine, children } = house.clone();
     let register = Register::default();
     #[cfg(feature = "testing")]
     let register = if mischief::is_wanted() { register.compute(mischief::Mischief) } else { register };
-    thread::register(register)
+    process::register(thread::register(register), &children)
         .wait(time::sleep::Sleep)
         .wait(stream::thermometers::Thermometers)
         .wait(event::turtle::Turtle)

@@ -54,7 +54,7 @@ pub(crate) struct Submit {
 /// `worker`.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct WorkerArgs {
-    /// The queues it serves: cpu, wait, vision (several by commas)
+    /// The queues it serves: cpu, wait, process, vision (several by commas)
     #[arg(long, value_name = "LANE", value_delimiter = ',', value_parser = parse_lane)]
     pub(crate) lanes: Vec<Lane>,
     /// Computing threads; by default one for each core

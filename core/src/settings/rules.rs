@@ -29,7 +29,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
     scheme("store.url", &store.url, &STORES)?;
     scheme("api.url", &api.url, &["http", "https"])?;
     if worker.lanes.is_empty() {
-        return Err(("worker.lanes", InvalidValue::new("empty", "name one or more of cpu, wait, vision")));
+        return Err(("worker.lanes", InvalidValue::new("empty", "name one or more of cpu, wait, vision, process")));
     }
     if let Some(url) = &blobs.url {
         scheme("blobs.url", url, &["file", "memory", "redis", "rediss", "s3", "gcs", "azblob", "http", "https"])?;

@@ -25,13 +25,15 @@ const STORE_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 const BROKER_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// The queues whose depth is told, each with its name there.
-const QUEUES: [(Queue, &str); 8] = [
+const QUEUES: [(Queue, &str); 10] = [
     (Queue::Jobs(Lane::Cpu), "jobs.cpu"),
     (Queue::Jobs(Lane::Wait), "jobs.wait"),
     (Queue::Jobs(Lane::Vision), "jobs.vision"),
+    (Queue::Jobs(Lane::Process), "jobs.process"),
     (Queue::Suspects(Lane::Cpu), "suspects.cpu"),
     (Queue::Suspects(Lane::Wait), "suspects.wait"),
     (Queue::Suspects(Lane::Vision), "suspects.vision"),
+    (Queue::Suspects(Lane::Process), "suspects.process"),
     (Queue::Results, "results"),
     (Queue::Dead, "dead"),
 ];

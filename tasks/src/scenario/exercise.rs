@@ -3,18 +3,26 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread::Builder;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tidemill_core::compute::message_of;
 use tidemill_core::failure::Failure;
-use tidemill_core::task::{About, Cost, Invalid, Lane, Task, Tools, Wait, raw, raw_word};
+use tidemill_core::task::{About, Cost, Hands, Invalid, Lane, Task, Tools, Wait, raw, raw_word};
 use tokio::sync::oneshot;
 
 use super::crew::no_thread;
 use super::output::Output;
 use super::{Fields, Scene};
+
+/// Items that start processes which one core is given at once: more would only wait for room.
+const PROCESS_HANDS: usize = 4;
+/// Room that a process takes: a thread's, and two descriptors more, of which there are often 1024 and no more.
+const PROCESS_ROOM: usize = 3;
+/// What starting and ending an item's processes takes, however short its ticks are.
+const PROCESS_COST: Duration = Duration::from_millis(20);
 
 /// The name of the thread that directs the others.
 const MAIN: &str = "main";
@@ -42,6 +50,11 @@ pub trait Exercise: Send + Sync + 'static {
 
     /// How many ticks it takes, roughly.
     fn ticks(&self, fields: &Self::Fields) -> usize;
+
+    /// The kind of machine that it needs: where it starts processes, [`Lane::Process`].
+    fn lane(&self) -> Lane {
+        Lane::Wait
+    }
 
     /// Plays it, on a thread of its own. When it returns, every thread and process that it started has ended.
     ///
@@ -74,11 +87,12 @@ impl<E: Exercise> Task for Play<E> {
 
     fn cost(&self, batch: &E::Fields) -> Cost {
         let ticks = u32::try_from(self.0.ticks(batch)).unwrap_or(u32::MAX);
-        Cost(batch.common().tick.saturating_mul(ticks))
+        let starts = if self.0.lane() == Lane::Process { PROCESS_COST } else { Duration::ZERO };
+        Cost(batch.common().tick.saturating_mul(ticks).saturating_add(starts))
     }
 
     fn lane(&self, _batch: &E::Fields) -> Lane {
-        Lane::Wait
+        self.0.lane()
     }
 
     /// A number is a scenario.
@@ -112,8 +126,13 @@ impl<E: Exercise> Wait for Play<E> {
     }
 
     fn room(&self, batch: &E::Fields, input: &E::Fields) -> usize {
+        let each = if self.0.lane() == Lane::Process { PROCESS_ROOM } else { 1 };
         // And the main thread.
-        1 + self.0.room(&input.clone().or(batch))
+        1 + each * self.0.room(&input.clone().or(batch))
+    }
+
+    fn hands(&self, _batch: &E::Fields) -> Hands {
+        if self.0.lane() == Lane::Process { Hands::PerCore(PROCESS_HANDS) } else { Hands::Many }
     }
 }
 

@@ -133,10 +133,26 @@ impl Scene {
         Ok(())
     }
 
+    /// Adds a message of another process, which says itself when it was said.
+    ///
+    /// # Errors
+    /// [`Stopped`], as soon as the item is.
+    pub(crate) fn heard(&self, by: &str, pid: u32, at_ms: f64, message: String) -> Result<(), Stopped> {
+        self.go_on()?;
+        let mut transcript = lock(&self.0.transcript);
+        transcript.messages.push(message);
+        transcript.timeline.push(Said { at_ms, by: by.to_owned(), pid: Some(pid) });
+        Ok(())
+    }
+
     /// Notes that a thread or process is started.
     pub fn begins(&self, by: &str, pid: Option<u32>) -> RunId {
+        self.began(by, pid, self.now_ms())
+    }
+
+    /// Notes that a thread or process was started then.
+    pub(crate) fn began(&self, by: &str, pid: Option<u32>, from_ms: f64) -> RunId {
         let mut transcript = lock(&self.0.transcript);
-        let from_ms = self.now_ms();
         transcript.runs.push(Ran { by: by.to_owned(), tid: None, pid, from_ms, to_ms: from_ms });
         RunId(transcript.runs.len() - 1)
     }

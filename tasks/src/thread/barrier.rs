@@ -36,7 +36,7 @@ impl Exercise for Barrier {
     fn about(&self) -> About {
         About {
             name: "thread.barrier",
-            summary: "Race to a barrier at which everyone waits for the last one",
+            summary: "Race to a barrier, where all wait for the last one",
             details: "Each runner is a thread. It runs, arrives, and waits at the barrier; when all have arrived they go on \
                       together, and only then is each recorded as `{name} reached the barrier at: {time}`, with the time of \
                       its arrival (UTC). Three runners take 1, 2 and 3 ticks, any other number takes 1 to 3 ticks at \

@@ -44,7 +44,7 @@ impl Exercise for Semaphore {
     fn about(&self) -> About {
         About {
             name: "thread.semaphore",
-            summary: "Let consumers wait on a semaphore until producers release it",
+            summary: "Let consumers wait on a counting semaphore",
             details: "A semaphore counts how many may pass; to acquire it is to wait until somebody releases it. Items are \
                       random numbers from 0 to 1000 that follow from the seed. Scenario 1: in each round a new consumer \
                       waits, a new producer works for a tick and releases, the consumer passes, and both are joined. \
