@@ -620,7 +620,12 @@ impl<T: Task, By: Runs<T>> Job for Planned<T, By> {
 }
 
 /// Gives raw JSON its type; an error names the field's path.
-fn parse<V: DeserializeOwned>(json: &RawValue) -> Result<V, Invalid> {
+fn parse<V: DeserializeOwned + JsonSchema>(json: &RawValue) -> Result<V, Invalid> {
+    // What serde derives takes a list for a struct too, by the order of its fields, which nobody was promised. Only a list
+    // pays for the look at the schema.
+    if json.get().starts_with('[') && schemars::schema_for!(V).get("type").is_some_and(|kind| kind == "object") {
+        return Err(Invalid("invalid type: sequence, expected an object".to_owned()));
+    }
     // The plain parser first: it is several times as fast, and nearly every input is good.
     serde_json::from_str(json.get()).or_else(|_| {
         let mut deserializer = serde_json::Deserializer::from_str(json.get());
