@@ -339,18 +339,15 @@ def latency(reps, scratch, _photos):
     """One item, submit to result, one after the other, as a Python program of anybody's would."""
     load()
     count = 300
-    ways, tails, kept = set(), ([], []), []
+    tails, kept = ([], []), []
     with Cluster(scratch) as cluster:
-        python = PEERS / "venv/bin/python" if PEERS else sys.executable
 
         def ours():
             before, started = cluster.cpu(), time.perf_counter()
-            client = [python, HERE / "one_by_one.py", "--api", cluster.api_port, "--amqp", cluster.amqp, "--prefix", PREFIX]
-            found = json.loads(run([*client, "--n", count]))
+            client = [sys.executable, HERE / "one_by_one.py", "--api", cluster.api_port, "--n", count]
+            times = sorted(json.loads(run(client)))
             took = time.perf_counter() - started
             kept.append(Batch(count, took, {name: used - before[name] for name, used in cluster.cpu().items()}, 0))
-            ways.add(found["by"])
-            times = sorted(found["ms"])
             tails[0].append(times[int(count * 0.99)])
             return times[count // 2]
 
@@ -364,7 +361,6 @@ def latency(reps, scratch, _photos):
         kept.clear()
         mine, other = rounds(reps, ours, theirs if PEERS else None)
     shape = {"digits": 2, "less_is_better": True}
-    print(f"    ours is published by {', '.join(ways)}")
     report("latency, median", "ms", mine, f"{CELERY}, safe", other, "2", **shape)
     report("latency, 99th percentile", "ms", tails[0], f"{CELERY}, safe", tails[1], "-", **shape)
     split(f"latency, {count} times", kept, "the client, idle and others")

@@ -15,7 +15,7 @@ use tidemill_core::task::Lane;
 
 pub(crate) use self::cluster::{Cancel, Dead, DeadCommand, ItemName, Results, Status, Verify, Workers};
 pub(crate) use self::models::{CardArgs, ImportArgs, ModelsArgs, ModelsCommand};
-pub(crate) use self::roles::{Health, ResultsApi, Submit, WorkerArgs};
+pub(crate) use self::roles::{Health, ResultsApi, ServeArgs, Submit, WorkerArgs};
 use crate::error::Exit;
 
 /// Run a task over many inputs, on every core and GPU, and get every outcome once and in order
@@ -94,6 +94,13 @@ pub(crate) enum Command {
     Worker(WorkerArgs),
     /// Collect outcomes from RabbitMQ into Redis, and serve them over HTTP
     ResultsApi(ResultsApi),
+    /// Serve the HTTP API on this machine, with everything inside
+    ///
+    /// Broker, workers and store live in the process, as in `run`; outcomes are kept in memory until it ends. What a
+    /// cluster's results API answers is answered here: batches, results, and one picture at a time to
+    /// /v1/predict/classify and /v1/predict/segment.
+    #[command(after_help = roles::SERVE_EXAMPLES)]
+    Serve(ServeArgs),
     /// Ask a role whether it is ready; for health checks of containers
     #[command(hide = true)]
     Health(Health),
@@ -254,6 +261,12 @@ impl Args {
                 ("vision.precision", worker.precision.clone()),
             ],
             Command::ResultsApi(api) => vec![("api.listen", api.listen.map(|address| address.to_string()))],
+            Command::Serve(serve) => vec![
+                ("api.listen", serve.listen.map(|address| address.to_string())),
+                ("worker.threads", serve.threads.map(|threads| threads.to_string())),
+                ("vision.device", serve.device.clone()),
+                ("vision.precision", serve.precision.clone()),
+            ],
             _ => Vec::new(),
         };
         for (key, value) in flags {

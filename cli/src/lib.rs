@@ -4,6 +4,7 @@
 //!  args ─▶ settings ─▶ ┬ run: words ─▶ producer ─▶ [broker ─▶ worker ─▶ collector ─▶ store] ─▶ printer
 //!                      ├ status, results, cancel, verify, dead, workers: client ─▶ results API
 //!                      ├ submit ─▶ producer ─▶ RabbitMQ ─▶ worker ─▶ RabbitMQ ─▶ results-api ─▶ Redis
+//!                      ├ serve: results API over [broker ─▶ worker ─▶ collector ─▶ store]
 //!                      ├ tasks, models, doctor, completions
 //!                      └ handover ─▶ tidemill-vision, where a network is to run
 //! ```
@@ -28,6 +29,7 @@ mod printer;
 mod results;
 mod results_api;
 mod run;
+mod serve;
 mod status;
 mod submit;
 mod tasks;
@@ -118,6 +120,7 @@ fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
         Command::Workers(workers) => workers::workers(&workers, settings),
         Command::Submit(submit) => submit::submit(submit, &args.shared, settings),
         Command::Worker(_) => worker::worker(settings, vision),
+        Command::Serve(_) => serve::serve(&args.shared, settings, vision),
         Command::ResultsApi(_) => results_api::results_api(settings),
         Command::Health(health) => worker::health(&health),
         Command::Tasks(tasks) => tasks::tasks(&tasks, &register(settings, None)),

@@ -4,8 +4,10 @@ mod publish;
 
 use std::sync::Arc;
 
+use tidemill_core::blobs::Blobs;
+use tidemill_core::broker::Broker;
 use tidemill_core::settings::Settings;
-use tidemill_core::store::Store;
+use tidemill_core::store::{Shared, Store};
 use tidemill_results_api::http::{Api, Catalogue, ServeError, install_metrics, serve};
 use tidemill_results_api::{collect, tend};
 use tokio::net::TcpListener;
@@ -27,43 +29,58 @@ async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
     let mut signals = Signals::listen()?;
     let broker = Arc::new(cluster::broker(settings, "results-api", None)?);
     let store = cluster::store(settings)?;
-    let address = settings.api.listen;
-    let listener = TcpListener::bind(address).await.map_err(|error| {
-        CliError::new(Exit::Configuration, format!("cannot listen on {address}: {error}"))
-            .hint("is another results API running there? set api.listen")
-    })?;
-    let api = Api {
-        store: store.clone(),
-        broker: broker.clone(),
-        blobs: settings.blobs.url.is_some().then(|| cluster::blobs(settings)).transpose()?,
-        submitter: Some(Arc::new(Publisher {
-            broker: broker.clone(),
-            store: store.clone(),
-            register: crate::register(settings, None),
-            settings: settings.clone(),
-        })),
-        catalogue: catalogue(settings),
-        metrics: install_metrics().inspect_err(|error| tracing::warn!(%error, "no metrics")).ok(),
-        access: (&settings.api).into(),
-    };
+    let listener = listen(settings).await?;
+    let blobs = settings.blobs.url.is_some().then(|| cluster::blobs(settings)).transpose()?;
+    let api = api(settings, broker.clone(), store.clone(), blobs);
     let stop = CancellationToken::new();
     let collecting = async {
         let (store, told): (&dyn Store, _) = (&*store, stop.clone());
         collect(&*broker, store, |_| {}, told).await.map_err(|error| cluster::broker_error(&error))
     };
     let tending = async { tend(&*broker, &*store, stop.clone()).await.map_err(|error| cluster::broker_error(&error)) };
-    let serving = async {
-        serve(listener, api, stop.clone()).await.map_err(|error| match error {
-            ServeError::Unguarded(_) => CliError::new(Exit::Configuration, error.to_string()),
-            ServeError::System(_) => CliError::new(Exit::Fault, error.to_string()),
-        })
-    };
+    let serving = async { serve(listener, api, stop.clone()).await.map_err(|error| serve_error(&error)) };
     let all = async {
         let ended = tokio::try_join!(collecting, tending, serving).map(drop);
         broker.flush().await;
         ended
     };
     signals.govern(&stop, all).await.transpose()
+}
+
+/// Where the API is to be reached.
+pub(crate) async fn listen(settings: &Settings) -> Result<TcpListener, CliError> {
+    let address = settings.api.listen;
+    TcpListener::bind(address).await.map_err(|error| {
+        CliError::new(Exit::Configuration, format!("cannot listen on {address}: {error}"))
+            .hint("is another results API running there? set api.listen")
+    })
+}
+
+/// The API over these, with what the settings say of it.
+pub(crate) fn api(settings: &Settings, broker: Arc<dyn Broker>, store: Arc<dyn Shared>, blobs: Option<Blobs>) -> Api {
+    Api {
+        store: Arc::clone(&store),
+        broker: Arc::clone(&broker),
+        blobs,
+        submitter: Some(Arc::new(Publisher {
+            broker,
+            store,
+            register: crate::register(settings, None),
+            settings: settings.clone(),
+        })),
+        catalogue: catalogue(settings),
+        metrics: install_metrics().inspect_err(|error| tracing::warn!(%error, "no metrics")).ok(),
+        access: (&settings.api).into(),
+    }
+}
+
+/// Why it is not served, for people.
+pub(crate) fn serve_error(error: &ServeError) -> CliError {
+    let exit = match error {
+        ServeError::Unguarded(_) => Exit::Configuration,
+        ServeError::System(_) => Exit::Fault,
+    };
+    CliError::new(exit, error.to_string())
 }
 
 /// What `/v1/tasks` and `/v1/models` tell.

@@ -191,6 +191,7 @@ impl Mill {
         let (produced, tally) = {
             let producer = Producer {
                 broker: &*self.broker,
+                store: None,
                 cut: self.cut,
                 window: Some(&self.window),
                 // Memory takes everything at once; the window is what bounds it.

@@ -172,6 +172,7 @@ impl<'a> Submission<'a> {
         let uploads = self.uploads();
         let producer = Producer {
             broker,
+            store: None,
             cut: run::cut_of(&self.args.work, self.settings, &*self.job, cores),
             window: None,
             under_way: UNDER_WAY,

@@ -34,16 +34,7 @@ const HEALTH_WITHIN: Duration = Duration::from_secs(3);
 
 /// Works until it is told to stop.
 pub(crate) fn worker(settings: &Settings, vision: Option<Vision>) -> Result<Exit, CliError> {
-    let runs_networks = settings.worker.lanes.contains(&Lane::Vision);
-    let (register, devices) = match (runs_networks, vision) {
-        (true, None) => return Err(handover::hand_over(settings)),
-        (true, Some(vision)) => {
-            let engine = (vision.start)(&settings.vision)
-                .map_err(|error| CliError::new(Exit::Configuration, format!("cannot run networks: {error}")))?;
-            (crate::register(settings, Some(engine)), (vision.describe)())
-        }
-        (false, _) => (crate::register(settings, None), vec!["cpu".to_owned()]),
-    };
+    let (register, devices) = register(settings, vision)?;
     let ended = cluster::runtime()?.block_on(work(settings, register, devices))?;
     match ended {
         None => Ok(Exit::Interrupted),
@@ -52,26 +43,26 @@ pub(crate) fn worker(settings: &Settings, vision: Option<Vision>) -> Result<Exit
     }
 }
 
+/// The tasks with what runs their networks, and what that is, a line each. Where the lanes need networks and this
+/// command has none, it becomes the one that has.
+pub(crate) fn register(settings: &Settings, vision: Option<Vision>) -> Result<(Register, Vec<String>), CliError> {
+    match (settings.worker.lanes.contains(&Lane::Vision), vision) {
+        (true, None) => Err(handover::hand_over(settings)),
+        (true, Some(vision)) => {
+            let engine = (vision.start)(&settings.vision)
+                .map_err(|error| CliError::new(Exit::Configuration, format!("cannot run networks: {error}")))?;
+            Ok((crate::register(settings, Some(engine)), (vision.describe)()))
+        }
+        (false, _) => Ok((crate::register(settings, None), vec!["cpu".to_owned()])),
+    }
+}
+
 async fn work(settings: &Settings, register: Register, devices: Vec<String>) -> Result<Option<Ended>, CliError> {
     let mut signals = Signals::listen()?;
     let broker = cluster::broker(settings, "worker", None)?;
     let pool = Pool::new(settings.worker.threads).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?;
     let threads = pool.threads();
-    let setup = Setup {
-        name: settings.worker.name.clone().unwrap_or_else(own_name),
-        lanes: settings.worker.lanes.clone(),
-        permits,
-        threads,
-        waiting: settings.worker.waiting,
-        grace: settings.worker.grace,
-        stuck_after: settings.worker.stuck_after,
-        max_output_bytes: MAX_OUTPUT_BYTES,
-        isolation: Some(Isolation {
-            suspect_after: settings.worker.suspect_after,
-            crash_limit: settings.worker.crash_limit,
-        }),
-        heartbeat: Some(about(settings, threads, devices)),
-    };
+    let setup = setup(settings, threads, devices);
     let name = setup.name.clone();
     let tools = Tools { compute: pool, blobs: cluster::blobs(settings)? };
     let stop = CancellationToken::new();
@@ -92,6 +83,25 @@ async fn work(settings: &Settings, register: Register, devices: Vec<String>) -> 
     tracing::info!(worker = name, "the worker has ended");
     // Whoever told it to stop wants no new one.
     Ok(ended.map(|ended| if stop.is_cancelled() { Ended::Stopped } else { ended }))
+}
+
+/// How a worker of these lanes works.
+pub(crate) fn setup(settings: &Settings, threads: usize, devices: Vec<String>) -> Setup {
+    Setup {
+        name: settings.worker.name.clone().unwrap_or_else(own_name),
+        lanes: settings.worker.lanes.clone(),
+        permits,
+        threads,
+        waiting: settings.worker.waiting,
+        grace: settings.worker.grace,
+        stuck_after: settings.worker.stuck_after,
+        max_output_bytes: MAX_OUTPUT_BYTES,
+        isolation: Some(Isolation {
+            suspect_after: settings.worker.suspect_after,
+            crash_limit: settings.worker.crash_limit,
+        }),
+        heartbeat: Some(about(settings, threads, devices)),
+    }
 }
 
 /// Answers whether it is ready, where the settings say so.

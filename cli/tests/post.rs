@@ -33,6 +33,21 @@ fn post(cluster: &Cluster, media_type: &str, body: &str) -> (u16, Value) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap())
 }
 
+/// A batch that is submitted and waited for in one call: what is answered beside the outcomes, and these.
+fn post_and_wait(cluster: &Cluster, new: &Value) -> (reqwest::header::HeaderMap, Vec<Value>) {
+    tidemill_core::blobs::choose_cryptography();
+    let url = format!("http://127.0.0.1:{}/v1/batches?wait=true", cluster.api_port);
+    let asking = async {
+        let request = reqwest::Client::new().post(url).header("content-type", JSON).body(new.to_string());
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 201);
+        let headers = answer.headers().clone();
+        let lines = answer.text().await.unwrap();
+        (headers, lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(asking)
+}
+
 fn lines(head: &Value, items: impl Iterator<Item = String>) -> String {
     std::iter::once(head.to_string()).chain(items).map(|line| line + "\n").collect()
 }
@@ -57,6 +72,23 @@ fn a_batch_that_comes_over_http_is_worked_on_as_any_other() {
     let outputs: Vec<&Value> = outcomes.iter().map(|outcome| &outcome["output"]).collect();
     assert_eq!(outputs, [&json!(1), &json!(4), &Value::Null, &json!(16)]);
     assert_eq!(outcomes[2]["error"]["kind"], "invalid_input");
+}
+
+#[test]
+fn whoever_waits_has_the_outcomes_as_the_answer() {
+    let Some((cluster, _roles)) = cluster() else { return };
+
+    let new = json!({"task": "compute.map", "options": {"expr": "x*x"}, "items": [1, "two", 3]});
+    let (headers, outcomes) = post_and_wait(&cluster, &new);
+
+    assert_eq!(headers["content-type"], "application/x-ndjson");
+    let statuses: Vec<&Value> = outcomes.iter().map(|outcome| &outcome["status"]).collect();
+    assert_eq!(statuses, ["ok", "failed", "ok"]);
+    assert_eq!(outcomes[2]["output"], 9);
+    let id = headers["location"].to_str().unwrap().rsplit_once('/').unwrap().1;
+    cluster.must_be_sound(id, 3);
+    let (_, none) = post_and_wait(&cluster, &json!({"task": "compute.map", "options": {"expr": "x"}, "items": []}));
+    assert_eq!(none, [] as [Value; 0]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Blobs: bytes too large for a message, named by their content; and the bytes behind a path or URL.
 
+mod inline;
 mod place;
 mod spool;
 mod write;
@@ -15,6 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use self::inline::inline;
 use self::place::Place;
 pub use self::spool::Spool;
 pub use self::write::BlobWriter;
@@ -184,7 +186,8 @@ impl Blobs {
         self.store.as_ref().ok_or_else(|| permanent("storage", "there is no place to store files in".into()))
     }
 
-    /// The bytes behind a path, `file:`, `http(s):`, `s3:`, `gs:` or `az:` URL, or `blob:sha256:…`.
+    /// The bytes behind a path, `file:`, `http(s):`, `s3:`, `gs:` or `az:` URL, within a `data:` URL (RFC 2397), or of
+    /// `blob:sha256:…`.
     ///
     /// # Errors
     /// [`BlobError`], naming the location.
@@ -193,6 +196,7 @@ impl Blobs {
             None => self.fetch_file(Path::new(location)).await,
             Some(("file", rest)) => self.fetch_file(Path::new(rest.strip_prefix("//").unwrap_or(rest))).await,
             Some(("blob", digest)) => self.fetch_blob(digest).await,
+            Some(("data", _)) => self.within(location),
             Some(("http" | "https", _)) => {
                 let most = Most { bytes: self.limits.max_bytes, setting: "fetch.max_bytes" };
                 self.get(location, "*/*", most).await?.read().await
@@ -219,6 +223,12 @@ impl Blobs {
         if format!("sha256:{:x}", Sha256::digest(&bytes)) != digest {
             return Err(permanent("storage", format!("blob {digest} is stored with other bytes than its name says")));
         }
+        Ok(bytes)
+    }
+
+    fn within(&self, location: &str) -> Result<Vec<u8>, BlobError> {
+        let bytes = inline::bytes_of(location)?;
+        self.check_size("a data: URL", bytes.len() as u64)?;
         Ok(bytes)
     }
 
@@ -296,7 +306,7 @@ pub fn choose_cryptography() {
 pub fn scheme(location: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = location.split_once(':')?;
     let known = scheme.len() > 1 && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    (known && (rest.starts_with("//") || scheme == "blob")).then_some((scheme, rest))
+    (known && (rest.starts_with("//") || matches!(scheme, "blob" | "data"))).then_some((scheme, rest))
 }
 
 /// `sha256:ab12…` as a file's name. Nothing but a digest passes, so no name can lead out of the folder.
@@ -436,6 +446,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn bytes_come_within_a_url() {
+        let blobs = Blobs::without_store(LIMITS);
+        assert_eq!(blobs.fetch("data:text/plain;base64,ZmxvdXI=").await.unwrap(), b"flour");
+        assert_eq!(blobs.fetch(&inline(b"flour")).await.unwrap(), b"flour");
+        assert_eq!(blobs.fetch("data:,fine%20flour").await.unwrap(), b"fine flour");
+        assert_eq!(blobs.fetch("data:;base64,Zmx!").await.unwrap_err().kind, "invalid_input");
+        assert_eq!(blobs.fetch("data:no comma").await.unwrap_err().kind, "invalid_input");
+        assert_eq!(blobs.fetch(&format!("data:,{}", "x".repeat(1001))).await.unwrap_err().kind, "too_large");
+    }
+
+    #[tokio::test]
     async fn a_missing_file_is_named() {
         let error = Blobs::without_store(LIMITS).fetch("/no/such/file.jpg").await.unwrap_err();
         assert_eq!(error.kind, "not_found");
@@ -456,6 +477,7 @@ mod tests {
     fn only_what_looks_like_a_url_is_one() {
         assert_eq!(scheme("https://host/a.jpg"), Some(("https", "//host/a.jpg")));
         assert_eq!(scheme("blob:sha256:00"), Some(("blob", "sha256:00")));
+        assert_eq!(scheme("data:,flour"), Some(("data", ",flour")));
         for path in ["a.jpg", "a:b.jpg", "c:/x", "notes: today.txt", "./a"] {
             assert_eq!(scheme(path), None, "{path}");
         }

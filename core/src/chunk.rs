@@ -17,7 +17,8 @@ pub struct Item {
     /// never absolute, never with `..`.
     pub name: Option<Box<str>>,
     /// Where the worker finds the bytes of the file that the input names, where it cannot see that file itself: a blob
-    /// (`blob:sha256:…`). The input stays as it was written, for whoever reads the outcome.
+    /// (`blob:sha256:…`), or these very bytes (`data:…`). The input stays as it was written, for whoever reads the
+    /// outcome.
     pub source: Option<Box<str>>,
 }
 
@@ -42,16 +43,21 @@ impl Chunk {
 }
 
 impl Item {
-    /// What the item counts for when memory is budgeted: its input and [`Self::RECORD_BYTES`].
+    /// What the item counts for when memory is budgeted: its input, its source and [`Self::RECORD_BYTES`].
     pub fn weight_bytes(&self) -> u64 {
-        weight_bytes(&self.input, self.name.as_deref())
+        weight_bytes(&self.input, self.name.as_deref()) + self.source.as_deref().map_or(0, str::len) as u64
+    }
+
+    /// Its source, where that is a place; bytes are not kept beyond the run.
+    pub fn lasting_source(&self) -> Option<Box<str>> {
+        self.source.clone().filter(|source| !source.starts_with("data:"))
     }
 
     /// An allowance for the item's record and for its outcome, which is as large as that for most tasks.
     pub const RECORD_BYTES: u64 = 256;
 }
 
-/// See [`Item::weight_bytes`]; an outcome repeats its item's input and name, so both weigh the same.
+/// See [`Item::weight_bytes`]; an outcome repeats its item's input and name.
 pub(crate) fn weight_bytes(input: &RawValue, name: Option<&str>) -> u64 {
     Item::RECORD_BYTES + input.get().len() as u64 + name.map_or(0, str::len) as u64
 }

@@ -54,6 +54,7 @@ pub struct Settings {
     pub blobs: BlobSettings,
     pub worker: WorkerSettings,
     pub run: RunSettings,
+    pub serve: ServeSettings,
     pub chunk: ChunkSettings,
     pub retry: RetrySettings,
     pub task: TaskSettings,
@@ -162,6 +163,15 @@ pub struct WorkerSettings {
 pub struct RunSettings {
     #[serde(rename = "window", deserialize_with = "values::size")]
     pub window_bytes: u64,
+}
+
+/// `[serve]`: the bounds of `tidemill serve`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config/default.toml is the one description of each key")]
+pub struct ServeSettings {
+    #[serde(rename = "keep", deserialize_with = "values::size")]
+    pub keep_bytes: u64,
 }
 
 /// `[chunk]`: how a batch is cut.

@@ -302,6 +302,18 @@ pub trait Shared: Store {
     /// [`StoreErrorKind::Unknown`]
     async fn revive(&self, batch: &BatchId, index: u64) -> Result<bool, StoreError>;
 
+    /// Says that nobody will read a complete batch again: it is no longer listed, and soon no longer kept. One that is
+    /// not complete stays as it is.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Unknown`]
+    async fn release(&self, batch: &BatchId) -> Result<(), StoreError>;
+
+    /// Whether there is room for outcomes of batches that are not complete; a real store says so by refusing.
+    fn has_room(&self) -> bool {
+        true
+    }
+
     /// Whether it can be spoken to now: one round trip.
     async fn health(&self) -> Health;
 }

@@ -9,12 +9,13 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt as _, stream};
 use serde_json::value::RawValue;
-use tidemill_core::batch::{Attempt, Batch, ItemIndex, Priority};
+use tidemill_core::batch::{Attempt, Batch, BatchId, ItemIndex, Priority};
 use tidemill_core::broker::{Body, Broker, BrokerError, Message, Queue};
 use tidemill_core::chunk::{Chunk, Item};
 use tidemill_core::failpoint::reach;
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Ending, Maker, Outcome};
+use tidemill_core::store::Store;
 use tidemill_core::task::Job;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,9 @@ const READYING: usize = 8;
 pub struct Producer<'a> {
     /// Where everything goes: the chunks, and the batch's beginning and end.
     pub broker: &'a dyn Broker,
+    /// The store, for whoever reaches it and has opened the batch there: its end is written at once then, and only
+    /// where that does not work does it go through the broker.
+    pub store: Option<&'a dyn Store>,
     /// How chunks are cut.
     pub cut: Cut,
     /// How much may be on its way between here and whoever reads; without it, whatever the broker takes.
@@ -142,7 +146,9 @@ impl<'a> Producer<'a> {
             front: 0,
         };
         self.accepted.send_replace(span.from);
-        sending.open()?;
+        if self.store.is_none() {
+            sending.open()?;
+        }
         let nobody = Arc::new(Maker { worker: String::new(), device: String::new() });
         let mut cutter = Cutter::new(self.cut);
         let mut refused = Vec::new();
@@ -185,13 +191,23 @@ impl<'a> Producer<'a> {
         }
         sending.land().await?;
         if is_whole || span.seal_when_stopped {
-            let body = Body::Seal { batch: batch.id.clone(), total };
             reach("producer.seal.before");
-            self.broker.publish(Queue::Results, Message::new(body, Priority::default())).await?;
+            self.seal(&batch.id, total).await?;
             reach("producer.seal.after");
             self.accepted.send_replace(total);
         }
         Ok(Produced { total, is_whole })
+    }
+
+    async fn seal(&self, batch: &BatchId, total: u64) -> Result<(), BrokerError> {
+        if let Some(store) = self.store {
+            match store.seal(batch, total).await {
+                Ok(()) => return Ok(()),
+                Err(error) => tracing::debug!(%error, "the batch's end goes through the broker"),
+            }
+        }
+        let body = Body::Seal { batch: batch.clone(), total };
+        self.broker.publish(Queue::Results, Message::new(body, Priority::default())).await
     }
 
     async fn make_ready(&self, bundle: Vec<Input>) -> Result<Vec<Input>, NotReady> {

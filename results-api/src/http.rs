@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  socket ─▶ log ─▶ guard ─▶ ┬ batches, results, dead ─▶ Store, Broker
-//!                            ├ create ─▶ Submitter
+//!                            ├ create, predict ─▶ Submitter
 //!                            ├ blobs ─▶ Blobs
 //!                            └ about, health, openapi
 //!            whatever goes wrong ─▶ problem (RFC 9457)
@@ -21,6 +21,7 @@ mod guard;
 mod health;
 mod log;
 mod openapi;
+mod predict;
 mod problem;
 mod pump;
 mod results;
@@ -79,6 +80,15 @@ pub struct Api {
     pub metrics: Option<PrometheusHandle>,
     /// Who may call.
     pub access: Access,
+}
+
+impl Api {
+    fn submitter(&self) -> Result<&dyn Submitter, Problem> {
+        self.submitter.as_deref().ok_or_else(|| {
+            let detail = "this results API publishes no batches; `tidemill submit` does";
+            Problem::new(StatusCode::NOT_IMPLEMENTED, "no_submitter", "not done here", detail)
+        })
+    }
 }
 
 /// Who may call.
@@ -199,6 +209,8 @@ fn router(served: Arc<Served>) -> Router {
 fn uploads() -> Router<Arc<Served>> {
     Router::new()
         .route("/v1/batches", post(create::create))
+        .route("/v1/predict/classify", post(predict::classify))
+        .route("/v1/predict/segment", post(predict::segment))
         .route("/v1/blobs", post(blobs::post))
         .route("/v1/blobs/{digest}", get(blobs::fetch).head(blobs::look).put(blobs::put))
         .layer(DefaultBodyLimit::disable())

@@ -54,6 +54,7 @@ impl Submitter for OneByOne {
                     let message = Message::new(Body::Chunk(chunk), batch.priority);
                     self.broker.publish(Queue::Jobs(Lane::Cpu), message).await.unwrap();
                 }
+                Entry::File { .. } => unreachable!("no file comes as JSON or as lines"),
                 Entry::Refused { failure, .. } => self.refused.lock().unwrap().push(failure.message),
             }
             total += 1;

@@ -110,7 +110,7 @@ pub(crate) fn decide(chunk: &Chunk, lane: Lane, ran: Vec<Ran>, maker: &Arc<Maker
             index: item.index,
             input: item.input.clone(),
             name: item.name.clone(),
-            source: item.source.clone(),
+            source: item.lasting_source(),
             ending,
             attempts,
             maker: Arc::clone(maker),

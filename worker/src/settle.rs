@@ -64,7 +64,7 @@ async fn refused(worker: &Worker, message: Arc<Message>, refusal: &Refusal) -> R
             index: item.index,
             input: item.input.clone(),
             name: item.name.clone(),
-            source: item.source.clone(),
+            source: item.lasting_source(),
             ending: Ending::Failed(Failure::permanent("refused", refusal.0.clone())),
             attempts: Attempt(0),
             maker: Arc::clone(&maker),

@@ -117,7 +117,7 @@ fn judge(worker: &Worker, delivery: &Delivery, work: &Work) -> Option<Verdict> {
                 index: item.index,
                 input: item.input.clone(),
                 name: item.name.clone(),
-                source: item.source.clone(),
+                source: item.lasting_source(),
                 ending: Ending::Dead(Failure::permanent("crash", message)),
                 attempts: chunk.attempt,
                 maker: Arc::new(Maker { worker: worker.setup.name.clone(), device: work.job.device() }),

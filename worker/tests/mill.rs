@@ -211,6 +211,7 @@ impl World {
         let job: Arc<dyn Job> = self.register.find(&batch.task).unwrap().prepare(&batch.options).unwrap();
         let producer = Producer {
             broker: &*self.broker,
+            store: None,
             cut,
             window: Some(&self.window),
             under_way: UnderWay { messages: 4, bytes: u64::MAX },

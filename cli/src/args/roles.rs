@@ -82,6 +82,29 @@ pub(crate) struct ResultsApi {
     pub(crate) listen: Option<SocketAddr>,
 }
 
+pub(super) const SERVE_EXAMPLES: &str = "\
+Examples:
+  tidemill serve                                             at http://127.0.0.1:8460
+  curl -F image=@cat.jpg 'http://127.0.0.1:8460/v1/predict/classify?top=3'
+  curl --data-binary @me.jpg -H 'content-type: image/jpeg' -o mask.png 'http://127.0.0.1:8460/v1/predict/segment?answer=mask'";
+
+/// `serve`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ServeArgs {
+    /// Where it listens
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Computing threads; by default one for each core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
+    /// Where networks run: auto, cpu, cuda, cuda:N
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<String>,
+    /// What networks compute with: auto, fp32, bf16, fp16
+    #[arg(long, value_name = "PRECISION")]
+    pub(crate) precision: Option<String>,
+}
+
 /// `health`.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Health {

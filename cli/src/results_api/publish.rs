@@ -7,13 +7,11 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tidemill_core::batch::{Batch, BatchId, Priority};
-use tidemill_core::broker::rabbitmq::RabbitMq;
-use tidemill_core::broker::{Broker as _, BrokerErrorKind, Health};
+use tidemill_core::broker::{Broker, BrokerErrorKind, Health};
 use tidemill_core::nearest::did_you_mean;
 use tidemill_core::retry::RetryPolicy;
 use tidemill_core::settings::Settings;
-use tidemill_core::store::redis::Redis;
-use tidemill_core::store::{BatchInfo, Shared as _, Store as _, StoreError, StoreErrorKind};
+use tidemill_core::store::{BatchInfo, Shared, StoreError, StoreErrorKind};
 use tidemill_core::task::{Job, Register, raw};
 use tidemill_producer::inputs::{Input, Inputs};
 use tidemill_producer::{Cut, ProduceError, Produced, Producer, Span};
@@ -31,8 +29,8 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Publishes batches to the cluster.
 pub(crate) struct Publisher {
-    pub(crate) broker: Arc<RabbitMq>,
-    pub(crate) store: Arc<Redis>,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) store: Arc<dyn Shared>,
     pub(crate) register: Register,
     pub(crate) settings: Settings,
 }
@@ -77,6 +75,13 @@ impl Submitter for Publisher {
         let accepted = watch::Sender::new(from);
         let published = self.publish(Arc::new(batch), &*job, entries, from, &accepted).await;
         let before = *accepted.borrow();
+        if let Err(error) = &published
+            && error.kind == SubmitErrorKind::Full
+        {
+            // It would take up the room for ever.
+            self.store.cancel(&id).await.map_err(|error| of_store(&error))?;
+            self.store.seal(&id, before).await.map_err(|error| of_store(&error))?;
+        }
         if published.is_err() && before > from {
             // Whoever sends it again has to send less; without this note only more than is needed.
             drop(self.store.accept(&id, before).await);
@@ -146,6 +151,7 @@ impl Publisher {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let producer = Producer {
             broker: &*self.broker,
+            store: Some(&*self.store),
             cut: Cut::by_cost(job.cost(), chunk.target, chunk.max_items, chunk.max_bytes, cores),
             window: None,
             under_way: UNDER_WAY,
@@ -162,7 +168,7 @@ impl Publisher {
             let mut producing = std::pin::pin!(producing);
             tokio::select! {
                 // Where the entries end with an error the way stays open until the producer is gone: its end seals.
-                fed = feed(entries, &bundles) => fed?,
+                fed = self.feed(entries, &bundles) => fed?,
                 produced = &mut producing => return of_produced(produced),
             }
             drop(bundles);
@@ -175,6 +181,27 @@ impl Publisher {
                 message: format!("the broker takes nothing: {reason}"),
             }),
         }
+    }
+
+    /// Hands entries over as they come.
+    async fn feed(
+        &self,
+        entries: BoxStream<'static, Result<Entry, SubmitError>>,
+        bundles: &mpsc::Sender<Vec<Input>>,
+    ) -> Result<(), SubmitError> {
+        let mut entries = entries.ready_chunks(BUNDLE);
+        while let Some(some) = entries.next().await {
+            if !self.store.has_room() {
+                let message = "the outcomes of what is under way leave no more room in memory (serve.keep); this batch was \
+                               cancelled where it stands";
+                return Err(SubmitError { kind: SubmitErrorKind::Full, message: message.into() });
+            }
+            let bundle: Vec<Input> = some.into_iter().map(|entry| entry.map(input)).collect::<Result<_, _>>()?;
+            if bundles.send(bundle).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Resolves once the broker has taken nothing for so long, with its reason.
@@ -191,24 +218,10 @@ impl Publisher {
     }
 }
 
-/// Hands entries over as they come.
-async fn feed(
-    entries: BoxStream<'static, Result<Entry, SubmitError>>,
-    bundles: &mpsc::Sender<Vec<Input>>,
-) -> Result<(), SubmitError> {
-    let mut entries = entries.ready_chunks(BUNDLE);
-    while let Some(some) = entries.next().await {
-        let bundle: Vec<Input> = some.into_iter().map(|entry| entry.map(input)).collect::<Result<_, _>>()?;
-        if bundles.send(bundle).await.is_err() {
-            break;
-        }
-    }
-    Ok(())
-}
-
 fn input(entry: Entry) -> Input {
     match entry {
         Entry::Input(json) => Input::value(json),
+        Entry::File { shown, source } => Input { source: Some(source), ..Input::value(shown) },
         Entry::Refused { shown, failure } => Input { refused: Some(failure), ..Input::value(shown) },
     }
 }

@@ -16,6 +16,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
         blobs,
         worker,
         run,
+        serve,
         chunk,
         retry,
         task,
@@ -46,6 +47,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
         ("worker.suspect_after", worker.suspect_after.into(), 1, 1000),
         ("worker.crash_limit", worker.crash_limit.into(), 1, 1000),
         ("run.window", run.window_bytes, 64 << 10, u64::MAX),
+        ("serve.keep", serve.keep_bytes, 1 << 20, u64::MAX),
         ("chunk.max_items", chunk.max_items as u64, 1, 1_000_000),
         ("chunk.max_bytes", chunk.max_bytes, 1 << 10, 128 << 20),
         ("retry.attempts", retry.attempts.into(), 1, 1000),
@@ -106,7 +108,7 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn between(key: &'static str, value: u64, least: u64, most: u64) -> Result<(), (&'static str, InvalidValue)> {
-    let in_bytes = key.ends_with("bytes") || matches!(key, "run.window" | "net.slowest");
+    let in_bytes = key.ends_with("bytes") || matches!(key, "run.window" | "serve.keep" | "net.slowest");
     let text = |value: u64| if in_bytes { super::format_size(value) } else { value.to_string() };
     if value < least {
         return Err((key, InvalidValue::new("too small", format!("it is at least {}", text(least)))));

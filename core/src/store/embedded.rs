@@ -4,14 +4,19 @@ mod shared;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::{Order, Page, Progress, Store, StoreError, StoreErrorKind, Version};
 use crate::batch::{Batch, BatchId, unix_millis};
 use crate::broker::Heartbeat;
 use crate::outcome::{Outcome, Status};
+
+/// A batch that is not sealed and has not changed for so long is not gone on with.
+const DESERTED: Duration = Duration::from_secs(60 * 60);
 
 /// Outcomes in memory, gone with the process.
 #[derive(Debug)]
@@ -35,6 +40,8 @@ struct Ledger {
     /// What was opened, and when.
     opened: Option<(Batch, u64)>,
     completed: Option<u64>,
+    /// When it last changed.
+    touched: Option<Instant>,
     accepted: u64,
     dead: BTreeSet<u64>,
     /// Bytes of its outcomes, those that were forgotten too.
@@ -117,6 +124,7 @@ impl Ledger {
         if self.completed.is_none() && self.progress.is_complete() {
             self.completed = Some(unix_millis());
         }
+        self.touched = Some(Instant::now());
         self.version.send_modify(|version| *version += 1);
     }
 
@@ -134,21 +142,22 @@ impl Embedded {
         Self { batches: Mutex::default(), workers: Mutex::default(), keep_bytes }
     }
 
-    /// Whether outcomes of batches that are not complete take more room than all may.
-    pub fn is_full(&self) -> bool {
-        let batches = lock(&self.batches);
-        let under_way = batches.values().filter(|ledger| ledger.completed.is_none());
-        under_way.map(|ledger| ledger.bytes).sum::<u64>() > self.keep_bytes
-    }
-
-    /// Gives up what there is no room for.
+    /// Gives up what there is no room for: batches that are complete, and those that nobody goes on with.
     fn make_room(&self) {
         let mut batches = lock(&self.batches);
         let mut bytes: u64 = batches.values().map(|ledger| ledger.bytes).sum();
-        let complete = batches.iter().filter_map(|(id, ledger)| Some((ledger.completed?, id.clone())));
-        let mut complete: Vec<_> = complete.collect();
-        complete.sort_unstable();
-        for (_, id) in complete {
+        let deserted = |ledger: &Ledger| {
+            let since = ledger.touched.filter(|touched| touched.elapsed() > DESERTED)?;
+            let ago = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            ledger.progress.total.is_none().then(|| unix_millis().saturating_sub(ago))
+        };
+        let over = batches.iter().filter_map(|(id, ledger)| {
+            let since = ledger.completed.or_else(|| deserted(ledger))?;
+            Some((since, id.clone()))
+        });
+        let mut over: Vec<_> = over.collect();
+        over.sort_unstable();
+        for (_, id) in over {
             if bytes <= self.keep_bytes {
                 break;
             }
@@ -179,6 +188,7 @@ impl Store for Embedded {
         let mut batches = lock(&self.batches);
         let ledger = batches.entry(batch.id.clone()).or_default();
         ledger.opened.get_or_insert_with(|| (batch.clone(), unix_millis()));
+        ledger.touched = Some(Instant::now());
         Ok(())
     }
 

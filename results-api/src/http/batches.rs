@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tidemill_core::batch::BatchId;
 use tidemill_core::broker::Notice;
 use tidemill_core::outcome::Status;
 use tidemill_core::store::BatchInfo;
@@ -48,15 +49,22 @@ pub(super) async fn show(State(served): State<Arc<Served>>, Id(batch): Id) -> Re
 
 /// `DELETE /v1/batches/{id}`
 pub(super) async fn cancel(State(served): State<Arc<Served>>, Id(batch): Id) -> Result<Json<Value>, Problem> {
+    stop(&served, &batch).await?;
+    Ok(Json(shown(&served.api.store.info(&batch).await?)?))
+}
+
+/// Cancels a batch that is not complete.
+pub(super) async fn stop(served: &Served, batch: &BatchId) -> Result<(), Problem> {
     let store = &served.api.store;
-    if !store.progress(&batch).await?.is_complete() {
-        store.cancel(&batch).await?;
-        // What is written is what counts: workers ask for it now and then. The notice makes it prompt.
-        if let Err(error) = served.api.broker.announce(Notice::Cancel(batch.clone())).await {
-            tracing::warn!(%error, %batch, "a cancellation was recorded but could not be announced");
-        }
+    if store.progress(batch).await?.is_complete() {
+        return Ok(());
     }
-    Ok(Json(shown(&store.info(&batch).await?)?))
+    store.cancel(batch).await?;
+    // What is written is what counts: workers ask for it now and then. The notice makes it prompt.
+    if let Err(error) = served.api.broker.announce(Notice::Cancel(batch.clone())).await {
+        tracing::warn!(%error, %batch, "a cancellation was recorded but could not be announced");
+    }
+    Ok(())
 }
 
 /// What the broker is known to have.

@@ -17,13 +17,18 @@ use axum::response::{IntoResponse as _, Response};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 use tidemill_core::batch::BatchId;
 use tidemill_core::failure::Failure;
+use tidemill_core::store::Order;
+use tidemill_core::task::raw;
 
 use self::lines::Lines;
+use super::asked::Asked;
 use super::problem::Problem;
-use super::{Served, body};
+use super::results::Reading;
+use super::{Served, body, results};
 
 /// The largest batch that is read whole, as JSON.
 const MAX_JSON_BYTES: usize = 16 << 20;
@@ -53,6 +58,22 @@ pub struct NewBatch {
     items: Option<Vec<Box<RawValue>>>,
 }
 
+impl NewBatch {
+    /// A batch of this task that is as the settings say.
+    pub(super) fn of(task: &str, options: &Value) -> Self {
+        Self {
+            task: task.to_owned(),
+            options: Some(raw(options)),
+            retry: NewRetry::default(),
+            timeout: None,
+            priority: 0,
+            expires: None,
+            idempotency_key: None,
+            items: None,
+        }
+    }
+}
+
 /// How often, and how far apart, items are tried again; times in milliseconds.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -68,6 +89,13 @@ pub struct NewRetry {
 pub enum Entry {
     /// It is JSON; whether the task takes it is for the submitter to say.
     Input(Box<RawValue>),
+    /// A file that the caller sent.
+    File {
+        /// What it is called, as JSON.
+        shown: Box<RawValue>,
+        /// Where a worker finds its bytes; see [`tidemill_core::chunk::Item::source`].
+        source: Box<str>,
+    },
     /// It is none, and harms only itself.
     Refused {
         /// Whatever of it can be shown.
@@ -123,6 +151,8 @@ pub enum SubmitErrorKind {
     Conflict,
     /// Broker or store are away or take nothing; try again.
     Away,
+    /// There is no room for it.
+    Full,
     /// A fault of ours.
     Fault,
 }
@@ -141,6 +171,9 @@ impl From<SubmitError> for Problem {
                 Self::new(StatusCode::CONFLICT, "conflict", "it contradicts what is known", error.message)
             }
             SubmitErrorKind::Away => Self::away(error.message),
+            SubmitErrorKind::Full => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", "there is no room for it", error.message)
+            }
             SubmitErrorKind::Fault => {
                 tracing::error!(%error, "a batch could not be submitted");
                 Self::fault()
@@ -149,16 +182,23 @@ impl From<SubmitError> for Problem {
     }
 }
 
+/// What may be asked of a batch that is created.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Creating {
+    /// The answer is the outcomes.
+    wait: bool,
+    order: Order,
+}
+
 /// `POST /v1/batches`
 pub(super) async fn create(
     State(served): State<Arc<Served>>,
+    Asked(creating): Asked<Creating>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let submitter = served.api.submitter.as_ref().ok_or_else(|| {
-        let detail = "this results API publishes no batches; `tidemill submit` does";
-        Problem::new(StatusCode::NOT_IMPLEMENTED, "no_submitter", "not done here", detail)
-    })?;
+    let submitter = served.api.submitter()?;
     let (batch, entries) = match media_type(&headers).as_str() {
         "application/json" => from_json(body).await?,
         "application/x-ndjson" | "application/jsonl" | "application/ndjson" => from_lines(body).await?,
@@ -173,8 +213,15 @@ pub(super) async fn create(
     }
     let submitted = submitter.submit(batch, entries).await?;
     let status = if submitted.is_new { StatusCode::CREATED } else { StatusCode::OK };
-    let location = format!("/v1/batches/{}", submitted.id);
-    Ok((status, [(header::LOCATION, location)], Json(submitted)).into_response())
+    let location = [(header::LOCATION, format!("/v1/batches/{}", submitted.id))];
+    if !creating.wait {
+        return Ok((status, location, Json(submitted)).into_response());
+    }
+    Ok(match results::answer(&served, submitted.id, &Reading::whole(creating.order), &headers).await {
+        Ok(outcomes) => (status, location, outcomes).into_response(),
+        // It is published all the same.
+        Err(problem) => (location, problem).into_response(),
+    })
 }
 
 type Entries = BoxStream<'static, Result<Entry, SubmitError>>;

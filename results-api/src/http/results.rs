@@ -12,6 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use serde::Deserialize;
+use tidemill_core::batch::BatchId;
 use tidemill_core::store::Order;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -41,6 +42,13 @@ impl Default for Reading {
     }
 }
 
+impl Reading {
+    /// All of it, in this order.
+    pub(super) fn whole(order: Order) -> Self {
+        Self { order, ..Self::default() }
+    }
+}
+
 /// `GET /v1/batches/{id}/results`
 pub(super) async fn stream(
     State(served): State<Arc<Served>>,
@@ -48,8 +56,18 @@ pub(super) async fn stream(
     Asked(reading): Asked<Reading>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let form = form(&headers);
-    let resumed = if form == Form::Events { last_event_id(&headers)? } else { None };
+    answer(&served, batch, &reading, &headers).await
+}
+
+/// The outcomes as an answer: first what is there, then what comes.
+pub(super) async fn answer(
+    served: &Served,
+    batch: BatchId,
+    reading: &Reading,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let form = form(headers);
+    let resumed = if form == Form::Events { last_event_id(headers)? } else { None };
     let pump = Pump {
         store: Arc::clone(&served.api.store),
         batch,

@@ -118,6 +118,10 @@ impl Shared for InProcess {
         self.here()?.revive(batch, index).await
     }
 
+    async fn release(&self, batch: &BatchId) -> Result<(), StoreError> {
+        self.here()?.release(batch).await
+    }
+
     async fn health(&self) -> Health {
         self.here().map_or_else(|error| Health::Away(error.reason), |_| Health::Ready)
     }

@@ -149,6 +149,20 @@ impl Shared for Embedded {
         self.with("give a dead item another life", batch, |ledger| Ok(ledger.revive(index)))
     }
 
+    async fn release(&self, batch: &BatchId) -> Result<(), StoreError> {
+        let is_complete = self.with("let a batch go", batch, |ledger| Ok(ledger.completed.is_some()))?;
+        if is_complete {
+            lock(&self.batches).remove(batch);
+        }
+        Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        let batches = lock(&self.batches);
+        let under_way = batches.values().filter(|ledger| ledger.completed.is_none());
+        under_way.map(|ledger| ledger.bytes).sum::<u64>() <= self.keep_bytes
+    }
+
     async fn health(&self) -> Health {
         Health::Ready
     }
@@ -158,6 +172,7 @@ impl Shared for Embedded {
 mod tests {
     use std::time::Duration;
 
+    use super::super::DESERTED;
     use super::*;
     use crate::batch::{Attempt, ItemIndex};
     use crate::failure::Failure;
@@ -214,6 +229,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_complete_batch_that_is_let_go_is_gone() {
+        let store = Embedded::default();
+        let done = complete(&store, &[ok(0)]).await;
+        let running = batch();
+        store.open(&running).await.unwrap();
+
+        store.release(&done).await.unwrap();
+        store.release(&running.id).await.unwrap();
+
+        assert_eq!(store.release(&done).await.unwrap_err().kind, StoreErrorKind::Unknown);
+        assert!(store.info(&running.id).await.is_ok());
+    }
+
+    #[tokio::test]
     async fn where_there_is_no_room_the_oldest_complete_batch_is_given_up() {
         let outcomes: Vec<_> = (0..100).map(ok).collect();
         let bytes: u64 = outcomes.iter().map(|outcome| outcome.weight_bytes() + outcome.output_bytes()).sum();
@@ -228,6 +257,24 @@ mod tests {
         for kept in [&batches[1], &third, &fourth] {
             assert!(store.info(kept).await.is_ok());
         }
-        assert!(!store.is_full());
+        assert!(store.has_room());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_that_nobody_goes_on_with_is_given_up_too() {
+        let outcomes: Vec<_> = (0..100).map(ok).collect();
+        let store = Embedded::keeping(1000);
+        let deserted = batch();
+        store.open(&deserted).await.unwrap();
+        store.record(&deserted.id, &outcomes).await.unwrap();
+        assert!(!store.has_room());
+        complete(&store, &[]).await;
+        assert!(store.info(&deserted.id).await.is_ok(), "it may be gone on with");
+
+        tokio::time::advance(2 * DESERTED).await;
+        complete(&store, &[]).await;
+
+        assert!(store.has_room());
+        assert_eq!(store.info(&deserted.id).await.unwrap_err().kind, StoreErrorKind::Unknown);
     }
 }

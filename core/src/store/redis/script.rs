@@ -29,6 +29,7 @@ script!(ACCEPT, "scripts/accept.lua");
 script!(RECORD, "scripts/record.lua");
 script!(REVIVE, "scripts/revive.lua");
 script!(FORGET, "scripts/forget.lua");
+script!(RELEASE, "scripts/release.lua");
 
 /// A script with what it is called with.
 #[derive(Debug)]

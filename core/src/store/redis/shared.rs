@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
@@ -9,7 +10,7 @@ use futures::StreamExt as _;
 use super::plan::{BAND, PAGE, tokens};
 use super::read::visit;
 use super::trouble::Trouble;
-use super::{PROGRESS, Redis, number, progress_of, script};
+use super::{PROGRESS, Redis, millis, number, progress_of, script};
 use crate::batch::{Batch, BatchId, unix_millis};
 use crate::broker::{Health, Heartbeat};
 use crate::outcome::Status;
@@ -20,6 +21,9 @@ const ABREAST: usize = 32;
 
 /// Entries of dead items that are held at a time: such a segment is small, for suspects run alone.
 const ENTRIES: usize = 32;
+
+/// How long a batch stays that was let go: outcomes that come again find it, and count as duplicates.
+const LINGER: Duration = Duration::from_secs(60);
 
 /// A worker that was silent for that long will not say any more. Until then it is only left out.
 const FORGET_WORKER: u64 = 24 * 60 * 60 * 1000;
@@ -152,6 +156,17 @@ impl Shared for Redis {
     async fn revive(&self, batch: &BatchId, index: u64) -> Result<bool, StoreError> {
         let call = self.call(&script::REVIVE, batch).arg(index).arg(index / PAGE).arg(index % PAGE);
         self.run("revive a dead item", batch, &call).await
+    }
+
+    async fn release(&self, batch: &BatchId) -> Result<(), StoreError> {
+        let action = "let a batch go";
+        let call = self.call(&script::RELEASE, batch).arg(millis(LINGER));
+        if self.run::<u64>(action, batch, &call).await? == 0 {
+            return Ok(());
+        }
+        let mut command = redis::cmd("ZREM");
+        command.arg(self.index.batches()).arg(batch.as_str());
+        self.send(action, &command).await
     }
 
     async fn health(&self) -> Health {

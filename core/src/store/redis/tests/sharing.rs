@@ -52,6 +52,27 @@ async fn sealing_a_batch_whose_outcomes_are_all_there_completes_it() {
 }
 
 #[tokio::test]
+async fn a_complete_batch_that_is_let_go_is_on_no_list_and_ages_quickly() {
+    let Some(store) = store() else { return };
+    let running = opened(&store, Some(2)).await;
+    store.record(&running, &oks([0])).await.unwrap();
+    let id = opened(&store, Some(1)).await;
+    store.record(&id, &oks([0])).await.unwrap();
+
+    store.release(&running).await.unwrap();
+    store.release(&id).await.unwrap();
+
+    assert!(lives(&store, &running).await.iter().all(|left| *left == -1), "it is not complete");
+    assert!(lives(&store, &id).await.iter().all(|left| (0..=60_000).contains(left)));
+    let listed: Vec<_> = store.list(10).await.unwrap().into_iter().map(|info| info.batch.id).collect();
+    assert_eq!(listed, [running]);
+    // What comes again is a duplicate as ever.
+    store.record(&id, &oks([0])).await.unwrap();
+    assert_eq!(store.progress(&id).await.unwrap().duplicates, 1);
+    assert_eq!(store.release(&"none".parse().unwrap()).await.unwrap_err().kind, StoreErrorKind::Unknown);
+}
+
+#[tokio::test]
 async fn a_batch_that_has_expired_is_unknown_and_on_no_list() {
     let Some(server) = or_skip(tidemill_testing::Redis::shared()) else { return };
     let ttl = Duration::from_millis(50);

@@ -1,0 +1,103 @@
+//! `serve`: broker, workers and store inside this process, behind the results API.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use tidemill_core::blobs::{Blobs, FetchLimits};
+use tidemill_core::broker::{self, Broker};
+use tidemill_core::compute::Pool;
+use tidemill_core::settings::Settings;
+use tidemill_core::store::{self, Shared, Store};
+use tidemill_core::task::{Lane, Register, Tools};
+use tidemill_core::web::Web;
+use tidemill_results_api::http::serve as serve_http;
+use tidemill_results_api::{collect, tend};
+use tidemill_worker::{Setup, Worker};
+use tokio_util::sync::CancellationToken;
+
+use crate::args;
+use crate::cluster::{self, Signals};
+use crate::error::{CliError, Exit};
+use crate::{Vision, handover, results_api, worker};
+
+/// Serves until it is told to stop.
+pub(crate) fn serve(shared: &args::Shared, settings: &Settings, vision: Option<Vision>) -> Result<Exit, CliError> {
+    let mut settings = settings.clone();
+    settings.worker.lanes = Lane::ALL.to_vec();
+    if vision.is_none() {
+        match handover::find() {
+            Ok(_) => return Err(handover::hand_over(&settings)),
+            Err(missing) => {
+                tracing::warn!("no networks are served: {missing}");
+                settings.worker.lanes.retain(|lane| *lane != Lane::Vision);
+            }
+        }
+    }
+    let (register, devices) = worker::register(&settings, vision)?;
+    let served = cluster::runtime()?.block_on(run(shared, &settings, register, devices))?;
+    Ok(if served.is_some() { Exit::Ok } else { Exit::Interrupted })
+}
+
+async fn run(
+    shared: &args::Shared,
+    settings: &Settings,
+    register: Register,
+    devices: Vec<String>,
+) -> Result<Option<()>, CliError> {
+    let mut signals = Signals::listen()?;
+    let listener = results_api::listen(settings).await?;
+    let address = listener.local_addr().unwrap_or(settings.api.listen);
+    let broker: Arc<dyn Broker> = Arc::new(broker::embedded::Embedded::new(settings.broker.queue_bytes));
+    let store: Arc<dyn Shared> = Arc::new(store::embedded::Embedded::keeping(settings.serve.keep_bytes));
+    // What is produced lives as long as the outcomes that name it: until this process ends.
+    let folder = tempfile::Builder::new().prefix("tidemill-").tempdir();
+    let folder = folder.map_err(|error| {
+        CliError::new(Exit::Configuration, format!("cannot make a temporary folder for blobs: {error}"))
+            .hint("set blobs.url, or TMPDIR to a folder with room")
+    })?;
+    let blobs = match &settings.blobs.url {
+        Some(_) => cluster::blobs(settings)?,
+        None => {
+            let limits = FetchLimits { max_bytes: settings.fetch.max_bytes, timeout: settings.fetch.timeout };
+            let blobs = Blobs::in_folder(folder.path(), limits);
+            let blobs = blobs.map_err(|error| CliError::new(Exit::Configuration, error.message))?;
+            blobs.with_web(Web::new(settings.net.clone()))
+        }
+    };
+    let pool = Pool::new(settings.worker.threads).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?;
+    let setup = Setup {
+        max_output_bytes: usize::MAX,
+        // What ends a worker ends this process, and with it whatever could be found out.
+        isolation: None,
+        ..worker::setup(settings, pool.threads(), devices)
+    };
+    let tools = Tools { compute: pool, blobs: blobs.clone() };
+    let worker = Worker::new(setup, Arc::clone(&broker), Arc::new(register), tools);
+    let api = results_api::api(settings, Arc::clone(&broker), Arc::clone(&store), Some(blobs));
+
+    let stop = CancellationToken::new();
+    // The worker first, then whoever takes its outcomes, then whoever reads them: nothing that was begun is lost to a
+    // reader that waits for it.
+    let (worked, collected) = (CancellationToken::new(), CancellationToken::new());
+    let working = async {
+        let ended = worker.run(stop.clone()).await.map(drop).map_err(|error| cluster::broker_error(&error));
+        worked.cancel();
+        ended
+    };
+    let collecting = async {
+        let (store, told): (&dyn Store, _) = (&*store, worked.clone());
+        let ended = collect(&*broker, store, |_| {}, told).await.map_err(|error| cluster::broker_error(&error));
+        collected.cancel();
+        ended
+    };
+    let tending =
+        async { tend(&*broker, &*store, worked.clone()).await.map_err(|error| cluster::broker_error(&error)) };
+    let serving =
+        async { serve_http(listener, api, collected.clone()).await.map_err(|error| results_api::serve_error(&error)) };
+    if shared.quiet == 0 {
+        // A closed standard error is no reason to fail.
+        drop(writeln!(std::io::stderr().lock(), "tidemill serves at http://{address} until it is stopped (Ctrl-C)"));
+    }
+    let all = async { tokio::try_join!(working, collecting, tending, serving).map(drop) };
+    signals.govern(&stop, all).await.transpose()
+}

@@ -1,0 +1,227 @@
+//! Predict: one picture in, what a network says of it out, in one call.
+//!
+//! It is a batch of one item, first in its queue: it goes through the same workers, and is gathered with whatever else
+//! waits for the same network.
+
+mod picture;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use futures::{StreamExt as _, stream};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tidemill_core::batch::{BatchId, unix_millis};
+use tidemill_core::blobs::BlobRef;
+use tidemill_core::failure::Failure;
+use tidemill_core::outcome::{Ending, Outcome};
+use tidemill_core::store::{Order, Version};
+use tidemill_core::task::{Lane, raw};
+use tokio::time::Instant;
+
+use self::picture::Picture;
+use super::asked::Asked;
+use super::create::{Entry, NewBatch};
+use super::problem::Problem;
+use super::{Served, batches};
+
+/// How long a caller waits where he does not say, and at most.
+const USUAL_DEADLINE: u64 = 30_000;
+const MAX_DEADLINE: u64 = 600_000;
+/// Somebody waits: it goes before batches.
+const PRIORITY: u8 = 9;
+/// By this a caller can ask about it later.
+const BATCH: HeaderName = HeaderName::from_static("tidemill-batch");
+
+/// What may be asked of a classification.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Classifying {
+    model: Option<String>,
+    top: Option<u64>,
+    /// In milliseconds.
+    #[serde(default = "usual_deadline")]
+    deadline: u64,
+}
+
+/// What may be asked of a segmentation.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Segmenting {
+    model: Option<String>,
+    #[serde(default)]
+    answer: Answer,
+    /// In milliseconds.
+    #[serde(default = "usual_deadline")]
+    deadline: u64,
+}
+
+/// In what form a segmentation is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Answer {
+    /// Each class's part of the picture.
+    #[default]
+    Json,
+    Mask,
+    Overlay,
+    SideBySide,
+}
+
+fn usual_deadline() -> u64 {
+    USUAL_DEADLINE
+}
+
+/// `POST /v1/predict/classify`
+pub(super) async fn classify(
+    State(served): State<Arc<Served>>,
+    Asked(Classifying { model, top, deadline }): Asked<Classifying>,
+    picture: Picture,
+) -> Result<Response, Problem> {
+    let mut options = json!({});
+    if let Some(model) = model {
+        options["model"] = model.into();
+    }
+    if let Some(top) = top {
+        options["top"] = top.into();
+    }
+    let (batch, said) = predict(&served, "vision.classify", &options, picture, deadline).await?;
+    Ok((of_batch(&batch)?, json_body(&said)).into_response())
+}
+
+/// `POST /v1/predict/segment`
+pub(super) async fn segment(
+    State(served): State<Arc<Served>>,
+    Asked(Segmenting { model, answer, deadline }): Asked<Segmenting>,
+    picture: Picture,
+) -> Result<Response, Problem> {
+    if answer != Answer::Json && served.api.blobs.is_none() {
+        let detail =
+            "pictures are answered where blobs are stored, and blobs.url does not say where; answer=json needs none";
+        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "no_blobs", "not done here", detail));
+    }
+    let (drawn, field) = match answer {
+        Answer::Json => (json!([]), ""),
+        Answer::Mask => (json!(["mask"]), "mask"),
+        Answer::Overlay => (json!(["overlay"]), "overlay"),
+        Answer::SideBySide => (json!(["side-by-side"]), "side_by_side"),
+    };
+    let mut options = json!({ "pictures": drawn });
+    if let Some(model) = model {
+        options["model"] = model.into();
+    }
+    let (batch, said) = predict(&served, "vision.segment", &options, picture, deadline).await?;
+    let headers = of_batch(&batch)?;
+    if answer == Answer::Json {
+        return Ok((headers, json_body(&said)).into_response());
+    }
+    Ok((headers, drawing(&served, &said, field).await?).into_response())
+}
+
+/// Runs the task on the picture, and gives what it says.
+async fn predict(
+    served: &Served,
+    task: &str,
+    options: &Value,
+    picture: Picture,
+    deadline: u64,
+) -> Result<(BatchId, Box<RawValue>), Problem> {
+    if !(1..=MAX_DEADLINE).contains(&deadline) {
+        return Err(Problem::bad_request(format!("deadline: it is 1 to {MAX_DEADLINE} milliseconds")));
+    }
+    let submitter = served.api.submitter()?;
+    let until = Instant::now() + Duration::from_millis(deadline);
+    let expires = unix_millis() + deadline;
+    let is_served = |worker: &tidemill_core::broker::Heartbeat| worker.lanes.contains(&Lane::Vision);
+    if !served.api.store.workers().await?.iter().any(is_served) {
+        return Err(Problem::away("no worker runs networks now: `tidemill worker --lanes vision` starts one"));
+    }
+    let shown = raw(&picture.name);
+    let source = picture.source(served.api.blobs.as_ref()).await?;
+    let entries = stream::iter([Ok(Entry::File { shown, source })]).boxed();
+    let mut new = NewBatch::of(task, options);
+    (new.priority, new.expires) = (PRIORITY, Some(expires));
+    let late = || {
+        let detail = format!("there was no answer within {deadline} ms; `deadline` asks for more");
+        Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline", "too late", detail)
+    };
+    let submitted = tokio::time::timeout_at(until, submitter.submit(new, entries)).await.map_err(|_| late())??;
+    let batch = submitted.id;
+    let Ok(outcome) = tokio::time::timeout_at(until, outcome(served, &batch)).await else {
+        batches::stop(served, &batch).await?;
+        return Err(late());
+    };
+    let outcome = outcome?;
+    if let Err(error) = served.api.store.release(&batch).await {
+        tracing::debug!(%error, "an answered prediction stays as long as any batch");
+    }
+    match &outcome.ending {
+        Ending::Ok(said) => Ok((batch, said.clone())),
+        Ending::Failed(failure) | Ending::Dead(failure) => Err(failed(failure)),
+        Ending::Expired => Err(late()),
+        Ending::Cancelled => {
+            Err(Problem::new(StatusCode::CONFLICT, "cancelled", "it was cancelled", "somebody has cancelled it"))
+        }
+    }
+}
+
+/// The outcome of a batch's one item.
+async fn outcome(served: &Served, batch: &BatchId) -> Result<Arc<Outcome>, Problem> {
+    let store = &served.api.store;
+    let mut seen = Version::default();
+    loop {
+        seen = tokio::select! {
+            changed = store.changed(batch, seen) => changed?,
+            () = served.stop.cancelled() => return Err(Problem::away("the results API stops; try again in a moment")),
+        };
+        if let Some(outcome) = store.read(batch, Order::Input, 0, 1).await?.outcomes.pop() {
+            return Ok(outcome);
+        }
+    }
+}
+
+/// What became of a picture that the network did not see, or of a network that could not be run.
+fn failed(failure: &Failure) -> Problem {
+    if failure.retryable {
+        return Problem::away(&*failure.message);
+    }
+    let status = match &*failure.kind {
+        "no_engine" | "model" | "device" | "panic" | "crash" | "stuck" | "network" | "storage" => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+        _ => StatusCode::UNPROCESSABLE_ENTITY,
+    };
+    Problem::new(
+        status,
+        "failed",
+        "the picture could not be worked on",
+        format!("{}: {}", failure.kind, failure.message),
+    )
+}
+
+fn of_batch(batch: &BatchId) -> Result<HeaderMap, Problem> {
+    let value = HeaderValue::from_str(batch.as_str()).map_err(|_| Problem::fault())?;
+    Ok(HeaderMap::from_iter([(BATCH, value), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))]))
+}
+
+fn json_body(said: &RawValue) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], said.get().to_owned()).into_response()
+}
+
+/// A picture that the task has drawn.
+async fn drawing(served: &Served, said: &RawValue, field: &str) -> Result<Response, Problem> {
+    let mut said: Value = serde_json::from_str(said.get()).map_err(|_| Problem::fault())?;
+    let blob: BlobRef = serde_json::from_value(said[field].take()).map_err(|error| {
+        tracing::error!(%error, field, "a worker has drawn no picture");
+        Problem::fault()
+    })?;
+    let blobs = served.api.blobs.as_ref().ok_or_else(Problem::fault)?;
+    let media_type = HeaderValue::from_str(&blob.media_type).map_err(|_| Problem::fault())?;
+    let headers = [(header::CONTENT_TYPE, media_type), (header::CONTENT_LENGTH, blob.bytes.into())];
+    Ok((headers, Body::from_stream(blobs.read(&blob.blob).await?)).into_response())
+}
