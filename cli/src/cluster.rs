@@ -76,7 +76,7 @@ pub(crate) fn blobs(settings: &Settings) -> Result<Blobs, CliError> {
     let limits = FetchLimits { max_bytes: settings.fetch.max_bytes, timeout: settings.fetch.timeout };
     let blobs = match &settings.blobs.url {
         None => Ok(Blobs::without_store(limits)),
-        Some(url) => Blobs::at(url, limits),
+        Some(url) => Blobs::at(url, limits, Some(settings.blobs.keep)),
     };
     blobs
         .map(|blobs| blobs.with_web(Web::new(settings.net.clone())))

@@ -9,7 +9,7 @@ use tidemill_core::broker::Broker;
 use tidemill_core::settings::Settings;
 use tidemill_core::store::{Shared, Store};
 use tidemill_results_api::http::{Api, Catalogue, ServeError, install_metrics, serve};
-use tidemill_results_api::{collect, tend};
+use tidemill_results_api::{collect, sweep, tend};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +31,7 @@ async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
     let store = cluster::store(settings)?;
     let listener = listen(settings).await?;
     let blobs = settings.blobs.url.is_some().then(|| cluster::blobs(settings)).transpose()?;
-    let api = api(settings, broker.clone(), store.clone(), blobs);
+    let api = api(settings, broker.clone(), store.clone(), blobs.clone());
     let stop = CancellationToken::new();
     let collecting = async {
         let (store, told): (&dyn Store, _) = (&*store, stop.clone());
@@ -39,8 +39,12 @@ async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
     };
     let tending = async { tend(&*broker, &*store, stop.clone()).await.map_err(|error| cluster::broker_error(&error)) };
     let serving = async { serve(listener, api, stop.clone()).await.map_err(|error| serve_error(&error)) };
+    let sweeping = async {
+        sweep(blobs.as_ref(), stop.clone()).await;
+        Ok(())
+    };
     let all = async {
-        let ended = tokio::try_join!(collecting, tending, serving).map(drop);
+        let ended = tokio::try_join!(collecting, tending, serving, sweeping).map(drop);
         broker.flush().await;
         ended
     };

@@ -11,7 +11,7 @@ use tidemill_core::store::{self, Shared, Store};
 use tidemill_core::task::{Lane, Register, Tools};
 use tidemill_core::web::Web;
 use tidemill_results_api::http::serve as serve_http;
-use tidemill_results_api::{collect, tend};
+use tidemill_results_api::{collect, sweep, tend};
 use tidemill_worker::{Setup, Worker};
 use tokio_util::sync::CancellationToken;
 
@@ -51,16 +51,18 @@ async fn run(
     let store: Arc<dyn Shared> = Arc::new(store::embedded::Embedded::keeping(settings.serve.keep_bytes));
     // What is produced lives as long as the outcomes that name it: until this process ends.
     let folder = tempfile::Builder::new().prefix("tidemill-").tempdir();
-    let folder = folder.map_err(|error| {
-        CliError::new(Exit::Configuration, format!("cannot make a temporary folder for blobs: {error}"))
+    let unusable = |error: &dyn std::fmt::Display| {
+        CliError::new(Exit::Configuration, format!("no temporary folder can hold blobs: {error}"))
             .hint("set blobs.url, or TMPDIR to a folder with room")
-    })?;
+    };
+    let folder = folder.map_err(|error| unusable(&error))?;
     let blobs = match &settings.blobs.url {
         Some(_) => cluster::blobs(settings)?,
         None => {
             let limits = FetchLimits { max_bytes: settings.fetch.max_bytes, timeout: settings.fetch.timeout };
-            let blobs = Blobs::in_folder(folder.path(), limits);
-            let blobs = blobs.map_err(|error| CliError::new(Exit::Configuration, error.message))?;
+            let url = format!("file://{}", folder.path().display()).parse().map_err(|error| unusable(&error))?;
+            let blobs = Blobs::at(&url, limits, Some(settings.blobs.keep));
+            let blobs = blobs.map_err(|error| unusable(&error))?;
             blobs.with_web(Web::new(settings.net.clone()))
         }
     };
@@ -73,7 +75,7 @@ async fn run(
     };
     let tools = Tools { compute: pool, blobs: blobs.clone() };
     let worker = Worker::new(setup, Arc::clone(&broker), Arc::new(register), tools);
-    let api = results_api::api(settings, Arc::clone(&broker), Arc::clone(&store), Some(blobs));
+    let api = results_api::api(settings, Arc::clone(&broker), Arc::clone(&store), Some(blobs.clone()));
 
     let stop = CancellationToken::new();
     // The worker first, then whoever takes its outcomes, then whoever reads them: nothing that was begun is lost to a
@@ -98,6 +100,10 @@ async fn run(
         // A closed standard error is no reason to fail.
         drop(writeln!(std::io::stderr().lock(), "tidemill serves at http://{address} until it is stopped (Ctrl-C)"));
     }
-    let all = async { tokio::try_join!(working, collecting, tending, serving).map(drop) };
+    let sweeping = async {
+        sweep(Some(&blobs), stop.clone()).await;
+        Ok(())
+    };
+    let all = async { tokio::try_join!(working, collecting, tending, serving, sweeping).map(drop) };
     signals.govern(&stop, all).await.transpose()
 }

@@ -317,7 +317,7 @@ async fn the_doctor_says_what_of_a_cluster_can_be_reached() {
 #[tokio::test(flavor = "multi_thread")]
 async fn files_are_fetched_with_their_folders_and_one_that_is_gone_is_a_failure() {
     let limits = FetchLimits { max_bytes: 1 << 20, timeout: std::time::Duration::from_secs(5) };
-    let blobs = Blobs::at(&"memory://".parse().unwrap(), limits).unwrap();
+    let blobs = Blobs::at(&"memory://".parse().unwrap(), limits, None).unwrap();
     let server = Server::start_with(|api| Api { blobs: Some(blobs.clone()), ..api }).await;
     let batch = server.batch(None, []).await;
     let there = blobs.put(b"flour".to_vec(), "image/png", "png").await.unwrap();

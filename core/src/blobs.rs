@@ -1,6 +1,7 @@
 //! Blobs: bytes too large for a message, named by their content; and the bytes behind a path or URL.
 
 mod inline;
+mod keep;
 mod place;
 mod spool;
 mod write;
@@ -105,16 +106,17 @@ impl Blobs {
     /// # Errors
     /// Where the folder cannot be used.
     pub fn in_folder(folder: &Path, limits: FetchLimits) -> Result<Self, BlobError> {
-        Ok(Self { store: Some(Place::folder(folder)?), ..Self::without_store(limits) })
+        Ok(Self { store: Some(Place::folder(folder, None)?), ..Self::without_store(limits) })
     }
 
     /// Fetches inputs, and stores blobs at a URL: `file:///folder`, `redis://host/0/folder`, `s3://bucket/folder`,
-    /// `gcs://…`, `azblob://…`, or `memory://` for tests. Nothing is connected to yet.
+    /// `gcs://…`, `azblob://…`, or `memory://` for tests. Nothing is connected to yet. In a folder, once
+    /// [`Blobs::sweep`] comes by, and in Redis a blob is kept for `keep`, and for ever without it.
     ///
     /// # Errors
     /// Where the URL is of another kind, or lacks something.
-    pub fn at(url: &ServiceUrl, limits: FetchLimits) -> Result<Self, BlobError> {
-        Ok(Self { store: Some(Place::at(url)?), ..Self::without_store(limits) })
+    pub fn at(url: &ServiceUrl, limits: FetchLimits, keep: Option<Duration>) -> Result<Self, BlobError> {
+        Ok(Self { store: Some(Place::at(url, keep)?), ..Self::without_store(limits) })
     }
 
     /// Fetches over HTTP by other rules than the built-in ones.
@@ -130,7 +132,7 @@ impl Blobs {
     pub async fn put(&self, bytes: Vec<u8>, media_type: &str, extension: &str) -> Result<BlobRef, BlobError> {
         let digest = format!("sha256:{:x}", Sha256::digest(&bytes));
         let length = bytes.len() as u64;
-        if self.size_of(&digest).await? != Some(length) {
+        if self.store()?.lives_by_writing() || self.renew(&digest).await? != Some(length) {
             let mut writer = self.writer(&digest).await?;
             // The digest was made of these very bytes.
             writer.write_unchecked(bytes.into()).await?;
@@ -365,7 +367,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_store_that_is_no_folder_does_the_same() {
-        let blobs = Blobs::at(&"memory://".parse().unwrap(), LIMITS).unwrap();
+        let blobs = Blobs::at(&"memory://".parse().unwrap(), LIMITS, None).unwrap();
         let blob = blobs.put(b"flour".to_vec(), "text/plain", "txt").await.unwrap();
         assert_eq!(blobs.size_of(&blob.blob).await.unwrap(), Some(5));
         assert_eq!(blobs.fetch(&format!("blob:{}", blob.blob)).await.unwrap(), b"flour");
@@ -380,7 +382,7 @@ mod tests {
         use tidemill_testing::{or_skip, unique};
         let Some(server) = or_skip(tidemill_testing::Redis::shared()) else { return };
         let url = format!("{}/0/{}", server.url().trim_end_matches('/'), unique());
-        let blobs = Blobs::at(&url.parse().unwrap(), FetchLimits { max_bytes: 1 << 20, ..LIMITS }).unwrap();
+        let blobs = Blobs::at(&url.parse().unwrap(), FetchLimits { max_bytes: 1 << 20, ..LIMITS }, None).unwrap();
         let bytes = vec![7; 300_000];
         let blob = blobs.put(bytes.clone(), "text/plain", "txt").await.unwrap();
         assert_eq!(blobs.size_of(&blob.blob).await.unwrap(), Some(300_000));
@@ -391,7 +393,7 @@ mod tests {
     async fn what_is_written_under_a_wrong_name_or_is_too_large_is_not_stored() {
         let folder = tempfile::tempdir().unwrap();
         for url in ["memory://".to_owned(), format!("file://{}", folder.path().display())] {
-            let blobs = Blobs::at(&url.parse().unwrap(), LIMITS).unwrap();
+            let blobs = Blobs::at(&url.parse().unwrap(), LIMITS, None).unwrap();
             let name = format!("sha256:{:x}", Sha256::digest(b"flour"));
 
             let mut writer = blobs.writer(&name).await.unwrap();
@@ -413,9 +415,9 @@ mod tests {
     #[test]
     fn a_place_is_named_by_a_url_of_a_known_kind() {
         for good in ["redis://user:p%40ss@host:6380/2/folder", "rediss://host", "s3://bucket/folder?region=eu-1"] {
-            assert!(Blobs::at(&good.parse().unwrap(), LIMITS).is_ok(), "{good}");
+            assert!(Blobs::at(&good.parse().unwrap(), LIMITS, None).is_ok(), "{good}");
         }
-        let error = Blobs::at(&"ftp://host:p@ss/x".parse().unwrap(), LIMITS).unwrap_err();
+        let error = Blobs::at(&"ftp://host:p@ss/x".parse().unwrap(), LIMITS, None).unwrap_err();
         assert!(error.message.contains("ftp: is not among file"), "{error}");
     }
 

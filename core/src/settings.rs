@@ -132,6 +132,8 @@ pub struct SubmitSettings {
 pub struct BlobSettings {
     #[serde(deserialize_with = "values::optional")]
     pub url: Option<ServiceUrl>,
+    #[serde(deserialize_with = "values::duration")]
+    pub keep: Duration,
 }
 
 /// `[worker]`: how much one worker takes on.

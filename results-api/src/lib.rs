@@ -14,4 +14,4 @@ pub mod testing;
 
 pub use collect::collect;
 pub use stream::Stream;
-pub use tend::tend;
+pub use tend::{sweep, tend};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use tidemill_core::blobs::Blobs;
 use tidemill_core::broker::{Body, Broker, BrokerError, Notice, Permits, Queue, Settlement};
 use tidemill_core::store::Shared;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +12,9 @@ use tokio_util::sync::CancellationToken;
 const PERMITS: Permits = Permits(256);
 /// How often the cancelled batches are told again, for workers that have come since.
 const REMIND: Duration = Duration::from_secs(2);
+
+/// How often blobs are swept.
+const SWEEP: Duration = Duration::from_secs(60 * 60);
 
 /// Keeps what workers say of themselves, and reminds them of what was cancelled, until `stop` is cancelled.
 ///
@@ -21,6 +25,19 @@ pub async fn tend(broker: &dyn Broker, store: &dyn Shared, stop: CancellationTok
     let reminding = stop.run_until_cancelled(remind(broker, store));
     let (kept, _) = tokio::join!(heartbeats, reminding);
     kept
+}
+
+/// Removes blobs that were kept for long enough, now and then, until `stop` is cancelled.
+pub async fn sweep(blobs: Option<&Blobs>, stop: CancellationToken) {
+    let Some(blobs) = blobs else { return stop.cancelled().await };
+    let mut tick = tokio::time::interval(SWEEP);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        match blobs.sweep().await {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(removed, "blobs were removed that were kept for blobs.keep"),
+            Err(error) => tracing::warn!(%error, "blobs cannot be swept"),
+        }
+    }
 }
 
 async fn keep_heartbeats(broker: &dyn Broker, store: &dyn Shared, stop: CancellationToken) -> Result<(), BrokerError> {

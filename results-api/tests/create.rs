@@ -151,7 +151,7 @@ async fn lines_are_taken_as_they_come() {
 
 async fn with_blobs() -> Server {
     let limits = FetchLimits { max_bytes: 1 << 20, timeout: std::time::Duration::from_secs(5) };
-    let blobs = Blobs::at(&"memory://".parse().unwrap(), limits).unwrap();
+    let blobs = Blobs::at(&"memory://".parse().unwrap(), limits, None).unwrap();
     Server::start_with(|api| Api { blobs: Some(blobs), ..api }).await
 }
 

@@ -1,6 +1,7 @@
 //! The place where blobs are stored, as a URL names it: a folder, Redis, a bucket.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -20,39 +21,60 @@ pub(super) struct Place {
     /// The folder, where it is one: then a blob is a file that can be linked and mapped.
     pub(super) folder: Option<PathBuf>,
     operator: Operator,
+    /// How long a blob is kept; `None` for ever, or as long as a bucket's own rules say.
+    pub(super) keep: Option<Duration>,
     /// For people, without passwords.
     shown: String,
 }
 
 impl Place {
-    pub(super) fn folder(folder: &Path) -> Result<Self, BlobError> {
-        let unusable = |reason: &dyn std::fmt::Display| {
-            permanent("storage", format!("cannot store blobs in {}: {reason}", folder.display()))
-        };
+    pub(super) fn folder(folder: &Path, keep: Option<Duration>) -> Result<Self, BlobError> {
+        let unusable = |reason: &dyn std::fmt::Display| unusable(&folder.display(), reason);
         let root = folder.to_str().ok_or_else(|| unusable(&"its path is not UTF-8"))?;
         // A blob appears whole or not at all, also when two items make the same one at the same time.
         let unfinished = folder.join(UNFINISHED);
         let unfinished = unfinished.to_str().ok_or_else(|| unusable(&"its path is not UTF-8"))?;
         let service = services::Fs::default().root(root).atomic_write_dir(unfinished);
         let operator = Operator::new(service).map_err(|error| unusable(&error))?;
-        Ok(Self { folder: Some(folder.to_owned()), operator, shown: folder.display().to_string() })
+        Ok(Self { folder: Some(folder.to_owned()), operator, keep, shown: folder.display().to_string() })
     }
 
-    pub(super) fn at(url: &ServiceUrl) -> Result<Self, BlobError> {
-        let operator = match url.scheme() {
-            "file" => return Self::folder(Path::new(url.rest())),
-            "memory" => Operator::new(services::Memory::default()),
-            "redis" | "rediss" => redis(url),
-            "s3" => bucket::<services::S3Config>(url),
-            "gcs" => bucket::<services::GcsConfig>(url),
-            "azblob" => bucket::<services::AzblobConfig>(url),
+    pub(super) fn at(url: &ServiceUrl, keep: Option<Duration>) -> Result<Self, BlobError> {
+        let (operator, keep) = match url.scheme() {
+            "file" => return Self::folder(Path::new(url.rest()), keep),
+            "memory" => (Operator::new(services::Memory::default()), None),
+            "redis" | "rediss" => (redis(url, keep), keep),
+            "s3" => (bucket::<services::S3Config>(url), None),
+            "gcs" => (bucket::<services::GcsConfig>(url), None),
+            "azblob" => (bucket::<services::AzblobConfig>(url), None),
             scheme => {
                 let message = format!("cannot store blobs at {url}: {scheme}: is not among {SCHEMES}");
                 return Err(permanent("storage", message));
             }
         };
-        let unusable = |error| permanent("storage", format!("cannot store blobs at {url}: {}", why(&error)));
-        Ok(Self { folder: None, operator: operator.map_err(unusable)?, shown: url.to_string() })
+        let operator = operator.map_err(|error| unusable(url, &why(&error)))?;
+        Ok(Self { folder: None, operator, keep, shown: url.to_string() })
+    }
+
+    pub(super) fn unusable(&self, reason: &dyn std::fmt::Display) -> BlobError {
+        unusable(&self.shown, reason)
+    }
+
+    /// Whether a blob that is there may as well be written again: only that makes it stay.
+    pub(super) fn lives_by_writing(&self) -> bool {
+        self.keep.is_some() && self.folder.is_none()
+    }
+
+    /// Writes a blob over itself; `false` where it has gone meanwhile.
+    pub(super) async fn write_again(&self, name: &str) -> Result<bool, BlobError> {
+        match self.operator.read(name).await {
+            Ok(bytes) => match self.operator.write(name, bytes).await {
+                Ok(_) => Ok(true),
+                Err(error) => Err(self.failed("store", name, &error)),
+            },
+            Err(error) if error.kind() == opendal::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(self.failed("read", name, &error)),
+        }
     }
 
     /// How large the blob of that name is; `None` where there is none.
@@ -95,10 +117,14 @@ impl Place {
     }
 }
 
+fn unusable(place: &dyn std::fmt::Display, reason: &dyn std::fmt::Display) -> BlobError {
+    permanent("storage", format!("cannot store blobs at {place}: {reason}"))
+}
+
 const SCHEMES: &str = "file, memory, redis, rediss, s3, gcs and azblob";
 
 /// `redis://user:password@host:6379/2/folder`: database 2, keys that begin with `folder`.
-fn redis(url: &ServiceUrl) -> Result<Operator, opendal::Error> {
+fn redis(url: &ServiceUrl, keep: Option<Duration>) -> Result<Operator, opendal::Error> {
     super::choose_cryptography();
     let invalid = |reason: String| opendal::Error::new(opendal::ErrorKind::ConfigInvalid, reason);
     let (authority, path) = url.rest().split_once('/').unwrap_or((url.rest(), ""));
@@ -112,12 +138,15 @@ fn redis(url: &ServiceUrl) -> Result<Operator, opendal::Error> {
     let settings = info.redis_settings();
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let folder = if folder.is_empty() { REDIS_ROOT } else { folder };
-    let service = services::Redis::default()
+    let mut service = services::Redis::default()
         .endpoint(&format!("{}://{host}", url.scheme()))
         .username(settings.username().unwrap_or_default())
         .password(settings.password().unwrap_or_default())
         .db(settings.db())
         .root(&format!("/{folder}"));
+    if let Some(keep) = keep {
+        service = service.default_ttl(keep);
+    }
     Operator::new(service)
 }
 

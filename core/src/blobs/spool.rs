@@ -68,7 +68,7 @@ impl Spool {
             extension: extension.to_owned(),
             name: None,
         };
-        if self.blobs.size_of(&blob.blob).await? != Some(self.bytes) {
+        if self.blobs.renew(&blob.blob).await? != Some(self.bytes) {
             match &self.blobs.store()?.folder {
                 Some(_) => place(self.path, self.blobs.path_of(&blob)?).await?,
                 None => self.send(&blob.blob).await?,
@@ -126,7 +126,7 @@ mod tests {
         let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
         for blobs in [
             Blobs::in_folder(folder.path(), LIMITS).unwrap(),
-            Blobs::at(&"memory://".parse().unwrap(), LIMITS).unwrap(),
+            Blobs::at(&"memory://".parse().unwrap(), LIMITS, None).unwrap(),
         ] {
             for _ in ["new", "known"] {
                 let mut spool = blobs.spool().await.unwrap();

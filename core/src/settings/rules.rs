@@ -78,6 +78,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
         ("worker.heartbeat", worker.heartbeat, 100 * MILLISECOND, HOUR),
         ("worker.stuck_after", worker.stuck_after, Duration::ZERO, DAY),
         ("results.ttl", results.ttl, MINUTE, 3650 * DAY),
+        ("blobs.keep", blobs.keep, MINUTE, 3650 * DAY),
         ("submit.patience", submit.patience, MILLISECOND, 30 * DAY),
         ("fetch.timeout", fetch.timeout, MILLISECOND, DAY),
         ("net.connect_timeout", net.connect_timeout, MILLISECOND, HOUR),
@@ -95,6 +96,11 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
         let base = humantime::format_duration(retry.base);
         let hint = format!("it is at least as long as retry.base, which is {base}");
         return Err(("retry.max", InvalidValue::new("too short", hint)));
+    }
+    if blobs.keep < results.ttl {
+        let ttl = humantime::format_duration(results.ttl);
+        let hint = format!("it is at least as long as results.ttl, which is {ttl}: outcomes name these files");
+        return Err(("blobs.keep", InvalidValue::new("too short", hint)));
     }
     Ok(())
 }

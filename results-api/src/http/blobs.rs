@@ -44,9 +44,10 @@ impl Default for Described {
     }
 }
 
-/// `HEAD /v1/blobs/{digest}`
+/// `HEAD /v1/blobs/{digest}`: whoever would store it need not, and may rely on it as if they had.
 pub(super) async fn look(State(served): State<Arc<Served>>, Digest(digest): Digest) -> Result<Response, Problem> {
-    Ok(headers(&digest, size(store(&served)?, &digest).await?).into_response())
+    let size = store(&served)?.renew(&digest).await?;
+    Ok(headers(&digest, size.ok_or_else(|| unknown(&digest))?).into_response())
 }
 
 /// `GET /v1/blobs/{digest}`
@@ -101,7 +102,11 @@ fn store(served: &Served) -> Result<&Blobs, Problem> {
 
 async fn size(blobs: &Blobs, digest: &str) -> Result<u64, Problem> {
     let size = blobs.size_of(digest).await?;
-    size.ok_or_else(|| Problem::not_found("unknown_blob", format!("no blob {digest} is stored; it may have expired")))
+    size.ok_or_else(|| unknown(digest))
+}
+
+fn unknown(digest: &str) -> Problem {
+    Problem::not_found("unknown_blob", format!("no blob {digest} is stored; it may have expired"))
 }
 
 /// What a name stands for never changes.
