@@ -66,19 +66,19 @@ async fn replay(client: &Client, settings: &Settings, name: &ItemName) -> Result
     let publisher = letters::Publisher::connect(settings).await?;
     let mut replayed = BTreeSet::new();
     for item in &items {
-        // Between the two it has no outcome and is not on its way: nothing else may happen there.
+        // Where the second does not happen, the item is still among the dead: the same command goes on.
         if client.revive(&item.batch, item.index).await? {
-            publisher.publish(client, item).await.map_err(|error| lost(error, item))?;
+            publisher.publish(client, item).await.map_err(|error| unpublished(error, item))?;
             replayed.insert(item.index);
         }
     }
     print(&format!("{} run again; `tidemill status {} --watch`\n", count(replayed.len()), name.batch))
 }
 
-fn lost(error: CliError, item: &DeadItem) -> CliError {
+fn unpublished(error: CliError, item: &DeadItem) -> CliError {
     let DeadItem { batch, index, .. } = item;
     let message = format!("item {index} of batch {batch} was taken back and could not be published: {}", error.message);
-    CliError::new(error.exit, message).hint("its batch stays incomplete; submit this input as a batch of its own")
+    CliError::new(error.exit, message).hint("the same command goes on with it; until then its batch is not complete")
 }
 
 fn count(items: usize) -> String {

@@ -40,7 +40,7 @@ async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
     let tending = async { tend(&*broker, &*store, stop.clone()).await.map_err(|error| cluster::broker_error(&error)) };
     let serving = async { serve(listener, api, stop.clone()).await.map_err(|error| serve_error(&error)) };
     let sweeping = async {
-        sweep(blobs.as_ref(), stop.clone()).await;
+        sweep(&*store, blobs.as_ref(), stop.clone()).await;
         Ok(())
     };
     let all = async {

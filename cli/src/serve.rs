@@ -101,7 +101,7 @@ async fn run(
         drop(writeln!(std::io::stderr().lock(), "tidemill serves at http://{address} until it is stopped (Ctrl-C)"));
     }
     let sweeping = async {
-        sweep(Some(&blobs), stop.clone()).await;
+        sweep(&*store, Some(&blobs), stop.clone()).await;
         Ok(())
     };
     let all = async { tokio::try_join!(working, collecting, tending, serving, sweeping).map(drop) };

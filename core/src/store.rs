@@ -296,7 +296,9 @@ pub trait Shared: Store {
     /// [`StoreError`]
     async fn dead(&self, batch: Option<&BatchId>, limit: usize) -> Result<Vec<DeadItem>, StoreError>;
 
-    /// Takes the outcome of a dead item back, so that it can run again; `false` if it is not dead (any more).
+    /// Takes the outcome of a dead item back, so that it can run again; `false` if it is not dead (any more). It stays
+    /// among the dead until it has another outcome, and until then it may be taken back again: whoever was to publish it
+    /// may not have come to that.
     ///
     /// # Errors
     /// [`StoreErrorKind::Unknown`]
@@ -308,6 +310,13 @@ pub trait Shared: Store {
     /// # Errors
     /// [`StoreErrorKind::Unknown`]
     async fn release(&self, batch: &BatchId) -> Result<(), StoreError>;
+
+    /// Lets go of batches that were never sealed and have not changed for as long as results are kept: nobody goes on with
+    /// them. Gives how many.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    async fn sweep(&self) -> Result<u64, StoreError>;
 
     /// Whether there is room for outcomes of batches that are not complete; a real store says so by refusing.
     fn has_room(&self) -> bool {

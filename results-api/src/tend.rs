@@ -13,7 +13,7 @@ const PERMITS: Permits = Permits(256);
 /// How often the cancelled batches are told again, for workers that have come since.
 const REMIND: Duration = Duration::from_secs(2);
 
-/// How often blobs are swept.
+/// How often is swept.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
 
 /// Keeps what workers say of themselves, and reminds them of what was cancelled, until `stop` is cancelled.
@@ -27,14 +27,20 @@ pub async fn tend(broker: &dyn Broker, store: &dyn Shared, stop: CancellationTok
     kept
 }
 
-/// Removes blobs that were kept for long enough, now and then, until `stop` is cancelled.
-pub async fn sweep(blobs: Option<&Blobs>, stop: CancellationToken) {
-    let Some(blobs) = blobs else { return stop.cancelled().await };
+/// Lets go of what nobody needs any more, now and then, until `stop` is cancelled: blobs that were kept for long enough,
+/// batches that were never sealed.
+pub async fn sweep(store: &dyn Shared, blobs: Option<&Blobs>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(SWEEP);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        match store.sweep().await {
+            Ok(0) => {}
+            Ok(batches) => tracing::info!(batches, "batches that were never sealed are given up after results.ttl"),
+            Err(error) => tracing::warn!(%error, "batches that were never sealed cannot be looked for"),
+        }
+        let Some(blobs) = blobs else { continue };
         match blobs.sweep().await {
             Ok(0) => {}
-            Ok(removed) => tracing::info!(removed, "blobs were removed that were kept for blobs.keep"),
+            Ok(blobs) => tracing::info!(blobs, "blobs were removed that were kept for blobs.keep"),
             Err(error) => tracing::warn!(%error, "blobs cannot be swept"),
         }
     }

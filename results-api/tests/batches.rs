@@ -97,7 +97,7 @@ async fn the_books_say_whether_they_balance() {
 }
 
 #[tokio::test]
-async fn dead_items_are_listed_and_revived_once() {
+async fn dead_items_are_listed_and_can_be_revived_until_they_have_another_outcome() {
     let server = Server::start().await;
     let batch = server.batch(Some(2), [0]).await;
     server.store.record(&batch, &[Arc::new(dead(1))]).await.unwrap();
@@ -105,10 +105,11 @@ async fn dead_items_are_listed_and_revived_once() {
     let listed = server.get(&format!("/v1/dead?batch={batch}")).await.json(200);
     assert_eq!((&listed["dead"][0]["index"], &listed["dead"][0]["failure"]["kind"]), (&1.into(), &"crash".into()));
 
-    for (index, is_revived) in [(1, true), (1, false), (0, false)] {
+    for (index, is_revived) in [(1, true), (1, true), (0, false)] {
         let path = format!("/v1/batches/{batch}/items/{index}/revive");
         assert_eq!(server.send("POST", &path, &[], "").await.json(200)["revived"], is_revived);
     }
+    server.record(&batch, [1]).await;
     assert_eq!(server.get("/v1/dead").await.json(200)["dead"], json!([]));
 }
 

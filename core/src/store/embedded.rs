@@ -44,6 +44,8 @@ struct Ledger {
     touched: Option<Instant>,
     accepted: u64,
     dead: BTreeSet<u64>,
+    /// The outcomes that were taken back of items that have no other yet.
+    reviving: BTreeMap<u64, Arc<Outcome>>,
     /// Bytes of its outcomes, those that were forgotten too.
     bytes: u64,
     progress: Progress,
@@ -111,6 +113,7 @@ impl Ledger {
             return;
         }
         self.recorded[word] |= bit;
+        self.reviving.remove(&index);
         if outcome.status() == Status::Dead {
             self.dead.insert(index);
         }

@@ -6,20 +6,22 @@
 //!
 //! | key | kind | what |
 //! |---|---|---|
-//! | `tidemill:{b}:batch` | hash | `meta` (the batch as JSON), `created`, `completed` (ms since 1970), `total`, `ok` `failed` `dead` `cancelled` `expired` (counts), `duplicates`, `stopped` (it was cancelled), `accepted`, `landed` (places in completion order), `version`, `forgotten_input`, `forgotten_completion` |
+//! | `tidemill:{b}:batch` | hash | `meta` (the batch as JSON), `created`, `completed` (ms since 1970), `total`, `ok` `failed` `dead` `cancelled` `expired` (counts), `duplicates`, `stopped` (it was cancelled), `accepted`, `landed` (places in completion order), `version`, `touched` (when it last changed), `forgotten_input`, `forgotten_completion` |
 //! | `tidemill:{b}:bits:<page>` | bitmap | which items are recorded; item *i* is bit *i* mod 65,536 of page *i* / 65,536 |
 //! | `tidemill:{b}:pages` | set | the pages that there are |
 //! | `tidemill:{b}:outcomes` | stream | one entry a segment: `s`, its JSON as it came, and `n`, how many outcomes it has; the id is `<p>-0`, where *p* is the place after its last outcome in completion order |
 //! | `tidemill:{b}:bands` | hash | for band *i* / 4,096 the entries that hold outcomes of its items, in the order of their landing: `<p>:<first>` or `<p>:<first>-<last>` (within the band), `+` behind it where the entry goes on in a later band, commas between |
 //! | `tidemill:{b}:dead` | sorted set | the items that are dead, by index |
 //! | `tidemill:{b}:revived` | hash | how often a dead item was given another life |
+//! | `tidemill:{b}:reviving` | set | those of them that have no other outcome yet |
 //! | `tidemill:{b}:changed` | channel | the version, at every change |
 //! | `tidemill:batches` | sorted set | batches by the time when they were opened |
 //! | `tidemill:cancelled` | set | batches that were cancelled and may not be complete |
 //! | `tidemill:dead` | set | batches that may have dead items |
 //! | `tidemill:workers` | hash | the last heartbeat of each worker, as JSON |
 //!
-//! The keys of a batch expire `results.ttl` after its last outcome has landed, all of them; until then none does.
+//! The keys of a batch expire `results.ttl` after its last outcome has landed, all of them; until then none does. One that
+//! was never sealed is let go when it has not changed for as long ([`Shared::sweep`](super::Shared::sweep)).
 //!
 //! # Writing
 //! Each write is one script, run whole or not at all, and harmless when it is run again: a reply that was lost in a

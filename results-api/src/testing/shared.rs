@@ -122,6 +122,10 @@ impl Shared for InProcess {
         self.here()?.release(batch).await
     }
 
+    async fn sweep(&self) -> Result<u64, StoreError> {
+        self.here()?.sweep().await
+    }
+
     async fn health(&self) -> Health {
         self.here().map_or_else(|error| Health::Away(error.reason), |_| Health::Ready)
     }

@@ -55,14 +55,14 @@ impl Ledger {
 
     fn dead_items<'a>(&'a self, id: &'a BatchId) -> impl Iterator<Item = DeadItem> + 'a {
         let task = self.opened.as_ref().map_or("", |(batch, _)| &*batch.task);
-        let outcomes = self.dead.iter().filter_map(|index| self.by_index.get(*index));
+        let outcomes = self.dead.iter().filter_map(|index| self.by_index.get(*index)).chain(self.reviving.values());
         outcomes.filter_map(move |outcome| DeadItem::of(id, task, Outcome::clone(outcome)))
     }
 
     /// Takes an outcome back. Its place in the order of completion stays, and is passed over.
     fn revive(&mut self, index: u64) -> bool {
         if !self.dead.remove(&index) {
-            return false;
+            return self.reviving.contains_key(&index);
         }
         let taken = self.by_index.take(index);
         let landed = self.by_landing.slots.iter().position(|slot| match (slot, &taken) {
@@ -72,6 +72,7 @@ impl Ledger {
         if let Some(place) = landed {
             self.by_landing.slots.remove(place);
         }
+        self.reviving.extend(taken.map(|taken| (index, taken)));
         if let Some(word) = usize::try_from(index / 64).ok().and_then(|word| self.recorded.get_mut(word)) {
             *word &= !(1 << (index % 64));
         }
@@ -157,6 +158,11 @@ impl Shared for Embedded {
         Ok(())
     }
 
+    /// None: they go when their room is needed.
+    async fn sweep(&self) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
     fn has_room(&self) -> bool {
         let batches = lock(&self.batches);
         let under_way = batches.values().filter(|ledger| ledger.completed.is_none());
@@ -217,12 +223,15 @@ mod tests {
         assert_eq!(store.dead(None, 10).await.unwrap()[0].index, 1);
 
         assert!(store.revive(&batch, 1).await.unwrap());
-        assert!(!store.revive(&batch, 1).await.unwrap(), "once");
+        assert!(store.revive(&batch, 1).await.unwrap(), "it has no outcome, and may not be on its way");
+        assert_eq!(store.dead(None, 10).await.unwrap()[0].index, 1, "it can be found until it has one");
 
         let books = store.verify(&batch).await.unwrap();
         assert_eq!((books.missing, &books.missing_first[..], books.balance()), (1, &[(1, 2)][..], false));
         assert!(!store.info(&batch).await.unwrap().progress.is_complete());
         store.record(&batch, &[ok(1)]).await.unwrap();
+        assert!(!store.revive(&batch, 1).await.unwrap(), "it is dead no more");
+        assert!(store.dead(None, 10).await.unwrap().is_empty());
         assert!(store.verify(&batch).await.unwrap().balance());
         let landed = store.read(&batch, Order::Completion, 0, 10).await.unwrap();
         assert_eq!(landed.outcomes.iter().map(|outcome| outcome.index.0).collect::<Vec<_>>(), [0, 2, 1]);

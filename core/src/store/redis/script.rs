@@ -30,6 +30,7 @@ script!(RECORD, "scripts/record.lua");
 script!(REVIVE, "scripts/revive.lua");
 script!(FORGET, "scripts/forget.lua");
 script!(RELEASE, "scripts/release.lua");
+script!(ABANDON, "scripts/abandon.lua");
 
 /// A script with what it is called with.
 #[derive(Debug)]

@@ -169,6 +169,34 @@ impl Shared for Redis {
         self.send(action, &command).await
     }
 
+    async fn sweep(&self) -> Result<u64, StoreError> {
+        let action = "look for batches that nobody goes on with";
+        let before = unix_millis().saturating_sub(millis(self.ttl));
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command.arg(self.index.batches()).arg("-inf").arg(before);
+        let ids: Vec<String> = self.ask(action, &command).await?;
+        let (mut over, mut abandoned) = (Vec::new(), 0);
+        for id in ids {
+            let Ok(batch) = id.parse::<BatchId>() else { continue };
+            let call = self.call(&script::ABANDON, &batch).arg(millis(self.ttl)).arg(millis(LINGER));
+            match self.run::<u64>(action, &batch, &call).await {
+                Ok(0) => {}
+                Ok(_) => {
+                    abandoned += 1;
+                    over.push(id);
+                }
+                Err(error) if error.kind == StoreErrorKind::Unknown => over.push(id),
+                Err(error) => return Err(error),
+            }
+        }
+        if !over.is_empty() {
+            let mut command = redis::cmd("ZREM");
+            command.arg(self.index.batches()).arg(&over);
+            self.send(action, &command).await?;
+        }
+        Ok(abandoned)
+    }
+
     async fn health(&self) -> Health {
         match self.link.ping().await {
             Ok(()) => Health::Ready,

@@ -13,7 +13,7 @@ local function number(field)
 end
 
 local function each_key(act)
-  for _, name in ipairs({'batch', 'outcomes', 'bands', 'dead', 'revived', 'pages'}) do
+  for _, name in ipairs({'batch', 'outcomes', 'bands', 'dead', 'revived', 'reviving', 'pages'}) do
     act(base .. name)
   end
   for _, page in ipairs(call('SMEMBERS', base .. 'pages')) do
@@ -31,6 +31,7 @@ local function now()
 end
 
 local function changed()
+  call('HSET', batch, 'touched', now())
   call('PUBLISH', base .. 'changed', whole(call('HINCRBY', batch, 'version', 1)))
 end
 

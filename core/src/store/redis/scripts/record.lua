@@ -12,6 +12,7 @@ if call('EXISTS', batch) == 0 then
 end
 
 local SPAN = 12
+local PAGE = 65536
 local cursor = 0
 local function take()
   cursor = cursor + 1
@@ -95,6 +96,7 @@ local landed = number('landed')
 local was_complete = call('HEXISTS', batch, 'completed') == 1
 local counts = {0, 0, 0, 0, 0}
 local duplicates, recorded = 0, 0
+local died = {} -- the indices of this call's dead
 local bands = {} -- what comes to each, written at the end: many small segments share one
 
 local function store(json, count, by_status, listed, dead)
@@ -116,6 +118,7 @@ local function store(json, count, by_status, listed, dead)
   if dead ~= '' then
     for index in each_match(dead, '%d+') do
       call('ZADD', base .. 'dead', index, index)
+      died[index] = true
     end
   end
 end
@@ -151,6 +154,15 @@ for status, name in ipairs({'ok', 'failed', 'dead', 'cancelled', 'expired'}) do
 end
 if duplicates > 0 then
   call('HINCRBY', batch, 'duplicates', whole(duplicates))
+end
+-- Those that were given another life and now have its outcome are among the dead no more, unless it was the same.
+for _, index in ipairs(recorded > 0 and call('SMEMBERS', base .. 'reviving') or {}) do
+  if call('GETBIT', bits(math.floor(index / PAGE)), index % PAGE) == 1 then
+    call('SREM', base .. 'reviving', index)
+    if not died[index] then
+      call('ZREM', base .. 'dead', index)
+    end
+  end
 end
 if recorded > 0 then
   call('HSET', batch, 'landed', whole(landed))

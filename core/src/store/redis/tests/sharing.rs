@@ -73,6 +73,31 @@ async fn a_complete_batch_that_is_let_go_is_on_no_list_and_ages_quickly() {
 }
 
 #[tokio::test]
+async fn a_batch_that_was_never_sealed_is_let_go_when_nobody_goes_on_with_it() {
+    let Some(server) = or_skip(tidemill_testing::Redis::shared()) else { return };
+    let store = Redis::connect(Options { ttl: Duration::from_millis(300), ..options(&server.url()) }).unwrap();
+    let [abandoned, sealed, gone_on] = [None, Some(2), None].map(|total| opened(&store, total));
+    let (abandoned, sealed, gone_on) = (abandoned.await, sealed.await, gone_on.await);
+    store.record(&abandoned, &oks([0])).await.unwrap();
+    assert_eq!(store.sweep().await.unwrap(), 0);
+    // Redis's clock is not tokio's: it has to be waited for.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    store.record(&gone_on, &oks([0])).await.unwrap();
+
+    assert_eq!(store.sweep().await.unwrap(), 1);
+
+    assert!(lives(&store, &abandoned).await.iter().all(|left| (0..=60_000).contains(left)));
+    for kept in [&sealed, &gone_on] {
+        assert!(lives(&store, kept).await.iter().all(|left| *left == -1));
+    }
+    let mut listed: Vec<_> = store.list(10).await.unwrap().into_iter().map(|info| info.batch.id).collect();
+    listed.sort();
+    let mut kept = [sealed, gone_on];
+    kept.sort();
+    assert_eq!(listed, kept);
+}
+
+#[tokio::test]
 async fn a_batch_that_has_expired_is_unknown_and_on_no_list() {
     let Some(server) = or_skip(tidemill_testing::Redis::shared()) else { return };
     let ttl = Duration::from_millis(50);
@@ -181,7 +206,8 @@ async fn a_dead_item_that_is_revived_can_have_another_outcome() {
     assert!(store.info(&id).await.unwrap().completed.is_some());
 
     assert!(store.revive(&id, 1).await.unwrap());
-    assert!(!store.revive(&id, 1).await.unwrap(), "it is dead no more");
+    assert!(store.revive(&id, 1).await.unwrap(), "it has no outcome, and may not be on its way");
+    assert_eq!(store.dead(None, 10).await.unwrap()[0].index, 1, "it can be found until it has one");
 
     let info = store.info(&id).await.unwrap();
     assert_eq!((info.completed, info.progress.recorded()), (None, 2));
@@ -192,7 +218,12 @@ async fn a_dead_item_that_is_revived_can_have_another_outcome() {
     assert_eq!((books.missing, books.missing_first, books.doubled), (1, vec![(1, 2)], 0));
     assert_eq!(books.counts, books.counters);
 
+    store.record(&id, &[dead(1)]).await.unwrap();
+    assert_eq!(store.dead(None, 10).await.unwrap()[0].index, 1, "dead once more");
+    assert!(store.verify(&id).await.unwrap().balance());
+    assert!(store.revive(&id, 1).await.unwrap());
     store.record(&id, &oks([1])).await.unwrap();
+    assert!(!store.revive(&id, 1).await.unwrap(), "it is dead no more");
 
     assert!(store.verify(&id).await.unwrap().balance());
     assert!(store.info(&id).await.unwrap().completed.is_some());
@@ -202,7 +233,7 @@ async fn a_dead_item_that_is_revived_can_have_another_outcome() {
     assert_eq!(store.render(&id, Order::Input, 0, 10, &mut text).await.unwrap().lines, 3);
     assert!(!String::from_utf8(text).unwrap().contains("dead"));
     let landed = store.read(&id, Order::Completion, 0, 10).await.unwrap();
-    assert_eq!((landed.outcomes.len(), landed.is_last), (4, true));
+    assert_eq!((landed.outcomes.len(), landed.is_last), (5, true));
     assert!(store.dead(None, 10).await.unwrap().is_empty());
     assert_eq!(store.revive(&BatchId::new(), 0).await.unwrap_err().kind, StoreErrorKind::Unknown);
 }
