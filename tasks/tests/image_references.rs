@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tidemill_tasks::image::decode::decode;
 use tidemill_tasks::image::picture::{Channels, Picture};
 use tidemill_tasks::image::steps::Filter;
-use tidemill_tasks::image::{Eighths, Header, Limits, Options, Order, Plan, Preparation, Target};
+use tidemill_tasks::image::{Eighths, Header, LEFT_TO_SHRINK, Limits, Options, Order, Plan, Preparation, Target};
 use tidemill_tasks::image::{blur, prepare, resize, transform};
 
 /// The side of the parts of the blurred photos that are compared.
@@ -124,7 +124,12 @@ fn what_is_planned_is_what_is_exact_to_40_db() {
     ];
     let mut misses = Vec::new();
     for (name, bytes) in photos() {
-        for steps in cases {
+        let header = Header::read(&bytes, &Limits::default()).unwrap();
+        // Just where half the size is decoded, and a quarter: there the least is left to shrink.
+        let longest = f64::from(header.width.max(header.height));
+        let at_the_edge = [2.0, 4.0].map(|fraction| longest / fraction / LEFT_TO_SHRINK);
+        let at_the_edge = at_the_edge.map(|side| format!(r#"[{{"thumbnail": {}}}]"#, side.floor()));
+        for steps in cases.into_iter().chain(at_the_edge.iter().map(String::as_str)) {
             let run = |exact: bool| {
                 let options = format!(r#"{{"steps": {steps}, "format": "png", "exact": {exact}}}"#);
                 let plan = Plan::new(serde_json::from_str::<Options>(&options).unwrap()).unwrap();

@@ -1,7 +1,7 @@
 //! From a file to the pixels that a network takes: upright, of one size, 8 bits a sample.
 //!
 //! The result is that of Pillow's `resize` and a centre crop to within two levels where the picture is decoded whole.
-//! A JPEG is decoded at a fraction where that leaves at least twice the pixels for the filter. Only the part of the
+//! A JPEG is decoded at a fraction where that leaves enough pixels for the filter ([`LEFT_TO_SHRINK`]). Only the part of the
 //! picture that the crop keeps is resized. The colour profile is left aside, as the pipelines do that networks are
 //! trained with.
 
