@@ -133,6 +133,36 @@ pub struct Heartbeat {
     pub items: u64,
     /// Whether it takes nothing new any more.
     pub is_stopping: bool,
+    /// What its networks have done; none where it runs none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkWork>,
+}
+
+/// What a worker has done with one model since it started. Times are added up: those of queue and input over the pictures,
+/// those of compute and output over the executions, each of which takes a batch of pictures.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkWork {
+    /// The model's name.
+    pub model: String,
+    /// What it runs on, as outcomes give it.
+    pub device: String,
+    /// What it computes with: `fp32`, `bf16`, `fp16`.
+    pub precision: String,
+    /// Pictures that were answered.
+    pub items: u64,
+    /// Pictures on which the network failed.
+    pub failures: u64,
+    /// How often it ran, the tries among them that single out a bad picture.
+    pub executions: u64,
+    /// How long pictures waited for their batch, in milliseconds.
+    pub queue_ms: u64,
+    /// How long their decoding and resizing took, in milliseconds.
+    pub input_ms: u64,
+    /// From pixels to what the network gives: the copy to the device, and the network itself, in milliseconds.
+    pub compute_ms: u64,
+    /// From what it gives to answers, in milliseconds.
+    pub output_ms: u64,
 }
 
 /// A body and how it is to travel.

@@ -226,6 +226,7 @@ pub struct ImageSettings {
 pub struct VisionSettings {
     pub models: Vec<PathBuf>,
     pub default_model: String,
+    pub preload: Vec<String>,
     #[serde(deserialize_with = "values::from_text")]
     pub device: Device,
     #[serde(deserialize_with = "values::from_text")]

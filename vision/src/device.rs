@@ -5,6 +5,8 @@ use std::fs;
 use std::str::FromStr;
 use std::thread;
 
+use tidemill_core::settings;
+
 use crate::sys;
 
 /// A device.
@@ -16,7 +18,7 @@ pub enum Device {
     Cuda(usize),
 }
 
-/// What a person asks for: `auto`, `cpu`, `cuda` or `cuda:N`.
+/// What a person asks for where one device is wanted: `auto`, `cpu`, `cuda` (the first) or `cuda:N`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
     /// The first CUDA device if there is one, else the CPU.
@@ -26,6 +28,30 @@ pub enum DeviceChoice {
     Cpu,
     /// The CUDA device of this number.
     Cuda(usize),
+}
+
+/// The devices that settings ask for.
+///
+/// Loads the CUDA half of libtorch unless the CPU was asked for; see [`DeviceChoice::resolve`].
+///
+/// # Errors
+///
+/// Where a CUDA device was asked for and is not there. `auto` is content with the CPU.
+pub fn devices(asked: &settings::Device) -> Result<Vec<Device>, DeviceError> {
+    let all = || cuda_count().map(|count| (0..count).map(Device::Cuda).collect::<Vec<_>>());
+    match asked {
+        settings::Device::Cpu => Ok(vec![DeviceChoice::Cpu.resolve()?]),
+        settings::Device::Auto => all().or_else(|_| Ok(vec![DeviceChoice::Cpu.resolve()?])),
+        settings::Device::Cuda(numbers) if numbers.is_empty() => all().map_err(DeviceError::NoCuda),
+        settings::Device::Cuda(numbers) => {
+            numbers.iter().map(|number| DeviceChoice::Cuda(*number as usize).resolve()).collect()
+        }
+    }
+}
+
+/// The names of devices, as outcomes give them.
+pub(crate) fn names(devices: &[Device]) -> String {
+    devices.iter().map(Device::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// What there is to run networks on, for people.

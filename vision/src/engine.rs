@@ -1,22 +1,31 @@
 //! The engine behind the vision tasks: models, each started when it is first asked for and unloaded when others need its
 //! room. `compute.map` runs its expressions through it, too.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use tidemill_core::broker::NetworkWork;
 use tidemill_core::compute::available_cores;
 use tidemill_core::failure::{Failure, chain};
 use tidemill_core::settings::{self, VisionSettings};
 use tidemill_tasks::vision::card::{Card, Precision};
 use tidemill_tasks::vision::segment::Scores;
-use tidemill_tasks::vision::{Engine, Label};
+use tidemill_tasks::vision::{Engine, Label, Pixels};
 
-use crate::device::{Device, DeviceChoice};
+use crate::device::{self, Device, DeviceChoice};
+use crate::lost::Lost;
 use crate::map::Mapper;
-use crate::model::{InstanceConfig, Model, ModelError};
+use crate::model::{InstanceConfig, Model, ModelError, Tally};
 use crate::shelf::{InUse, Shelf};
 use crate::sys;
+
+/// Copies of a network on a GPU: one batch travels and is read while the other is computed.
+const INSTANCES_ON_A_GPU: usize = 2;
+/// Pictures that go through together: what fills a core, and what begins to fill a GPU.
+const BATCH_ON_A_CPU: usize = 8;
+const BATCH_ON_A_GPU: usize = 64;
 
 /// Runs networks and expressions through libtorch.
 #[derive(Debug)]
@@ -24,92 +33,154 @@ pub struct Torch {
     config: InstanceConfig,
     /// By the card's folder, as two folders may hold models of one name, and its digest, as a card may change.
     models: Shelf<(PathBuf, String), Model>,
+    /// By the model's name; they outlive its being unloaded.
+    done: Mutex<BTreeMap<String, Done>>,
+    lost: Lost,
     mapper: Mapper,
 }
 
+/// What a model has done, and what it computes with.
+#[derive(Debug)]
+struct Done {
+    tally: Arc<Tally>,
+    /// None before it is loaded.
+    precision: Option<Precision>,
+}
+
 impl Torch {
-    /// Chooses the device. To be called before any thread is started.
+    /// Chooses the devices. To be called before any thread is started.
     ///
     /// # Errors
-    /// Where the device that was asked for is not there.
+    /// Where a device that was asked for is not there, or where more threads are asked for than there are cores.
     pub fn start(settings: &VisionSettings) -> Result<Self, String> {
         // Whatever the networks run on, a batch of compute.map may ask for CUDA later, when it can no longer be loaded.
         // Where it is not there, that batch is told.
         if let Err(reason) = sys::load_cuda() {
             tracing::debug!(reason, "no CUDA");
         }
-        let device = device(settings)?;
-        let (instances, threads) = share_cores(device, settings.instances, settings.threads);
-        let precision = match settings.precision {
-            settings::Precision::Auto => None,
-            settings::Precision::Fp32 => Some(Precision::Fp32),
-            settings::Precision::Bf16 => Some(Precision::Bf16),
-            settings::Precision::Fp16 => Some(Precision::Fp16),
-        };
-        let (max_batch, max_delay) = (settings.max_batch, settings.max_delay);
-        let config = InstanceConfig { device, precision, instances, threads, max_batch, max_delay };
-        Ok(Self { config, models: Shelf::new(settings.model_memory_bytes), mapper: Mapper::default() })
+        let models = Shelf::new(settings.model_memory_bytes);
+        let config = config(settings)?;
+        Ok(Self { config, models, done: Mutex::default(), lost: Lost::default(), mapper: Mapper::default() })
     }
 
     /// The model of a card, loaded if need be.
     async fn model(&self, card: &Card) -> Result<InUse<Model>, Failure> {
         let key = (card.folder().to_owned(), card.network.sha256.clone());
         let thought = std::fs::metadata(card.network_path()).map_or(0, |file| file.len());
-        let (card, config) = (card.clone(), self.config);
+        let (card, config, tally, lost) =
+            (card.clone(), self.config.clone(), self.tally(&card.name), self.lost.clone());
+        let name = card.name.clone();
         let load = move || {
-            let model = Model::start(card, config).map_err(|error| chain(&error))?;
+            let model = Model::start_counting(card, &config, tally, lost).map_err(|error| chain(&error))?;
             let bytes = model.weight_bytes();
             Ok((model, bytes))
         };
-        self.models.get(&key, thought, load).await.map_err(|reason| Failure::permanent("model", reason))
+        let model =
+            self.models.get(&key, thought, load).await.map_err(|reason| Failure::permanent("model", reason))?;
+        if let Some(done) = self.done().get_mut(&name) {
+            done.precision = Some(model.precision());
+        }
+        Ok(model)
+    }
+
+    fn tally(&self, model: &str) -> Arc<Tally> {
+        let mut all = self.done();
+        let new = || Done { tally: Arc::new(Tally::new(model)), precision: None };
+        Arc::clone(&all.entry(model.to_owned()).or_insert_with(new).tally)
+    }
+
+    fn done(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Done>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The failure for an error. Where a device is lost there is none: the picture is not answered any more.
+    async fn failure(&self, error: ModelError) -> Failure {
+        match &error {
+            ModelError::WrongSize { .. } => Failure::invalid_input(error.to_string()),
+            ModelError::Lost(_) => std::future::pending().await,
+            // Memory that another batch held may be free by then.
+            ModelError::Failed(_) | ModelError::Stopped => Failure::transient("network", error.to_string()),
+        }
     }
 }
 
-/// The device that the settings ask for.
+/// How models are run, by the settings.
+///
+/// # Errors
+/// In words for people.
+pub(crate) fn config(settings: &VisionSettings) -> Result<InstanceConfig, String> {
+    let devices = device::devices(&settings.device).map_err(|error| error.to_string())?;
+    let is_gpu = devices.iter().any(|device| *device != Device::Cpu);
+    let (instances, threads) = if is_gpu {
+        (if settings.instances == 0 { INSTANCES_ON_A_GPU } else { settings.instances }, 1)
+    } else {
+        share_cores(available_cores(), settings.instances, settings.threads)?
+    };
+    let max_batch = match settings.max_batch {
+        0 if is_gpu => BATCH_ON_A_GPU,
+        0 => BATCH_ON_A_CPU,
+        most => most,
+    };
+    let precision = match settings.precision {
+        settings::Precision::Auto => None,
+        settings::Precision::Fp32 => Some(Precision::Fp32),
+        settings::Precision::Bf16 => Some(Precision::Bf16),
+        settings::Precision::Fp16 => Some(Precision::Fp16),
+    };
+    Ok(InstanceConfig { devices, precision, instances, threads, max_batch, max_delay: settings.max_delay })
+}
+
+/// The first of the devices that the settings ask for.
 ///
 /// # Errors
 /// Where it is not there.
-pub(crate) fn device(settings: &VisionSettings) -> Result<Device, String> {
-    let choice = match settings.device {
-        settings::Device::Auto => DeviceChoice::Auto,
-        settings::Device::Cpu => DeviceChoice::Cpu,
-        settings::Device::Cuda(index) => DeviceChoice::Cuda(index as usize),
-    };
-    choice.resolve().map_err(|error| error.to_string())
+pub(crate) fn first_device(settings: &VisionSettings) -> Result<Device, String> {
+    let devices = device::devices(&settings.device).map_err(|error| error.to_string())?;
+    devices.first().copied().ok_or_else(|| "the settings name no device".to_owned())
 }
 
-fn failure(error: ModelError) -> Failure {
-    match &error {
-        ModelError::WrongSize { .. } => Failure::invalid_input(error.to_string()),
-        // Memory that another batch held may be free by then.
-        ModelError::Failed(_) | ModelError::Stopped => Failure::transient("network", error.to_string()),
-    }
-}
-
-/// Instances and threads in each: on a CPU, one instance of one thread per core gets the most done.
-fn share_cores(device: Device, instances: usize, threads: usize) -> (usize, usize) {
-    let cores = if device == Device::Cpu { available_cores() } else { 1 };
-    match (instances, threads) {
+/// Instances and threads in each on the CPU: one instance of one thread per core gets the most done. Never more threads
+/// than cores: they would only take turns.
+fn share_cores(cores: usize, instances: usize, threads: usize) -> Result<(usize, usize), String> {
+    let (all, each) = match (instances, threads) {
         (0, 0) => (cores, 1),
         (0, threads) => ((cores / threads).max(1), threads),
         (instances, 0) => (instances, (cores / instances).max(1)),
         both => both,
+    };
+    if all.saturating_mul(each) <= cores {
+        return Ok((all, each));
     }
+    Err(format!(
+        "vision.instances and vision.threads ask for {all} × {each} threads, and this process may use {cores} cores\n\
+         set one of them to 0, and it is chosen to fit"
+    ))
 }
 
 #[async_trait]
 impl Engine for Torch {
-    async fn classify(&self, card: &Card, pixels: Vec<u8>, top: usize) -> Result<Vec<Label>, Failure> {
+    async fn classify(&self, card: &Card, pixels: Pixels, top: usize) -> Result<Vec<Label>, Failure> {
         let model = self.model(card).await?;
-        let scored = model.classify(pixels, top).await.map_err(failure)?;
+        self.tally(&card.name).prepared(pixels.took);
+        let scored = match model.classify(pixels.data, top).await {
+            Ok(scored) => scored,
+            Err(error) => return Err(self.failure(error).await),
+        };
         let name = |class: u32| model.labels().get(class as usize).cloned().unwrap_or_else(|| class.to_string());
         Ok(scored.iter().map(|one| Label { label: name(one.class), probability: one.probability }).collect())
     }
 
-    async fn segment(&self, card: &Card, pixels: Vec<u8>) -> Result<(Arc<[String]>, Scores), Failure> {
+    async fn segment(&self, card: &Card, pixels: Pixels) -> Result<(Arc<[String]>, Scores), Failure> {
         let model = self.model(card).await?;
-        let scores = model.segment(pixels).await.map_err(failure)?;
-        Ok((Arc::clone(model.labels()), scores))
+        self.tally(&card.name).prepared(pixels.took);
+        match model.segment(pixels.data).await {
+            Ok(scores) => Ok((Arc::clone(model.labels()), scores)),
+            Err(error) => Err(self.failure(error).await),
+        }
+    }
+
+    async fn load(&self, card: &Card) -> Result<(), Failure> {
+        self.model(card).await.map(drop)
     }
 
     fn map(&self, expression: &str, device: &str, xs: &[f64]) -> Result<Vec<f64>, Failure> {
@@ -121,7 +192,31 @@ impl Engine for Torch {
     }
 
     fn device(&self) -> String {
-        self.config.device.to_string()
+        device::names(&self.config.devices)
+    }
+
+    fn work(&self) -> Vec<NetworkWork> {
+        let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let work = |(model, done): (&String, &Done)| {
+            let counts = done.tally.read();
+            NetworkWork {
+                model: model.clone(),
+                device: self.device(),
+                precision: done.precision.map(|precision| precision.to_string()).unwrap_or_default(),
+                items: counts.pictures,
+                failures: counts.failures,
+                executions: counts.executions,
+                queue_ms: millis(counts.queue),
+                input_ms: millis(counts.input),
+                compute_ms: millis(counts.compute),
+                output_ms: millis(counts.output),
+            }
+        };
+        self.done().iter().map(work).collect()
+    }
+
+    async fn lost(&self) -> String {
+        self.lost.told().await
     }
 }
 
@@ -130,13 +225,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instances_times_threads_stay_within_the_cores() {
-        let cores = available_cores();
-        for (instances, threads) in [(0, 0), (1, 0), (0, 1), (0, 2)] {
-            let (instances, threads) = share_cores(Device::Cpu, instances, threads);
-            assert!(instances >= 1 && threads >= 1);
-            assert!(instances * threads <= cores.max(threads), "{instances} × {threads} on {cores} cores");
+    fn instances_times_threads_are_within_the_cores_or_refused() {
+        for (cores, asked, shared) in [
+            (8, (0, 0), (8, 1)),
+            (8, (0, 3), (2, 3)),
+            (8, (2, 0), (2, 4)),
+            (8, (2, 3), (2, 3)),
+            (1, (0, 0), (1, 1)),
+        ] {
+            assert_eq!(share_cores(cores, asked.0, asked.1), Ok(shared), "{asked:?} on {cores}");
         }
-        assert_eq!(share_cores(Device::Cpu, 3, 2), (3, 2), "what was asked for is done");
+        for asked in [(5, 0), (2, 3), (0, 5), (usize::MAX, 2)] {
+            let refused = share_cores(4, asked.0, asked.1).unwrap_err();
+            assert!(refused.contains("this process may use 4 cores\nset one of them to 0"), "{refused}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use tidemill_core::settings::VisionSettings;
 use tidemill_tasks::vision::Import;
 use tidemill_tasks::vision::card::{Card, Golden, Precision, sha256_of};
 
-use crate::engine::device;
+use crate::engine::first_device;
 use crate::golden;
 use crate::network::{Network, NetworkError};
 use crate::torch;
@@ -60,7 +60,7 @@ fn try_out(import: &Import, folder: &Path, settings: &VisionSettings) -> Result<
     card.network.sha256 = digest(&card.network.file)?;
     let mut card = card.write(folder).map_err(|error| chain(&error))?;
     let network =
-        Network::load(&card, device(settings)?, Some(Precision::Fp32)).map_err(|error| told(&error, &card))?;
+        Network::load(&card, first_device(settings)?, Some(Precision::Fp32)).map_err(|error| told(&error, &card))?;
     let pixels = golden::pixels(&card, &import.golden)?;
     let outputs = golden::outputs(&network, &pixels).map_err(|error| torch::reason(&error))?;
     golden::write(&folder.join(GOLDEN_FILE), &pixels, &outputs)?;

@@ -20,9 +20,11 @@ mod engine;
 mod golden;
 mod import;
 pub mod labels;
+mod lost;
 mod map;
 pub mod model;
 pub mod network;
+mod precision;
 mod shelf;
 
 mod sys;

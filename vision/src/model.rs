@@ -1,48 +1,54 @@
-//! A model at work: requests from any number of tasks, gathered into batches, run by one thread per instance.
+//! A model at work: requests from any number of tasks, gathered into batches, run by a thread per instance.
 
 mod answer;
 mod counts;
 mod gather;
 mod infer;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
-use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use tidemill_core::telemetry::events::ModelLoaded;
 use tidemill_tasks::vision::card::{Card, Precision};
 use tidemill_tasks::vision::segment::Scores;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use answer::{Answer, Said};
-use counts::Counters;
 pub use counts::Counts;
+pub(crate) use counts::Tally;
 use gather::Gatherer;
-use infer::Instance;
+use infer::{Forward, Instance};
 
-use crate::device::Device;
+use crate::device::{Device, names};
 use crate::labels::labels;
-use crate::network::{Network, NetworkError};
+use crate::lost::Lost;
+use crate::network::NetworkError;
+use crate::precision;
 
 /// How many batches may wait for each instance beside the one it is at: enough that it never waits for pixels.
 const BATCHES_WAITING: usize = 2;
 
 /// How a model is run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct InstanceConfig {
-    /// Where.
-    pub device: Device,
-    /// In which precision; `None` for the best that the card allows there.
+    /// Where: on all of these, each with weights of its own.
+    pub devices: Vec<Device>,
+    /// In which precision; `None` for the best that the card allows there and that holds against fp32.
     pub precision: Option<Precision>,
-    /// How many threads run the network, each a batch of its own. Share the same weights.
+    /// How many threads run the network on each device, each a batch of its own. Share the device's weights.
     pub instances: usize,
     /// How many threads libtorch uses inside one instance, on a CPU. `instances × threads` is best kept at or below the
     /// number of cores; many instances of one thread get the most done, one instance of many threads answers soonest.
     pub threads: usize,
     /// The most pictures in a batch.
     pub max_batch: usize,
-    /// How long the first picture of a batch may wait for others. Zero, which is best unless requests come one by one from
-    /// few clients: whatever came while the last batch was computed is the next batch.
+    /// How long the first picture of a batch may wait for others while its device is busy. Zero, which is best unless
+    /// requests come one by one from few clients: whatever came while the last batch was computed is the next batch.
     pub max_delay: Duration,
 }
 
@@ -69,6 +75,9 @@ pub enum ModelError {
     /// The network failed on this picture, alone as well as among others.
     #[error("the network failed: {0}")]
     Failed(String),
+    /// The device is lost, with all that it was to compute.
+    #[error("the device is lost: {0}")]
+    Lost(String),
     /// The model was unloaded before it came to this picture.
     #[error("the model was unloaded")]
     Stopped,
@@ -79,14 +88,14 @@ pub enum ModelError {
 pub struct Model {
     card: Card,
     labels: Arc<[String]>,
-    device: Device,
+    devices: Vec<Device>,
     precision: Precision,
     weight_bytes: u64,
     picture_bytes: usize,
-    counters: Arc<Counters>,
+    tally: Arc<Tally>,
+    lost: Lost,
     capacity: Arc<Semaphore>,
-    /// Held by the instances through the [`Gatherer`]; `None` only while dropping.
-    requests: Option<Sender<Request>>,
+    gatherer: Arc<Gatherer>,
     instances: Vec<JoinHandle<()>>,
 }
 
@@ -107,41 +116,84 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// Those of [`Network::load`].
-    pub fn start(card: Card, config: InstanceConfig) -> Result<Self, NetworkError> {
-        let instances = config.instances.max(1);
+    /// Those of [`Network::load`](crate::Network::load).
+    pub fn start(card: Card, config: &InstanceConfig) -> Result<Self, NetworkError> {
+        let tally = Arc::new(Tally::new(&card.name));
+        Self::start_counting(card, config, tally, Lost::default())
+    }
+
+    /// As [`Model::start`]; counts with what counted for the model before, and tells where a device is lost.
+    pub(crate) fn start_counting(
+        card: Card,
+        config: &InstanceConfig,
+        tally: Arc<Tally>,
+        lost: Lost,
+    ) -> Result<Self, NetworkError> {
+        let started = Instant::now();
+        let mut precision = config.precision;
+        let mut networks = Vec::new();
+        for (number, device) in config.devices.iter().enumerate() {
+            let network = precision::load(&card, *device, precision)?;
+            // All devices give the same: what the first is good at.
+            precision = Some(network.precision());
+            networks.extend((1..config.instances.max(1)).map(|_| (number, network.share())));
+            networks.push((number, network));
+        }
+        let no_device = || NetworkError::Torch { model: card.name.clone(), reason: "it is to run on no device".into() };
+        let (_, first) = networks.first().ok_or_else(no_device)?;
+        let (precision, weight_bytes) = (first.precision(), first.weight_bytes());
+        let networks = networks.into_iter().map(|(number, network)| (number, Box::new(network) as _)).collect();
+        let mut model = Self::with(card, networks, config, tally, lost)?;
+        (model.precision, model.weight_bytes) = (precision, weight_bytes);
+        ModelLoaded {
+            model: &model.card.name,
+            device: &names(&model.devices),
+            precision: &precision.to_string(),
+            instances: model.instances.len(),
+            took: started.elapsed(),
+        }
+        .emit();
+        Ok(model)
+    }
+
+    /// Starts an instance for each network, beside the number of its device.
+    fn with(
+        card: Card,
+        networks: Vec<(usize, Box<dyn Forward>)>,
+        config: &InstanceConfig,
+        tally: Arc<Tally>,
+        lost: Lost,
+    ) -> Result<Self, NetworkError> {
         let labels = labels(&card)?.into();
-        let network = Network::load(&card, config.device, config.precision)?;
-        let (precision, [height, width]) = (network.precision(), network.size());
-        let weight_bytes = network.weight_bytes();
-        let (requests, queue) = mpsc::channel();
-        let gatherer = Arc::new(Gatherer::new(queue, config.max_batch.max(1), config.max_delay));
-        let counters = Arc::new(Counters::default());
-        let networks = (1..instances).map(|_| network.share()).collect::<Vec<_>>();
-        let handles = networks.into_iter().chain([network]).enumerate().map(|(number, network)| {
-            let instance = Instance::new(network, Arc::clone(&counters));
-            let (gatherer, threads) = (Arc::clone(&gatherer), config.threads.max(1));
-            let thread = thread::Builder::new().name(format!("{}-{number}", card.name));
-            thread.spawn(move || instance.run(&gatherer, threads)).map_err(|error| NetworkError::Torch {
-                model: card.name.clone(),
-                reason: format!("no thread for it: {error}"),
-            })
-        });
-        let instances_started = handles.collect::<Result<_, _>>()?;
-        let places = instances * config.max_batch.max(1) * (1 + BATCHES_WAITING);
-        tracing::info!(model = %card.name, device = %config.device, ?precision, instances, "model loaded");
-        Ok(Self {
+        let gatherer = Arc::new(Gatherer::new(config.devices.len(), config.max_batch, config.max_delay));
+        let places = networks.len() * config.max_batch.max(1) * (1 + BATCHES_WAITING);
+        let mut model = Self {
             labels,
-            device: config.device,
-            precision,
-            weight_bytes,
-            picture_bytes: usize::try_from(height * width * 3).unwrap_or(usize::MAX),
-            counters,
+            devices: config.devices.clone(),
+            precision: Precision::Fp32,
+            weight_bytes: 0,
+            picture_bytes: card.input.height as usize * card.input.width as usize * 3,
+            tally,
+            lost,
             capacity: Arc::new(Semaphore::new(places)),
-            requests: Some(requests),
-            instances: instances_started,
+            gatherer,
+            instances: Vec::with_capacity(networks.len()),
             card,
-        })
+        };
+        for (number, (device, network)) in networks.into_iter().enumerate() {
+            let on = model.devices[device].to_string();
+            let (tally, lost) = (Arc::clone(&model.tally), model.lost.clone());
+            let instance = Instance { network, device, on, tally, lost };
+            let (gatherer, threads) = (Arc::clone(&model.gatherer), config.threads.max(1));
+            let thread = thread::Builder::new().name(format!("{}-{number}", model.card.name));
+            let started = thread.spawn(move || instance.run(&gatherer, threads));
+            // Those that were started end with the model.
+            model.instances.push(started.map_err(|error| NetworkError::Torch {
+                model: model.card.name.clone(),
+                reason: format!("no thread for it: {error}"),
+            })?);
+        }
+        Ok(model)
     }
 
     /// Returns the `top` most probable classes of a picture, most probable first.
@@ -180,12 +232,17 @@ impl Model {
         if pixels.len() != self.picture_bytes {
             return Err(ModelError::WrongSize { expected: self.picture_bytes, found: pixels.len() });
         }
-        let place = Arc::clone(&self.capacity).acquire_owned().await.map_err(|_| ModelError::Stopped)?;
-        let (answer, answered) = oneshot::channel();
-        let request = Request { pixels, top, arrived: Instant::now(), answer, _place: place };
-        let requests = self.requests.as_ref().ok_or(ModelError::Stopped)?;
-        requests.send(request).map_err(|_| ModelError::Stopped)?;
-        answered.await.unwrap_or(Err(ModelError::Stopped))
+        let answered = async {
+            let place = Arc::clone(&self.capacity).acquire_owned().await.map_err(|_| ModelError::Stopped)?;
+            let (answer, answered) = oneshot::channel();
+            self.gatherer.push(Request { pixels, top, arrived: Instant::now(), answer, _place: place });
+            answered.await.unwrap_or(Err(ModelError::Stopped))
+        };
+        tokio::select! {
+            biased;
+            answered = answered => answered,
+            reason = self.lost.told() => Err(ModelError::Lost(reason)),
+        }
     }
 
     /// Returns the card.
@@ -198,9 +255,9 @@ impl Model {
         &self.labels
     }
 
-    /// Returns the device.
-    pub fn device(&self) -> Device {
-        self.device
+    /// Returns the devices.
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
     }
 
     /// Returns the precision.
@@ -208,20 +265,20 @@ impl Model {
         self.precision
     }
 
-    /// Returns how many bytes the weights take, which the instances share.
+    /// Returns how many bytes the weights take on each device, which its instances share.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes
     }
 
     /// Returns what was done so far.
     pub fn counts(&self) -> Counts {
-        self.counters.read()
+        self.tally.read()
     }
 }
 
 impl Drop for Model {
     fn drop(&mut self) {
-        self.requests = None;
+        self.gatherer.close();
         for instance in self.instances.drain(..) {
             if instance.join().is_err() {
                 tracing::error!(model = %self.card.name, "an instance of a model panicked");

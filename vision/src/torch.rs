@@ -22,6 +22,20 @@ pub(crate) fn kind(precision: Precision) -> Kind {
     }
 }
 
+/// Waits until a device has computed all that it was asked for.
+pub(crate) fn wait_for(device: Device) {
+    if let Device::Cuda(index) = device {
+        tch::Cuda::synchronize(index as i64);
+    }
+}
+
+/// Says whether a reason is that there is no memory left: on a GPU, or on the CPU (`DefaultCPUAllocator`).
+pub(crate) fn is_about_memory(reason: &str) -> bool {
+    ["out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED"]
+        .iter()
+        .any(|said| reason.contains(said))
+}
+
 /// Returns what went wrong in one line: libtorch's own messages go on with a stack trace of C++.
 pub(crate) fn reason(error: &TchError) -> String {
     let text = match error {

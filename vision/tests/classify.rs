@@ -14,7 +14,7 @@ const PHOTOS: [&str; 2] = ["coffee", "chelsea"];
 
 fn config(precision: Precision) -> InstanceConfig {
     InstanceConfig {
-        device: Device::Cpu,
+        devices: vec![Device::Cpu],
         precision: Some(precision),
         instances: 2,
         threads: 1,
@@ -38,7 +38,7 @@ async fn agrees_with_pytorch(classifier: &Model, photo: &str, pixels: Vec<u8>, t
 
 #[tokio::test]
 async fn in_fp32_the_engine_gives_what_pytorch_gives() {
-    let classifier = Model::start(card(), config(Precision::Fp32)).unwrap();
+    let classifier = Model::start(card(), &config(Precision::Fp32)).unwrap();
 
     for photo in PHOTOS {
         agrees_with_pytorch(&classifier, photo, pixels(photo), 0.0005).await;
@@ -50,7 +50,7 @@ async fn in_fp32_the_engine_gives_what_pytorch_gives() {
 
 #[tokio::test]
 async fn in_bf16_the_engine_stays_close() {
-    let classifier = Model::start(card(), config(Precision::Bf16)).unwrap();
+    let classifier = Model::start(card(), &config(Precision::Bf16)).unwrap();
 
     for photo in PHOTOS {
         agrees_with_pytorch(&classifier, photo, pixels(photo), 0.05).await;
@@ -59,7 +59,7 @@ async fn in_bf16_the_engine_stays_close() {
 
 #[tokio::test]
 async fn a_photograph_prepared_here_is_seen_as_one_prepared_by_pillow() {
-    let classifier = Model::start(card(), config(Precision::Fp32)).unwrap();
+    let classifier = Model::start(card(), &config(Precision::Fp32)).unwrap();
     let preparation = classifier.card().input.preparation();
 
     for (photo, file) in [("coffee", "coffee.png"), ("chelsea", "animals/chelsea.png")] {
@@ -73,7 +73,7 @@ async fn a_photograph_prepared_here_is_seen_as_one_prepared_by_pillow() {
 
 #[tokio::test]
 async fn many_pictures_at_once_are_batched_and_each_gets_its_own_answer() {
-    let classifier = Model::start(card(), config(Precision::Fp32)).unwrap();
+    let classifier = Model::start(card(), &config(Precision::Fp32)).unwrap();
     let answers = (0..40).map(|number| classifier.classify(pixels(PHOTOS[number % 2]), 1));
 
     let answers = futures::future::join_all(answers).await;
@@ -88,7 +88,7 @@ async fn many_pictures_at_once_are_batched_and_each_gets_its_own_answer() {
 
 #[tokio::test]
 async fn pixels_of_another_size_are_refused_before_they_join_a_batch() {
-    let classifier = Model::start(card(), config(Precision::Fp32)).unwrap();
+    let classifier = Model::start(card(), &config(Precision::Fp32)).unwrap();
 
     let refused = classifier.classify(vec![0; 12], 1).await;
 

@@ -167,8 +167,25 @@ fn values_from_the_environment_take_the_kind_of_their_key() {
 
     assert_eq!(settings.image.max_pixels, 250_000_000);
     assert_eq!(settings.vision.models, [PathBuf::from("models"), PathBuf::from("/opt/models")]);
-    assert_eq!(settings.vision.device, Device::Cuda(1));
+    assert_eq!(settings.vision.device, Device::Cuda(vec![1]));
     assert_eq!(settings.worker.name.as_deref(), Some("42"));
+}
+
+#[test]
+fn devices_are_one_or_several_or_all_of_a_kind() {
+    for (text, device, shown) in [
+        ("auto", Device::Auto, "auto"),
+        ("cpu", Device::Cpu, "cpu"),
+        ("cuda", Device::Cuda(vec![]), "cuda"),
+        ("cuda:3", Device::Cuda(vec![3]), "cuda:3"),
+        ("cuda:1, cuda:0,cuda:1", Device::Cuda(vec![0, 1]), "cuda:0,cuda:1"),
+    ] {
+        assert_eq!(text.parse(), Ok(device.clone()));
+        assert_eq!(device.to_string(), shown);
+    }
+    for text in ["gpu", "cuda:", "cuda:x", "CPU", "", "cpu,cuda:0", "cuda:0,"] {
+        assert!(text.parse::<Device>().is_err(), "{text}");
+    }
 }
 
 #[test]

@@ -193,29 +193,32 @@ impl fmt::Debug for ServiceUrl {
 }
 
 /// Where networks run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Device {
-    /// The first GPU where there is one, else the CPU.
+    /// Every GPU there is, else the CPU.
     Auto,
     /// The CPU.
     Cpu,
-    /// The CUDA device of this number.
-    Cuda(u32),
+    /// The CUDA devices of these numbers; none named: every one.
+    Cuda(Vec<u32>),
 }
 
 impl FromStr for Device {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let unknown = || InvalidValue::not_one_of(&["auto", "cpu", "cuda", "cuda:0", "cuda:0,cuda:1 and so on"]);
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
-            _ => text
-                .strip_prefix("cuda:")
-                .and_then(|number| number.parse().ok())
-                .map(Self::Cuda)
-                .ok_or_else(|| InvalidValue::not_one_of(&["auto", "cpu", "cuda", "cuda:0", "cuda:1 and so on"])),
+            "cuda" => Ok(Self::Cuda(Vec::new())),
+            _ => {
+                let number = |name: &str| name.trim().strip_prefix("cuda:")?.parse().ok();
+                let mut numbers: Vec<u32> = text.split(',').map(number).collect::<Option<_>>().ok_or_else(unknown)?;
+                numbers.sort_unstable();
+                numbers.dedup();
+                Ok(Self::Cuda(numbers))
+            }
         }
     }
 }
@@ -225,7 +228,11 @@ impl fmt::Display for Device {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::Cuda(numbers) if numbers.is_empty() => f.write_str("cuda"),
+            Self::Cuda(numbers) => {
+                let names: Vec<String> = numbers.iter().map(|number| format!("cuda:{number}")).collect();
+                f.write_str(&names.join(","))
+            }
         }
     }
 }

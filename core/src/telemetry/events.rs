@@ -3,10 +3,14 @@
 //! An event that comes once per item of a large batch would cost more than the item; so the plain course of things is
 //! told per chunk, and only what is out of the ordinary per item. To add one: a struct with the facts, an `emit`.
 
+mod networks;
+
 use std::time::Duration;
 
 use metrics::{counter, histogram};
 use tracing::{debug, error, info};
+
+pub use networks::{ModelLoaded, NetworkRan, PicturePrepared, PicturesAnswered};
 
 /// The metrics that events move, in the words of the logs. Names are for life: dashboards are built on them.
 pub mod names {
@@ -18,6 +22,20 @@ pub mod names {
     pub const RETRIES: &str = "tidemill_retries_total";
     /// Counter: panics, of items and of ourselves.
     pub const PANICS: &str = "tidemill_panics_total";
+    /// Counter: models that were loaded, by `model`: more than one is a model that made way for another.
+    pub const MODEL_LOADS: &str = "tidemill_model_loads_total";
+    /// Counter: pictures that a network answered or failed on, by `model`, `device` and `result` (`ok`, `failed`).
+    pub const NETWORK_ITEMS: &str = "tidemill_network_items_total";
+    /// Counter: runs of a network, each over a batch of pictures, by `model` and `device`.
+    pub const NETWORK_EXECUTIONS: &str = "tidemill_network_executions_total";
+    /// Histogram: seconds that a picture waited for its batch, by `model` and `device`.
+    pub const NETWORK_QUEUE_SECONDS: &str = "tidemill_network_queue_seconds";
+    /// Histogram: seconds that a picture's decoding and resizing took, by `model`.
+    pub const NETWORK_INPUT_SECONDS: &str = "tidemill_network_input_seconds";
+    /// Histogram: seconds from a batch's pixels to what the network gives, by `model` and `device`.
+    pub const NETWORK_COMPUTE_SECONDS: &str = "tidemill_network_compute_seconds";
+    /// Histogram: seconds from what it gives to the batch's answers, by `model` and `device`.
+    pub const NETWORK_OUTPUT_SECONDS: &str = "tidemill_network_output_seconds";
 }
 
 /// A chunk has run: every item in it has its outcome or waits for another attempt.

@@ -207,11 +207,12 @@ impl Map {
 #[cfg(test)]
 mod tests {
     use serde_json::value::RawValue;
+    use tidemill_core::broker::NetworkWork;
     use tidemill_core::task::{Job, Register, raw, raw_word};
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::vision::Label;
+    use crate::vision::{Label, Pixels};
     use crate::vision::card::Card;
     use crate::vision::segment::Scores;
 
@@ -266,12 +267,16 @@ mod tests {
 
     #[async_trait::async_trait]
     impl Engine for Fake {
-        async fn classify(&self, _card: &Card, _pixels: Vec<u8>, _top: usize) -> Result<Vec<Label>, Failure> {
+        async fn classify(&self, _card: &Card, _pixels: Pixels, _top: usize) -> Result<Vec<Label>, Failure> {
             unreachable!("compute.map classifies nothing")
         }
 
-        async fn segment(&self, _card: &Card, _pixels: Vec<u8>) -> Result<(Arc<[String]>, Scores), Failure> {
+        async fn segment(&self, _card: &Card, _pixels: Pixels) -> Result<(Arc<[String]>, Scores), Failure> {
             unreachable!("compute.map segments nothing")
+        }
+
+        async fn load(&self, _card: &Card) -> Result<(), Failure> {
+            unreachable!("compute.map needs no model")
         }
 
         fn map(&self, expression: &str, device: &str, xs: &[f64]) -> Result<Vec<f64>, Failure> {
@@ -284,6 +289,14 @@ mod tests {
 
         fn device(&self) -> String {
             "cpu".into()
+        }
+
+        fn work(&self) -> Vec<NetworkWork> {
+            Vec::new()
+        }
+
+        async fn lost(&self) -> String {
+            std::future::pending().await
         }
     }
 

@@ -9,8 +9,9 @@ use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Cost, Hands, Invalid, Lane, Task, Tools, Wait, raw};
 
 use super::card::{Card, Question};
-use super::{Engine, Label, Models};
-use crate::image::{Limits, prepare};
+use super::picture::engine;
+use super::{Engine, Fetched, Label, Models};
+use crate::image::Limits;
 
 /// Answers that are asked for at most.
 const MAX_TOP: usize = 1000;
@@ -124,16 +125,8 @@ impl Wait for Classify {
     }
 
     async fn run(self: Arc<Self>, plan: Arc<Plan>, location: String, tools: Tools) -> Result<Output, Failure> {
-        let Some(engine) = &self.engine else {
-            return Err(Failure::permanent("no_engine", "this command runs no networks; tidemill-vision does"));
-        };
-        let bytes = tools.blobs.fetch(&location).await?;
-        let (preparation, limits) = (plan.card.input.preparation(), self.limits);
-        let preparing = tools.compute.run(move |_| {
-            let mut pixels = Vec::new();
-            prepare(&bytes, &preparation, &limits, &mut pixels).map(|prepared| (prepared, pixels))
-        });
-        let (prepared, pixels) = preparing.await.map_err(|panicked| Failure::panicked(&panicked.0))??;
+        let engine = engine(&self.engine)?;
+        let Fetched { prepared, pixels, .. } = Fetched::from(&location, &plan.card, self.limits, &tools).await?;
         let labels = engine.classify(&plan.card, pixels, plan.top).await?;
         Ok(Output { model: plan.card.name.clone(), labels, width: prepared.width, height: prepared.height })
     }

@@ -1,10 +1,12 @@
 //! The seam to libtorch: what runs networks, and expressions over many numbers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Serialize;
+use tidemill_core::broker::NetworkWork;
 use tidemill_core::failure::Failure;
 
 use super::card::Card;
@@ -19,28 +21,39 @@ pub struct Label {
     pub probability: f32,
 }
 
+/// A picture as a network takes it.
+#[derive(Clone, Debug, Default)]
+pub struct Pixels {
+    /// Height × width × 3 bytes, as the card's input says.
+    pub data: Vec<u8>,
+    /// How long it took to decode and to resize it.
+    pub took: Duration,
+}
+
 /// Runs networks and expressions. Pictures of many items that share a model go through a network together.
+///
+/// Where a device is [lost](Engine::lost), pictures are not answered any more: whoever holds them is to give them back.
 #[async_trait]
 pub trait Engine: Send + Sync {
     /// The `top` most probable classes of a picture, the most probable first. Loads the model when it is first asked
     /// for. Dropping the future gives the picture up.
     ///
-    /// # Shape
-    /// `pixels`: height × width × 3 bytes, as the card's input says.
-    ///
     /// # Errors
     /// Where the model cannot be loaded (permanent) or the device failed.
-    async fn classify(&self, card: &Card, pixels: Vec<u8>, top: usize) -> Result<Vec<Label>, Failure>;
+    async fn classify(&self, card: &Card, pixels: Pixels, top: usize) -> Result<Vec<Label>, Failure>;
 
     /// The names of the card's classes, and what the network says of each place of a picture. As with
     /// [`Engine::classify`] otherwise.
     ///
-    /// # Shape
-    /// `pixels`: height × width × 3 bytes, as the card's input says.
-    ///
     /// # Errors
     /// Where the model cannot be loaded (permanent) or the device failed.
-    async fn segment(&self, card: &Card, pixels: Vec<u8>) -> Result<(Arc<[String]>, Scores), Failure>;
+    async fn segment(&self, card: &Card, pixels: Pixels) -> Result<(Arc<[String]>, Scores), Failure>;
+
+    /// Loads a model and runs it once, so that no picture waits for that.
+    ///
+    /// # Errors
+    /// Where the model cannot be loaded (permanent).
+    async fn load(&self, card: &Card) -> Result<(), Failure>;
 
     /// The expression's value for each `x`, computed as one tensor of 64-bit floats; not finite where it is so. It keeps
     /// the thread that calls until the values are there.
@@ -52,6 +65,12 @@ pub trait Engine: Send + Sync {
     /// Where the device is not there (permanent) or failed (it may pass).
     fn map(&self, expression: &str, device: &str, xs: &[f64]) -> Result<Vec<f64>, Failure>;
 
-    /// Where networks run: `cpu`, `cuda:0`.
+    /// Where networks run: `cpu`, `cuda:0`, `cuda:0,cuda:1`.
     fn device(&self) -> String;
+
+    /// What each model has done since the process started.
+    fn work(&self) -> Vec<NetworkWork>;
+
+    /// Resolves once a device is lost to this process, with the reason; never otherwise.
+    async fn lost(&self) -> String;
 }

@@ -7,8 +7,10 @@ pub mod classify;
 mod engine;
 mod import;
 mod models;
+mod picture;
 pub mod segment;
 
-pub use engine::{Engine, Label};
+pub use engine::{Engine, Label, Pixels};
 pub use import::Import;
 pub use models::Models;
+pub use picture::Fetched;

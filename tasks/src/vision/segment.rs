@@ -14,7 +14,8 @@ use tidemill_core::task::{About, Arguments, Cost, Hands, Invalid, Lane, Task, To
 
 pub use self::mask::{Mask, Scores, mask};
 use super::card::{Card, Question};
-use super::{Engine, Models};
+use super::picture::engine;
+use super::{Engine, Fetched, Models};
 use crate::image::encode::encode;
 use crate::image::picture::{Channels, Picture};
 use crate::image::{Format, ImageError, Limits, Order, Preparation, Target, prepare, steps};
@@ -159,19 +160,9 @@ impl Wait for Segment {
     }
 
     async fn run(self: Arc<Self>, plan: Arc<Plan>, location: String, tools: Tools) -> Result<Output, Failure> {
-        let Some(engine) = &self.engine else {
-            return Err(Failure::permanent("no_engine", "this command runs no networks; tidemill-vision does"));
-        };
-        let bytes = Arc::new(tools.blobs.fetch(&location).await?);
-        let (preparation, limits) = (plan.card.input.preparation(), self.limits);
-        let preparing = tools.compute.run({
-            let bytes = Arc::clone(&bytes);
-            move |_| {
-                let mut pixels = Vec::new();
-                prepare(&bytes, &preparation, &limits, &mut pixels).map(|prepared| (prepared, pixels))
-            }
-        });
-        let (prepared, pixels) = preparing.await.map_err(|panicked| Failure::panicked(&panicked.0))??;
+        let engine = engine(&self.engine)?;
+        let limits = self.limits;
+        let Fetched { bytes, prepared, pixels } = Fetched::from(&location, &plan.card, limits, &tools).await?;
         let (labels, scores) = engine.segment(&plan.card, pixels).await?;
         let size = (prepared.width, prepared.height);
         let drawing = tools.compute.run({

@@ -3,93 +3,163 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tch::{TchError, Tensor};
 
-use super::answer::Said;
-use super::counts::Counters;
+use super::answer::{Answer, Said};
+use super::counts::Tally;
 use super::gather::Gatherer;
 use super::{ModelError, Request, answer};
+use crate::lost::Lost;
 use crate::network::Network;
 use crate::{sys, torch};
 
+/// What runs batches: a network where it is; in tests whatever fails as devices do.
+pub(super) trait Forward: Send {
+    /// What the network gives for `count` pictures whose pixels lie one after the other, wholly computed.
+    fn forward(&self, pixels: &[u8], count: i64) -> Result<Tensor, TchError>;
+
+    /// Asks the device for next to nothing: whether it answers at all.
+    fn probe(&self) -> Result<(), TchError>;
+}
+
+impl Forward for Network {
+    fn forward(&self, pixels: &[u8], count: i64) -> Result<Tensor, TchError> {
+        let [height, width] = self.size();
+        let output = sys::with_pixels(pixels, [count, height, width], |batch| Network::forward(self, batch))?;
+        // So that the time is counted where it is spent: what is read next would wait for it anyway.
+        torch::wait_for(self.device());
+        Ok(output)
+    }
+
+    fn probe(&self) -> Result<(), TchError> {
+        let one = Tensor::f_from_slice(&[1_f32])?.f_to_device(torch::device(self.device()))?;
+        one.f_add_scalar(1.0)?.f_to_device(tch::Device::Cpu).map(drop)
+    }
+}
+
 /// One instance of a network, on a thread of its own.
-#[derive(Debug)]
 pub(super) struct Instance {
-    network: Network,
-    counters: Arc<Counters>,
+    pub(super) network: Box<dyn Forward>,
+    /// The number of its device among the model's.
+    pub(super) device: usize,
+    /// The device's name.
+    pub(super) on: String,
+    pub(super) tally: Arc<Tally>,
+    pub(super) lost: Lost,
+}
+
+/// Why a batch did not come through.
+enum Trouble {
+    /// One picture, or the network.
+    Failed(String),
+    /// The device has no memory for so many.
+    NoRoom(String),
+    /// The device answers nothing any more.
+    Lost(String),
 }
 
 impl Instance {
-    /// Makes an instance of a network.
-    pub(super) fn new(network: Network, counters: Arc<Counters>) -> Self {
-        Self { network, counters }
-    }
-
-    /// Runs batches until there are no more.
+    /// Runs batches until there are no more, or the device is lost.
     pub(super) fn run(self, gatherer: &Gatherer, threads: usize) {
         // Both belong to the thread that calls them: every thread that runs a network has a pool and a gradient mode of
         // its own.
         tch::set_num_threads(i32::try_from(threads).unwrap_or(1));
         let _no_grad = tch::no_grad_guard();
         let mut pixels = Vec::new();
-        while let Some(batch) = gatherer.next() {
-            let now = Instant::now();
-            for request in &batch {
-                self.counters.left_queue(now.saturating_duration_since(request.arrived));
+        while let Some(batch) = gatherer.next(self.device) {
+            if self.lost.is_told() {
+                return;
             }
-            let answer = |batch: &[Request]| {
-                let started = Instant::now();
-                let answered = self.compute(batch, &mut pixels);
-                self.counters.executed(started.elapsed());
-                answered
-            };
-            for (request, outcome) in isolating(batch, answer) {
-                let outcome = outcome.map(|said| match said {
-                    // The batch was asked for as many as any of its pictures wants.
-                    Said::Classes(mut classes) => {
-                        classes.truncate(request.top);
-                        Said::Classes(classes)
+            let now = Instant::now();
+            let waited = |request: &Request| now.saturating_duration_since(request.arrived);
+            let queue: Vec<Duration> = batch.requests.iter().map(waited).collect();
+            let run = |batch: &[Request]| {
+                self.attempt(batch, &mut pixels).inspect_err(|trouble| {
+                    if let Trouble::NoRoom(_) = trouble {
+                        gatherer.shrink(self.device, batch.len() / 2);
                     }
-                    maps @ Said::Maps(_) => maps,
-                });
-                self.counters.answered(outcome.is_ok());
-                if request.answer.send(outcome).is_err() {
+                })
+            };
+            let answered = isolating(batch.requests, run);
+            let failed = answered.iter().filter(|(_, answer)| answer.is_err()).count();
+            // Before anybody hears of them: who asks then finds them counted.
+            self.tally.answered(&self.on, &queue, failed as u64);
+            for (request, answer) in answered {
+                if let Err(ModelError::Lost(reason)) = &answer {
+                    self.lost.tell(&format!("{}: {reason}", self.on));
+                }
+                if request.answer.send(answer.map(|said| said.at_most(request.top))).is_err() {
                     tracing::trace!("nobody waits for a picture any more");
                 }
             }
         }
     }
 
-    /// Runs one batch.
-    fn compute(&self, batch: &[Request], pixels: &mut Vec<u8>) -> Result<Vec<answer::Answer>, TchError> {
+    /// Runs one batch and says what kind of trouble there was.
+    fn attempt(&self, batch: &[Request], pixels: &mut Vec<u8>) -> Result<Vec<Answer>, Trouble> {
+        let reason = match self.compute(batch, pixels) {
+            Ok(answers) => return Ok(answers),
+            Err(reason) => reason,
+        };
+        if torch::is_about_memory(&reason) {
+            return Err(Trouble::NoRoom(reason));
+        }
+        match caught(|| self.network.probe()) {
+            Err(probed) if !torch::is_about_memory(&probed) => Err(Trouble::Lost(reason)),
+            _ => Err(Trouble::Failed(reason)),
+        }
+    }
+
+    /// Runs one batch, or says what went wrong.
+    fn compute(&self, batch: &[Request], pixels: &mut Vec<u8>) -> Result<Vec<Answer>, String> {
+        let began = Instant::now();
         pixels.clear();
         batch.iter().for_each(|request| pixels.extend_from_slice(&request.pixels));
-        let [height, width] = self.network.size();
         let count = i64::try_from(batch.len()).unwrap_or(i64::MAX);
-        let output: Tensor = sys::with_pixels(pixels, [count, height, width], |batch| self.network.forward(batch))?;
+        let output = caught(|| self.network.forward(pixels, count));
+        let computed = Instant::now();
         let top = batch.iter().map(|request| request.top).max().unwrap_or(1);
-        answer::read(&output, top)
+        let answers = output.and_then(|output| caught(|| answer::read(&output, top)));
+        self.tally.ran(&self.on, batch.len(), computed - began, computed.elapsed());
+        match answers? {
+            answers if answers.len() == batch.len() => Ok(answers),
+            answers => Err(format!("{} answers for {} pictures", answers.len(), batch.len())),
+        }
     }
 }
 
-/// Runs a batch; if it fails as a whole, its halves, and so on, so that only those pay that fail alone. A panic is a failure.
-///
-/// Out of memory on a device is healed by the same: halves need half of it.
+impl Said {
+    /// The batch was asked for as many classes as any of its pictures wants.
+    fn at_most(mut self, top: usize) -> Self {
+        if let Self::Classes(classes) = &mut self {
+            classes.truncate(top);
+        }
+        self
+    }
+}
+
+/// Runs a batch; if it fails as a whole, its halves, and so on, so that only those pay that fail alone. Where a device has
+/// no memory for it, halves need half of it. What is left when the device is lost is not tried.
 fn isolating<I, O>(
     mut batch: Vec<I>,
-    mut run: impl FnMut(&[I]) -> Result<Vec<Result<O, ModelError>>, TchError>,
+    mut run: impl FnMut(&[I]) -> Result<Vec<Result<O, ModelError>>, Trouble>,
 ) -> Vec<(I, Result<O, ModelError>)> {
     let mut done = Vec::with_capacity(batch.len());
     let mut later = Vec::new();
     loop {
-        match attempt(&batch, &mut run) {
+        match run(&batch) {
             Ok(answers) => done.extend(batch.into_iter().zip(answers)),
-            Err(reason) if batch.len() == 1 => {
+            Err(Trouble::Lost(reason)) => {
+                let left = std::iter::once(batch).chain(later.into_iter().rev()).flatten();
+                done.extend(left.map(|item| (item, Err(ModelError::Lost(reason.clone())))));
+                return done;
+            }
+            Err(Trouble::Failed(reason) | Trouble::NoRoom(reason)) if batch.len() == 1 => {
                 done.extend(batch.into_iter().map(|item| (item, Err(ModelError::Failed(reason.clone())))));
             }
-            Err(reason) => {
+            Err(Trouble::Failed(reason) | Trouble::NoRoom(reason)) => {
                 tracing::warn!(pictures = batch.len(), %reason, "a batch failed; its halves are run by themselves");
                 later.push(batch.split_off(batch.len() / 2));
                 later.push(batch);
@@ -102,62 +172,16 @@ fn isolating<I, O>(
     }
 }
 
-/// Runs a batch and says in one line what went wrong.
-fn attempt<I, O>(
-    batch: &[I],
-    run: &mut impl FnMut(&[I]) -> Result<Vec<Result<O, ModelError>>, TchError>,
-) -> Result<Vec<Result<O, ModelError>>, String> {
-    match catch_unwind(AssertUnwindSafe(|| run(batch))) {
-        Ok(Ok(answers)) if answers.len() == batch.len() => Ok(answers),
-        Ok(Ok(answers)) => Err(format!("{} answers for {} pictures", answers.len(), batch.len())),
-        Ok(Err(error)) => Err(torch::reason(&error)),
+/// What went wrong, in one line. A panic is a failure.
+fn caught<T>(run: impl FnOnce() -> Result<T, TchError>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(ran) => ran.map_err(|error| torch::reason(&error)),
         Err(panic) => Err(panicked(&*panic)),
     }
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    format!("it panicked: {}", text.unwrap_or("no reason given"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Answers each item with ten times itself; 13 makes the whole batch fail, 7 makes it panic.
-    fn times_ten(batch: &[u32]) -> Result<Vec<Result<u32, ModelError>>, TchError> {
-        assert!(!batch.contains(&7), "seven is unlucky");
-        if batch.contains(&13) {
-            return Err(TchError::Torch("thirteen\nat some address in C++".to_owned()));
-        }
-        Ok(batch.iter().map(|item| Ok(item * 10)).collect())
-    }
-
-    #[test]
-    fn a_batch_without_fault_is_run_once() {
-        let mut runs = 0;
-
-        let answers = isolating(vec![1, 2, 3], |batch| {
-            runs += 1;
-            times_ten(batch)
-        });
-
-        assert_eq!(answers, [(1, Ok(10)), (2, Ok(20)), (3, Ok(30))]);
-        assert_eq!(runs, 1);
-    }
-
-    #[test]
-    fn only_the_items_that_fail_alone_fail() {
-        let answers = isolating(vec![1, 13, 3, 4, 7, 6, 8, 9], times_ten);
-
-        let failed = |why: &str| Err(ModelError::Failed(why.to_owned()));
-        assert_eq!(answers.iter().map(|(item, _)| *item).collect::<Vec<_>>(), [1, 13, 3, 4, 7, 6, 8, 9]);
-        for (item, answer) in answers {
-            match item {
-                13 => assert_eq!(answer, failed("thirteen")),
-                7 => assert_eq!(answer, failed("it panicked: seven is unlucky")),
-                _ => assert_eq!(answer, Ok(item * 10)),
-            }
-        }
-    }
+    let first = text.and_then(|text| text.lines().next());
+    format!("it panicked: {}", first.unwrap_or("no reason given"))
 }

@@ -15,6 +15,7 @@ pub(crate) fn settings() -> VisionSettings {
     VisionSettings {
         models: Vec::new(),
         default_model: String::new(),
+        preload: Vec::new(),
         device: Device::Cpu,
         precision: Precision::Auto,
         instances: 1,
