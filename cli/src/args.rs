@@ -179,12 +179,33 @@ pub(crate) struct Run {
     /// Computing threads; by default one for each core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "How it is run")]
     pub(crate) workers: Option<u16>,
-    /// Where networks run: auto, cpu, cuda, cuda:N
-    #[arg(long, value_name = "DEVICE", help_heading = "How it is run")]
+    #[command(flatten)]
+    pub(crate) networks: Networks,
+}
+
+/// How networks are run; by default as the settings say.
+#[derive(Debug, Default, ClapArgs)]
+#[command(next_help_heading = "How networks are run")]
+pub(crate) struct Networks {
+    /// Where networks run: auto, cpu, cuda (every GPU), cuda:N (several by commas)
+    #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<String>,
     /// What networks compute with: auto, fp32, bf16, fp16
-    #[arg(long, value_name = "PRECISION", help_heading = "How it is run")]
+    #[arg(long, value_name = "PRECISION")]
     pub(crate) precision: Option<String>,
+    /// Copies of a network on each device; by default as many as fit the cores, two on a GPU
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) instances: Option<u16>,
+}
+
+impl Networks {
+    fn overrides(&self) -> [(&'static str, Option<String>); 3] {
+        [
+            ("vision.device", self.device.clone()),
+            ("vision.precision", self.precision.clone()),
+            ("vision.instances", self.instances.map(|instances| instances.to_string())),
+        ]
+    }
 }
 
 /// `tasks`.
@@ -248,18 +269,20 @@ impl Args {
             Command::Run(run) => vec![
                 ("worker.threads", run.workers.map(|threads| threads.to_string())),
                 ("retry.attempts", attempts(&run.work)),
-                ("vision.device", run.device.clone()),
-                ("vision.precision", run.precision.clone()),
-            ],
+            ]
+            .into_iter()
+            .chain(run.networks.overrides())
+            .collect(),
             Command::Submit(submit) => vec![("retry.attempts", attempts(&submit.work))],
             Command::Worker(worker) => vec![
                 ("worker.threads", worker.threads.map(|threads| threads.to_string())),
                 ("worker.lanes", lanes(&worker.lanes)),
                 ("worker.name", worker.name.clone()),
                 ("worker.listen", worker.listen.map(|address| address.to_string())),
-                ("vision.device", worker.device.clone()),
-                ("vision.precision", worker.precision.clone()),
-            ],
+            ]
+            .into_iter()
+            .chain(worker.networks.overrides())
+            .collect(),
             Command::ResultsApi(api) => vec![("api.listen", api.listen.map(|address| address.to_string()))],
             Command::Serve(serve) => vec![
                 ("api.listen", serve.listen.map(|address| address.to_string())),

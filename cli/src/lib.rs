@@ -24,6 +24,7 @@ mod interrupt;
 mod letters;
 mod line;
 mod models;
+mod networks;
 mod out;
 mod printer;
 mod results;

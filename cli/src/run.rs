@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
@@ -20,7 +20,7 @@ use tidemill_core::web::Web;
 use tidemill_producer::inputs::{Inputs, Source};
 use tidemill_producer::{Cut, Produced, Producer, Span, UnderWay, Window};
 use tidemill_results_api::{Stream, collect};
-use tidemill_worker::{Setup, Worker};
+use tidemill_worker::{OwnNetworks, Setup, Worker};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,7 @@ use crate::cluster::own_name;
 use crate::error::{CliError, Exit};
 use crate::out::Out;
 use crate::printer::{Bar, Printer};
-use crate::{Vision, handover, words};
+use crate::{Vision, handover, networks, words};
 
 /// How often the bar moves.
 const TICK: Duration = Duration::from_millis(100);
@@ -39,15 +39,12 @@ const TICK: Duration = Duration::from_millis(100);
 pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option<Vision>) -> Result<Exit, CliError> {
     let plain = crate::register(settings, None);
     let (kind, job) = prepare(&run.work, &plain)?;
-    let register = match (job.lane(), vision) {
+    let engine = match (job.lane(), vision) {
         (Lane::Vision, None) => return Err(handover::hand_over(settings)),
-        (Lane::Vision, Some(vision)) => {
-            let engine = (vision.start)(&settings.vision)
-                .map_err(|error| CliError::new(Exit::Configuration, format!("cannot run networks: {error}")))?;
-            crate::register(settings, Some(engine))
-        }
-        (Lane::Cpu | Lane::Wait | Lane::Process, _) => crate::register(settings, None),
+        (Lane::Vision, Some(vision)) => Some(networks::start(vision, settings)?),
+        (Lane::Cpu | Lane::Wait | Lane::Process, _) => None,
     };
+    let register = crate::register(settings, engine.clone());
     let sources = words::sources(&run.work, kind, &*job)?;
     let about = kind.about();
     let out = match (&run.show.out, about.makes_files) {
@@ -69,7 +66,7 @@ pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option
         .map_err(|error| CliError::new(Exit::Fault, format!("cannot start the runtime: {error}")))?;
     let mill = {
         let _inside = runtime.enter();
-        Mill::new(&run, settings, register, &*job, out)?
+        Mill::new(&run, settings, register, engine, &*job, out)?
     };
     let exit = runtime.block_on(mill.grind(&run, shared, &*job, sources));
     // Threads that block (a terminal that is read from, an item over its timeout) are not waited for.
@@ -105,6 +102,7 @@ struct Mill {
     out: Option<Out>,
     cut: Cut,
     window: Arc<Window>,
+    device: Device,
 }
 
 impl Mill {
@@ -112,6 +110,7 @@ impl Mill {
         run: &Run,
         settings: &Settings,
         register: Register,
+        engine: Option<Arc<dyn networks::Engine>>,
         job: &dyn Job,
         out: Option<Out>,
     ) -> Result<Self, CliError> {
@@ -140,6 +139,7 @@ impl Mill {
             max_output_bytes: usize::MAX,
             isolation: None,
             heartbeat: None,
+            networks: OwnNetworks::default(),
         };
         let tools = Tools { compute: pool, blobs: blobs.clone() };
         let batch = batch_of(&run.work, settings, BatchId::new());
@@ -152,6 +152,7 @@ impl Mill {
             out,
             cut,
             window: Arc::new(Window::new(settings.run.window_bytes)),
+            device: Device { engine, lost: Arc::default() },
         })
     }
 
@@ -183,6 +184,7 @@ impl Mill {
             Arc::clone(&self.store),
             self.batch.id.clone(),
             self.out.as_ref().map(Out::staging),
+            self.device.clone(),
         ));
         // Opened before anybody reads of it; the producer's word opens it once more, which changes nothing.
         self.store.open(&self.batch).await.map_err(fault)?;
@@ -215,6 +217,11 @@ impl Mill {
             }
         }
         drop(out);
+        if let Some(reason) = self.device.lost.get() {
+            let recorded = tally.progress.recorded() - tally.progress.count(Status::Cancelled);
+            return Err(networks::device_lost(reason)
+                .hint(format!("{recorded} items had ended before; run it again, here or on another --device")));
+        }
         tally.end(started.elapsed(), produced, cancel.is_cancelled(), shared)
     }
 
@@ -261,6 +268,22 @@ impl Mill {
             tally.hear(printer.end(), cancel)?;
         }
         Ok(tally)
+    }
+}
+
+/// What networks run on, and why it is lost once it is.
+#[derive(Clone)]
+struct Device {
+    engine: Option<Arc<dyn networks::Engine>>,
+    lost: Arc<OnceLock<String>>,
+}
+
+impl Device {
+    /// Resolves once it is lost.
+    async fn lost(&self) {
+        let Some(engine) = &self.engine else { return std::future::pending().await };
+        // Only this comes here, once.
+        self.lost.set(engine.lost().await).ok();
     }
 }
 
@@ -313,13 +336,14 @@ impl Tally {
     }
 }
 
-/// The first signal cancels the batch; the second ends the process at once.
+/// The first signal cancels the batch, and so does the loss of the device; the next one ends the process at once.
 async fn interrupts(
     cancel: CancellationToken,
     broker: Arc<dyn Broker>,
     store: Arc<dyn Store>,
     batch: BatchId,
     staging: Option<PathBuf>,
+    device: Device,
 ) {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
@@ -330,6 +354,7 @@ async fn interrupts(
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
         () = cancel.cancelled() => {}
+        () = device.lost() => {}
     }
     cancel.cancel();
     for told in [

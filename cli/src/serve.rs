@@ -8,17 +8,18 @@ use tidemill_core::broker::{self, Broker};
 use tidemill_core::compute::Pool;
 use tidemill_core::settings::Settings;
 use tidemill_core::store::{self, Shared, Store};
-use tidemill_core::task::{Lane, Register, Tools};
+use tidemill_core::task::{Lane, Tools};
 use tidemill_core::web::Web;
 use tidemill_results_api::http::serve as serve_http;
 use tidemill_results_api::{collect, sweep, tend};
-use tidemill_worker::{Setup, Worker};
+use tidemill_tasks::vision::Engine;
+use tidemill_worker::{Ended, Setup, Worker};
 use tokio_util::sync::CancellationToken;
 
 use crate::args;
 use crate::cluster::{self, Signals};
 use crate::error::{CliError, Exit};
-use crate::{Vision, handover, results_api, worker};
+use crate::{Vision, handover, networks, results_api, worker};
 
 /// Serves until it is told to stop.
 pub(crate) fn serve(shared: &args::Shared, settings: &Settings, vision: Option<Vision>) -> Result<Exit, CliError> {
@@ -33,18 +34,19 @@ pub(crate) fn serve(shared: &args::Shared, settings: &Settings, vision: Option<V
             }
         }
     }
-    let (register, devices) = worker::register(&settings, vision)?;
-    let served = cluster::runtime()?.block_on(run(shared, &settings, register, devices))?;
+    let (engine, devices) = worker::engine(&settings, vision)?;
+    let served = cluster::runtime()?.block_on(run(shared, &settings, engine, devices))?;
     Ok(if served.is_some() { Exit::Ok } else { Exit::Interrupted })
 }
 
 async fn run(
     shared: &args::Shared,
     settings: &Settings,
-    register: Register,
+    engine: Option<Arc<dyn Engine>>,
     devices: Vec<String>,
 ) -> Result<Option<()>, CliError> {
     let mut signals = Signals::listen()?;
+    let register = crate::register(settings, engine.clone());
     let listener = results_api::listen(settings).await?;
     let address = listener.local_addr().unwrap_or(settings.api.listen);
     let broker: Arc<dyn Broker> = Arc::new(broker::embedded::Embedded::new(settings.broker.queue_bytes));
@@ -71,20 +73,26 @@ async fn run(
         max_output_bytes: usize::MAX,
         // What ends a worker ends this process, and with it whatever could be found out.
         isolation: None,
-        ..worker::setup(settings, pool.threads(), devices)
+        ..worker::setup(settings, pool.threads(), devices, engine.as_ref())
     };
     let tools = Tools { compute: pool, blobs: blobs.clone() };
     let worker = Worker::new(setup, Arc::clone(&broker), Arc::new(register), tools);
     let api = results_api::api(settings, Arc::clone(&broker), Arc::clone(&store), Some(blobs.clone()));
 
+    if let Some(engine) = &engine {
+        networks::preload(settings, &**engine).await;
+    }
     let stop = CancellationToken::new();
     // The worker first, then whoever takes its outcomes, then whoever reads them: nothing that was begun is lost to a
     // reader that waits for it.
     let (worked, collected) = (CancellationToken::new(), CancellationToken::new());
     let working = async {
-        let ended = worker.run(stop.clone()).await.map(drop).map_err(|error| cluster::broker_error(&error));
+        let ended = worker.run(stop.clone()).await.map_err(|error| cluster::broker_error(&error));
         worked.cancel();
-        ended
+        match ended? {
+            Ended::DeviceLost(reason) => Err(networks::device_lost(&reason).hint("start it again")),
+            Ended::Stopped | Ended::ThreadsLost => Ok(()),
+        }
     };
     let collecting = async {
         let (store, told): (&dyn Store, _) = (&*store, worked.clone());

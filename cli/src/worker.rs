@@ -10,8 +10,9 @@ use tidemill_core::broker::Heartbeat;
 use tidemill_core::broker::rabbitmq::RabbitMq;
 use tidemill_core::compute::Pool;
 use tidemill_core::settings::Settings;
-use tidemill_core::task::{Lane, Register, Tools};
-use tidemill_results_api::http::{Role, install_metrics, serve_role};
+use tidemill_core::task::{Lane, Tools};
+use tidemill_results_api::http::{PrometheusHandle, Role, install_metrics, serve_role};
+use tidemill_tasks::vision::Engine;
 use tidemill_tasks::vision::card::Card;
 use tidemill_worker::{Ended, Isolation, Setup, Worker};
 use tokio::net::TcpListener;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::Health;
 use crate::cluster::{self, Signals, own_name};
 use crate::error::{CliError, Exit};
-use crate::{Vision, handover};
+use crate::{Vision, handover, networks};
 
 /// Deliveries a core in the lanes that compute: what the hungriest of their tasks asks for (see `Hands::PerCore`).
 const CPU_HANDS: usize = 4;
@@ -34,39 +35,49 @@ const HEALTH_WITHIN: Duration = Duration::from_secs(3);
 
 /// Works until it is told to stop.
 pub(crate) fn worker(settings: &Settings, vision: Option<Vision>) -> Result<Exit, CliError> {
-    let (register, devices) = register(settings, vision)?;
-    let ended = cluster::runtime()?.block_on(work(settings, register, devices))?;
-    match ended {
+    let (engine, devices) = engine(settings, vision)?;
+    match cluster::runtime()?.block_on(work(settings, engine, devices))? {
         None => Ok(Exit::Interrupted),
         Some(Ended::Stopped) => Ok(Exit::Ok),
         Some(Ended::ThreadsLost) => Err(again()),
+        Some(Ended::DeviceLost(reason)) => Err(networks::device_lost(&reason)
+            .hint("what it held was given back and runs elsewhere; start it again, and see `nvidia-smi` if this recurs")),
     }
 }
 
-/// The tasks with what runs their networks, and what that is, a line each. Where the lanes need networks and this
-/// command has none, it becomes the one that has.
-pub(crate) fn register(settings: &Settings, vision: Option<Vision>) -> Result<(Register, Vec<String>), CliError> {
+/// What runs the networks of the lanes, and on what, a line each. Where they need networks and this command has none, it
+/// becomes the one that has.
+pub(crate) fn engine(
+    settings: &Settings,
+    vision: Option<Vision>,
+) -> Result<(Option<Arc<dyn Engine>>, Vec<String>), CliError> {
     match (settings.worker.lanes.contains(&Lane::Vision), vision) {
         (true, None) => Err(handover::hand_over(settings)),
-        (true, Some(vision)) => {
-            let engine = (vision.start)(&settings.vision)
-                .map_err(|error| CliError::new(Exit::Configuration, format!("cannot run networks: {error}")))?;
-            Ok((crate::register(settings, Some(engine)), (vision.describe)()))
-        }
-        (false, _) => Ok((crate::register(settings, None), vec!["cpu".to_owned()])),
+        (true, Some(vision)) => Ok((Some(networks::start(vision, settings)?), (vision.describe)())),
+        (false, _) => Ok((None, vec!["cpu".to_owned()])),
     }
 }
 
-async fn work(settings: &Settings, register: Register, devices: Vec<String>) -> Result<Option<Ended>, CliError> {
+async fn work(
+    settings: &Settings,
+    engine: Option<Arc<dyn Engine>>,
+    devices: Vec<String>,
+) -> Result<Option<Ended>, CliError> {
     let mut signals = Signals::listen()?;
+    let register = crate::register(settings, engine.clone());
     let broker = cluster::broker(settings, "worker", None)?;
     let pool = Pool::new(settings.worker.threads).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?;
     let threads = pool.threads();
-    let setup = setup(settings, threads, devices);
+    let setup = setup(settings, threads, devices, engine.as_ref());
     let name = setup.name.clone();
     let tools = Tools { compute: pool, blobs: cluster::blobs(settings)? };
     let stop = CancellationToken::new();
-    let answering = answer(settings, &broker).await?;
+    // From here on whoever asks whether it is ready is kept waiting until the models are loaded.
+    let listening = listen(settings).await?;
+    if let Some(engine) = &engine {
+        networks::preload(settings, &**engine).await;
+    }
+    let answering = listening.map(|listening| answer(listening, &broker));
     let running = async {
         tracing::info!(worker = name, broker = broker.addresses(), threads, "the worker starts");
         cluster::ready(&broker, None).await?;
@@ -86,7 +97,7 @@ async fn work(settings: &Settings, register: Register, devices: Vec<String>) -> 
 }
 
 /// How a worker of these lanes works.
-pub(crate) fn setup(settings: &Settings, threads: usize, devices: Vec<String>) -> Setup {
+pub(crate) fn setup(settings: &Settings, threads: usize, devices: Vec<String>, engine: Option<&Arc<dyn Engine>>) -> Setup {
     Setup {
         name: settings.worker.name.clone().unwrap_or_else(own_name),
         lanes: settings.worker.lanes.clone(),
@@ -101,23 +112,28 @@ pub(crate) fn setup(settings: &Settings, threads: usize, devices: Vec<String>) -
             crash_limit: settings.worker.crash_limit,
         }),
         heartbeat: Some(about(settings, threads, devices)),
+        networks: networks::of(engine),
     }
 }
 
-/// Answers whether it is ready, where the settings say so.
-async fn answer(settings: &Settings, broker: &RabbitMq) -> Result<Option<JoinHandle<()>>, CliError> {
+/// Where it answers whether it is ready, and what it counts with, where the settings say so.
+async fn listen(settings: &Settings) -> Result<Option<(TcpListener, Option<PrometheusHandle>)>, CliError> {
     let Some(address) = settings.worker.listen else { return Ok(None) };
     let listener = TcpListener::bind(address).await.map_err(|error| {
         CliError::new(Exit::Configuration, format!("cannot listen on {address}: {error}"))
             .hint("is another worker listening there? set worker.listen")
     })?;
-    let metrics = install_metrics().inspect_err(|error| tracing::warn!(%error, "no metrics")).ok();
+    Ok(Some((listener, install_metrics().inspect_err(|error| tracing::warn!(%error, "no metrics")).ok())))
+}
+
+/// Answers whether it is ready.
+fn answer((listener, metrics): (TcpListener, Option<PrometheusHandle>), broker: &RabbitMq) -> JoinHandle<()> {
     let role = Role { broker: Arc::new(broker.clone()), metrics };
-    Ok(Some(tokio::spawn(async move {
+    tokio::spawn(async move {
         if let Err(error) = serve_role(listener, role, CancellationToken::new()).await {
             tracing::warn!(%error, "cannot answer whether the worker is ready");
         }
-    })))
+    })
 }
 
 /// How many deliveries of a lane it holds.

@@ -36,5 +36,41 @@ fn listed(workers: &[Heartbeat]) -> String {
             ago(worker.at),
         ]
     };
-    columns(["worker", "lanes", "threads", "memory", "devices", "held", "items", "up", "seen"], workers.iter().map(row))
+    let heads = ["worker", "lanes", "threads", "memory", "devices", "held", "items", "up", "seen"];
+    columns(heads, workers.iter().map(row)) + &networks(workers)
+}
+
+/// What their networks did: pictures, the mean batch, and the mean time of each stage.
+fn networks(workers: &[Heartbeat]) -> String {
+    let rows = workers.iter().flat_map(|worker| worker.networks.iter().map(move |work| (worker, work)));
+    let rows = rows.map(|(worker, work)| {
+        let pictures = work.items + work.failures;
+        [
+            worker.name.clone(),
+            work.model.clone(),
+            work.device.clone(),
+            work.precision.clone(),
+            work.items.to_string(),
+            work.failures.to_string(),
+            mean(pictures, work.executions),
+            mean(work.queue_ms, pictures),
+            mean(work.input_ms, pictures),
+            mean(work.compute_ms, work.executions),
+            mean(work.output_ms, work.executions),
+        ]
+    });
+    let rows: Vec<_> = rows.collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let heads = [
+        "worker", "network", "device", "precision", "items", "failed", "batch", "queue ms", "input ms", "compute ms",
+        "output ms",
+    ];
+    format!("\n{}", columns(heads, rows.into_iter()))
+}
+
+/// `-` where nothing was done yet.
+fn mean(sum: u64, count: u64) -> String {
+    if count == 0 { "-".to_owned() } else { format!("{:.1}", sum as f64 / count as f64) }
 }

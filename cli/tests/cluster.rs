@@ -11,7 +11,7 @@ use serde_json::Value;
 use support::{Ended, tidemill};
 use tidemill_core::batch::unix_millis;
 use tidemill_core::blobs::{BlobRef, Blobs, FetchLimits};
-use tidemill_core::broker::Heartbeat;
+use tidemill_core::broker::{Heartbeat, NetworkWork};
 use tidemill_core::outcome::Ending;
 use tidemill_core::store::{Shared as _, Store as _};
 use tidemill_core::task::{Lane, raw};
@@ -250,13 +250,30 @@ async fn workers_are_listed() {
         memory_bytes: 16 << 30,
         held: 3,
         items: 12_345,
+        networks: vec![NetworkWork {
+            model: "efficientnet-lite0".into(),
+            device: "cpu".into(),
+            precision: "bf16".into(),
+            items: 790,
+            failures: 10,
+            executions: 100,
+            queue_ms: 1600,
+            input_ms: 2000,
+            compute_ms: 6750,
+            output_ms: 5,
+        }],
         ..Heartbeat::default()
     };
     server.store.beat(&[heartbeat]).await.unwrap();
     let listed = ask(&server, &["workers"]).await.stdout;
     assert!(listed.contains("mill-1  cpu vision  8        16GiB"), "{listed}");
+    let columns: Vec<&str> = listed.lines().last().unwrap().split_whitespace().collect();
+    let expected =
+        ["mill-1", "efficientnet-lite0", "cpu", "bf16", "790", "10", "8.0", "2.0", "2.5", "67.5", "0.1"];
+    assert_eq!(columns, expected, "{listed}");
     let json: Value = serde_json::from_str(&ask(&server, &["workers", "--json"]).await.stdout).unwrap();
     assert_eq!(json[0]["items"], 12_345);
+    assert_eq!(json[0]["networks"][0]["executions"], 100);
 }
 
 #[tokio::test(flavor = "multi_thread")]

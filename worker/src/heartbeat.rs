@@ -51,7 +51,8 @@ impl Worker {
         is_stopping: bool,
     ) -> Result<(), tidemill_core::broker::BrokerError> {
         let items = self.tally.items.load(Ordering::Relaxed);
-        let heartbeat = Heartbeat { at: unix_millis(), held, items, is_stopping, ..about.clone() };
+        let networks = self.setup.networks.work();
+        let heartbeat = Heartbeat { at: unix_millis(), held, items, is_stopping, networks, ..about.clone() };
         self.broker.publish(Queue::Workers, Message::new(Body::Heartbeat(heartbeat), Priority::default())).await
     }
 }

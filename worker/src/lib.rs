@@ -18,6 +18,7 @@ mod decide;
 mod decode;
 mod heartbeat;
 mod intake;
+mod networks;
 mod report;
 mod room;
 mod run;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use decide::{Again, Refusal, Verdict};
+pub use networks::{Networks, OwnNetworks};
 pub use suspects::Suspected;
 
 /// How a worker is set up.
@@ -61,6 +63,8 @@ pub struct Setup {
     pub isolation: Option<Isolation>,
     /// What it says of itself, and how often; `None`: nothing.
     pub heartbeat: Option<Heartbeat>,
+    /// What runs its networks.
+    pub networks: OwnNetworks,
 }
 
 /// How items that end their workers are found out.
@@ -73,12 +77,14 @@ pub struct Isolation {
 }
 
 /// How a worker's run came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// It was told to stop.
     Stopped,
     /// An item keeps a computing thread and will not give it back: only a new process has all its threads again.
     ThreadsLost,
+    /// A device answers nothing any more, and why: only a new process may have it again.
+    DeviceLost(String),
 }
 
 /// What a worker works with.
@@ -148,9 +154,18 @@ impl Worker {
             }
         }
         let threads_lost = self.tally.threads_lost.clone();
-        // Where nothing would start it anew it goes on: the pool has fresh threads, and the lost one ends with the process.
-        if self.setup.isolation.is_some() && stop.run_until_cancelled(threads_lost.cancelled()).await.is_some() {
-            stop.cancel();
+        let mut device_lost = None;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            // Where nothing would start it anew it goes on: the pool has fresh threads, and the lost one ends with the
+            // process.
+            () = threads_lost.cancelled(), if self.setup.isolation.is_some() => stop.cancel(),
+            reason = self.setup.networks.lost() => {
+                // What it holds for the device would never end here.
+                device_lost = Some(reason);
+                stop.cancel();
+                stop_working.cancel();
+            }
         }
         for intake in intakes {
             // An intake ends by itself when it is told to stop; a panic in it would be ours and is logged by the hook.
@@ -158,17 +173,25 @@ impl Worker {
         }
 
         held.close();
-        if tokio::time::timeout(self.setup.grace, held.wait()).await.is_err() {
-            tracing::warn!(deliveries = held.len(), "the grace period is over, giving back what is held");
-            stop_working.cancel();
-            held.wait().await;
+        tokio::select! {
+            () = held.wait() => {}
+            () = tokio::time::sleep(self.setup.grace) => {
+                tracing::warn!(deliveries = held.len(), "the grace period is over, giving back what is held");
+            }
+            reason = self.setup.networks.lost() => device_lost = Some(reason),
         }
+        stop_working.cancel();
+        held.wait().await;
         listening.abort();
         if let Some(beating) = beating {
             // It says good-bye.
             drop(beating.await);
         }
-        Ok(if threads_lost.is_cancelled() { Ended::ThreadsLost } else { Ended::Stopped })
+        Ok(match device_lost {
+            Some(reason) => Ended::DeviceLost(reason),
+            None if threads_lost.is_cancelled() => Ended::ThreadsLost,
+            None => Ended::Stopped,
+        })
     }
 
     fn compute(&self) -> &Pool {

@@ -318,7 +318,7 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
-    use crate::Setup;
+    use crate::{OwnNetworks, Setup};
 
     /// Gives back the numbers of a chunk, all at once; 13 is bad luck, and 0 keeps the whole chunk waiting.
     #[derive(Default)]
@@ -424,6 +424,7 @@ mod tests {
             max_output_bytes: usize::MAX,
             isolation: None,
             heartbeat: None,
+            networks: OwnNetworks::default(),
         };
         let limits = FetchLimits { max_bytes: 1, timeout };
         let tools = Tools { compute: Pool::new(1).unwrap(), blobs: Blobs::without_store(limits) };

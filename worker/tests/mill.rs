@@ -27,7 +27,7 @@ use tidemill_core::task::{
 use tidemill_producer::inputs::{Inputs, Source};
 use tidemill_producer::{Cut, Produced, Producer, Span, UnderWay, Window};
 use tidemill_results_api::{Stream, collect};
-use tidemill_worker::{Setup, Worker};
+use tidemill_worker::{Ended, Networks, OwnNetworks, Setup, Worker};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -189,6 +189,7 @@ impl World {
             max_output_bytes: usize::MAX,
             isolation: None,
             heartbeat: None,
+            networks: OwnNetworks::default(),
         };
         let limits = FetchLimits { max_bytes: 1, timeout: PATIENCE };
         let tools = Tools { compute: Pool::new(threads).unwrap(), blobs: Blobs::without_store(limits) };

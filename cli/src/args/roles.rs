@@ -8,7 +8,7 @@ use clap::Args as ClapArgs;
 use tidemill_core::batch::BatchId;
 use tidemill_core::task::Lane;
 
-use super::{Show, Work, parse_timeout};
+use super::{Networks, Show, Work, parse_timeout};
 
 pub(super) const SUBMIT_EXAMPLES: &str = "\
 Examples:
@@ -66,12 +66,8 @@ pub(crate) struct WorkerArgs {
     /// Where it answers /healthz, /readyz and /metrics
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<SocketAddr>,
-    /// Where networks run: auto, cpu, cuda, cuda:N
-    #[arg(long, value_name = "DEVICE")]
-    pub(crate) device: Option<String>,
-    /// What networks compute with: auto, fp32, bf16, fp16
-    #[arg(long, value_name = "PRECISION")]
-    pub(crate) precision: Option<String>,
+    #[command(flatten)]
+    pub(crate) networks: Networks,
 }
 
 /// `results-api`.
