@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use proptest::prelude::*;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tidemill_core::batch::{Batch, BatchId, Priority};
 use tidemill_core::blobs::{Blobs, FetchLimits};
-use tidemill_core::broker::{self, Broker, Notice, Queue};
+use tidemill_core::broker::{self, Broker, NetworkWork, Notice, Queue};
 use tidemill_core::compute::Pool;
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Outcome, Status};
@@ -48,6 +49,8 @@ enum Deed {
     Panic,
     /// Runs until it is asked to stop.
     Hang,
+    /// The same the first time; then gives this back.
+    HangOnce(u64),
 }
 
 /// What the items of a test share with it.
@@ -78,6 +81,7 @@ impl Shared {
             Deed::FailTimes { id, .. } => Some(Ok(id)),
             Deed::Panic => panic!("as told"),
             Deed::Hang => None,
+            Deed::HangOnce(id) => (!self.fails_again(id, 1)).then_some(Ok(id)),
         }
     }
 }
@@ -178,6 +182,10 @@ impl World {
     }
 
     fn worker_with_grace(&self, name: &str, threads: usize, grace: Duration) -> Worker {
+        self.worker_with(name, threads, grace, OwnNetworks::default())
+    }
+
+    fn worker_with(&self, name: &str, threads: usize, grace: Duration, networks: OwnNetworks) -> Worker {
         let setup = Setup {
             name: name.into(),
             lanes: vec![Lane::Cpu, Lane::Wait],
@@ -189,7 +197,7 @@ impl World {
             max_output_bytes: usize::MAX,
             isolation: None,
             heartbeat: None,
-            networks: OwnNetworks::default(),
+            networks,
         };
         let limits = FetchLimits { max_bytes: 1, timeout: PATIENCE };
         let tools = Tools { compute: Pool::new(threads).unwrap(), blobs: Blobs::without_store(limits) };
@@ -394,6 +402,43 @@ async fn a_stopped_worker_gives_back_what_it_cannot_finish_and_it_costs_no_attem
     assert_eq!(world.read(&batch).await[0].attempts.0, 1, "the next worker's attempt is still the first");
 }
 
+/// Networks whose device is lost when the test says so.
+struct Fragile(Notify);
+
+impl Networks for Fragile {
+    fn work(&self) -> Vec<NetworkWork> {
+        Vec::new()
+    }
+
+    fn lost(&self) -> BoxFuture<'_, String> {
+        Box::pin(async {
+            self.0.notified().await;
+            "cuda:0: an illegal memory access".to_owned()
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_device_is_lost_gives_back_all_at_once_and_it_costs_no_attempt() {
+    let world = sandbox();
+    let batch = world.batch(WAIT, PATIENCE);
+    world.store.open(&batch).await.unwrap();
+    let fragile = Arc::new(Fragile(Notify::new()));
+    let networks = OwnNetworks(Some(Arc::clone(&fragile) as _));
+    let unlucky = tokio::spawn(world.worker_with("unlucky", 1, PATIENCE, networks).run(world.stop.clone()));
+
+    world.produce(&batch, &[Deed::HangOnce(0), Deed::Echo(1)], TOGETHER).await;
+    world.shared.begun.notified().await;
+    fragile.0.notify_one();
+
+    let ended = tokio::time::timeout(PATIENCE / 2, unlucky).await.expect("it does not wait for the grace period");
+    assert_eq!(ended.unwrap().unwrap(), Ended::DeviceLost("cuda:0: an illegal memory access".to_owned()));
+    tokio::spawn(world.worker("lucky", 1).run(world.stop.clone()));
+    let outcomes = world.read(&batch).await;
+    assert_eq!(statuses(&outcomes), [Status::Ok, Status::Ok]);
+    assert!(outcomes.iter().all(|outcome| outcome.attempts.0 == 1), "giving back spends no attempt");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn work_of_an_unknown_task_is_refused_with_its_reason() {
     let world = sandbox();
@@ -453,7 +498,7 @@ fn expected(deeds: &[Deed]) -> Vec<(u64, &'static str, u32)> {
         Deed::Echo(_) => ("ok", 1),
         Deed::FailTimes { times, .. } if *times < 3 => ("ok", times + 1),
         Deed::FailTimes { .. } => ("failed", 3),
-        Deed::Fail(_) | Deed::Panic | Deed::Hang => ("failed", 1),
+        Deed::Fail(_) | Deed::Panic | Deed::Hang | Deed::HangOnce(_) => ("failed", 1),
     };
     deeds.iter().zip(0..).map(|(deed, index)| (index, ended(deed).0, ended(deed).1)).collect()
 }
