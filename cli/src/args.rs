@@ -1,5 +1,6 @@
 //! The arguments. The doc comments are the help.
 
+mod bench;
 mod cluster;
 mod models;
 mod roles;
@@ -13,6 +14,7 @@ use tidemill_core::settings::parse_duration;
 use tidemill_core::store::Order;
 use tidemill_core::task::Lane;
 
+pub(crate) use self::bench::{Bench, BenchFormat};
 pub(crate) use self::cluster::{Cancel, Dead, DeadCommand, ItemName, Results, Status, Verify, Workers};
 pub(crate) use self::models::{CardArgs, ImportArgs, ModelsArgs, ModelsCommand};
 pub(crate) use self::roles::{Health, ResultsApi, ServeArgs, Submit, WorkerArgs};
@@ -101,6 +103,12 @@ pub(crate) enum Command {
     /// /v1/predict/classify and /v1/predict/segment.
     #[command(after_help = roles::SERVE_EXAMPLES)]
     Serve(ServeArgs),
+    /// Measure how fast a model answers on this machine, and how much of what is possible that is
+    ///
+    /// Three rates, in pictures a second: the network alone, the reading of pictures alone, and both together as `run` does
+    /// it. The limit is what the slower of the two allows, or on the CPU, where both share the cores, what is left of them.
+    #[command(after_help = bench::EXAMPLES)]
+    Bench(Bench),
     /// Ask a role whether it is ready; for health checks of containers
     #[command(hide = true)]
     Health(Health),
@@ -287,9 +295,11 @@ impl Args {
             Command::Serve(serve) => vec![
                 ("api.listen", serve.listen.map(|address| address.to_string())),
                 ("worker.threads", serve.threads.map(|threads| threads.to_string())),
-                ("vision.device", serve.device.clone()),
-                ("vision.precision", serve.precision.clone()),
-            ],
+            ]
+            .into_iter()
+            .chain(serve.networks.overrides())
+            .collect(),
+            Command::Bench(bench) => bench.networks.overrides().to_vec(),
             _ => Vec::new(),
         };
         for (key, value) in flags {

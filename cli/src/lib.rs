@@ -10,6 +10,7 @@
 //! ```
 
 mod args;
+mod bench;
 mod cancel;
 mod client;
 mod cluster;
@@ -43,6 +44,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser as _;
 use tidemill_core::settings::{Settings, Sources, VisionSettings};
@@ -62,10 +64,33 @@ pub struct Vision {
     pub start: fn(&VisionSettings) -> Result<Arc<dyn Engine>, String>,
     /// What there is to run networks on, a line each.
     pub describe: fn() -> Vec<String>,
+    /// Measures a network by itself, for so long; the error is a text for people.
+    pub measure: fn(&Card, &VisionSettings, Duration) -> Result<Measured, String>,
     /// Makes a model's folder and says what was found well, a line each; the error is a text for people.
     pub import: fn(&Import, &VisionSettings) -> Result<Vec<String>, String>,
     /// Says what of a model was found well, a line each; the error is a text for people.
     pub verify: fn(&Card, &VisionSettings) -> Result<Vec<String>, String>,
+}
+
+/// How fast a network is by itself.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// What it ran on, as outcomes give it.
+    pub device: String,
+    /// Whether that is the CPU, whose cores the reading of pictures shares.
+    pub is_cpu: bool,
+    /// What it computed with.
+    pub precision: String,
+    /// Copies of it on all devices together.
+    pub instances: usize,
+    /// Threads inside each.
+    pub threads: usize,
+    /// Pictures that went through together.
+    pub batch: usize,
+    /// Pictures a second.
+    pub rate: f64,
+    /// How long one picture by itself takes: the median.
+    pub one: Duration,
 }
 
 /// The command: everything from its arguments to its exit code.
@@ -121,6 +146,7 @@ fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
         Command::Workers(workers) => workers::workers(&workers, settings),
         Command::Submit(submit) => submit::submit(submit, &args.shared, settings),
         Command::Worker(_) => worker::worker(settings, vision),
+        Command::Bench(bench) => bench::bench(&bench, settings, vision),
         Command::Serve(_) => serve::serve(&args.shared, settings, vision),
         Command::ResultsApi(_) => results_api::results_api(settings),
         Command::Health(health) => worker::health(&health),

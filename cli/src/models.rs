@@ -17,7 +17,7 @@ use crate::tasks::{pretty, print};
 use crate::{Vision, handover};
 
 /// Models by name, or what is wrong with their cards.
-type Cards = BTreeMap<String, Result<Card, CardError>>;
+pub(crate) type Cards = BTreeMap<String, Result<Card, CardError>>;
 
 /// Lists the models, or shows, imports or verifies some.
 pub(crate) fn models(args: &ModelsArgs, settings: &Settings, vision: Option<Vision>) -> Result<Exit, CliError> {
@@ -56,7 +56,7 @@ fn find(name: &str, mut cards: Cards) -> Result<Card, CliError> {
 }
 
 /// The model of a name or in a folder; all without.
-fn chosen(name: Option<&str>, models: &Models) -> Result<Cards, CliError> {
+pub(crate) fn chosen(name: Option<&str>, models: &Models) -> Result<Cards, CliError> {
     let all = Card::list(&models.folders);
     Ok(match name {
         None => all,

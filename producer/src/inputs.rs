@@ -99,7 +99,7 @@ impl Inputs {
     }
 
     /// The next few; `None` at the end. Dropping the future loses nothing.
-    pub(crate) async fn next(&mut self) -> Option<Vec<Input>> {
+    pub async fn next(&mut self) -> Option<Vec<Input>> {
         self.bundles.recv().await
     }
 }

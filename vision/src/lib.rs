@@ -15,6 +15,7 @@
 //! Nothing here decodes or resizes: pixels come in the network's size, as `h × w × 3` bytes. Everything about how they are
 //! made so stands in the model card, [`tidemill_tasks::vision::card`]. [`import()`] makes the folder of one, [`verify`] checks it.
 
+mod bench;
 pub mod device;
 mod engine;
 mod golden;
@@ -30,6 +31,7 @@ mod shelf;
 mod sys;
 mod torch;
 
+pub use bench::measure;
 pub use device::{Device, DeviceChoice, DeviceError};
 pub use engine::Torch;
 pub use golden::verify;

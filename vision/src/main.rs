@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     tidemill_cli::main(Some(Vision {
         start,
         describe,
+        measure: tidemill_vision::measure,
         import: tidemill_vision::import,
         verify: tidemill_vision::verify,
     }))

@@ -93,12 +93,8 @@ pub(crate) struct ServeArgs {
     /// Computing threads; by default one for each core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
-    /// Where networks run: auto, cpu, cuda, cuda:N
-    #[arg(long, value_name = "DEVICE")]
-    pub(crate) device: Option<String>,
-    /// What networks compute with: auto, fp32, bf16, fp16
-    #[arg(long, value_name = "PRECISION")]
-    pub(crate) precision: Option<String>,
+    #[command(flatten)]
+    pub(crate) networks: Networks,
 }
 
 /// `health`.
