@@ -39,6 +39,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
     label("store.prefix", &store.prefix)?;
     worker.name.as_deref().map_or(Ok(()), |name| label("worker.name", name))?;
     label("vision.default_model", &vision.default_model)?;
+    vision.preload.iter().try_for_each(|name| label("vision.preload", name))?;
 
     for (key, value, least, most) in [
         ("broker.queue_bytes", broker.queue_bytes, 64 << 10, u64::MAX),
@@ -55,7 +56,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
         ("image.max_bytes", image.max_bytes, 1 << 20, u64::MAX),
         ("vision.instances", vision.instances as u64, 0, 1024),
         ("vision.threads", vision.threads as u64, 0, 4096),
-        ("vision.max_batch", vision.max_batch as u64, 1, 65_536),
+        ("vision.max_batch", vision.max_batch as u64, 0, 65_536),
         ("vision.model_memory", vision.model_memory_bytes, 1 << 20, u64::MAX),
         ("fetch.max_bytes", fetch.max_bytes, 1, u64::MAX),
         ("net.slowest", net.slowest, 0, 1 << 30),
