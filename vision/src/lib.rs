@@ -3,17 +3,19 @@
 //!
 //! ```text
 //!  card.toml ──► Network::load ──► Model::start ──► shelf: unloads what was used longest ago
-//!  (tasks)       │ card fits?      │ one named thread per instance
-//!                │ folded, cast,   │
+//!  (tasks)       │ card fits?      │ a named thread per instance,
+//!                │ folded, cast,   │ on each device
+//!                │ held to fp32,   │
 //!                ▼ warmed up       ▼
 //!   pixels ──► [gather] ──► [infer] ──► [answer] ──► classes and probabilities,
 //!   (bounded)   up to        u8 → device   top-k on         or a map for each class
 //!               max_batch    → normalise   the device
-//!                            → forward
+//!                            → forward; halves where it fails; lost?
 //! ```
 //!
 //! Nothing here decodes or resizes: pixels come in the network's size, as `h × w × 3` bytes. Everything about how they are
-//! made so stands in the model card, [`tidemill_tasks::vision::card`]. [`import()`] makes the folder of one, [`verify`] checks it.
+//! made so stands in the model card, [`tidemill_tasks::vision::card`]. [`import()`] makes the folder of one, [`verify`] checks it, [`measure`]
+//! says how fast it is.
 
 mod bench;
 pub mod device;

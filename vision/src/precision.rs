@@ -31,7 +31,7 @@ pub(crate) fn load(card: &Card, device: Device, asked: Option<Precision>) -> Res
             }
             Err(reason) => {
                 let what = if asked.is_some() { "was asked for" } else { "is left aside" };
-                tracing::warn!(model = %card.name, %device, reason, "{precision} is too far from fp32 and {what}");
+                tracing::warn!(model = %card.name, %device, reason, "{precision} does not hold against fp32 and {what}");
             }
         }
         last = Some(network);

@@ -38,6 +38,7 @@ impl Served {
             .args(flags)
             .current_dir(root())
             .env("OMP_NUM_THREADS", "1")
+            .env("TIDEMILL__WORKER__HEARTBEAT", "500ms")
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -232,4 +233,38 @@ fn an_address_that_is_taken_is_said() {
     let mut said = String::new();
     process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert!(said.contains(&address) && said.contains("api.listen"), "{said}");
+}
+
+#[tokio::test]
+async fn what_the_network_did_is_counted_stage_by_stage() {
+    let served = Served::start(&small(), &[]);
+    for _ in 0..3 {
+        let answer = served.post("/v1/predict/classify?top=1", "image/png", photo("coffee.png")).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+
+    let metrics = served.get("/metrics").await.text().await.unwrap();
+    let (model, device) = (r#"model="efficientnet-lite0""#, r#"device="cpu""#);
+    for counted in [
+        format!(r#"tidemill_network_items_total{{{model},{device},result="ok"}} 3"#),
+        format!(r#"tidemill_network_items_total{{{model},{device},result="failed"}} 0"#),
+        format!("tidemill_network_executions_total{{{model},{device}}} 3"),
+        format!("tidemill_network_queue_seconds_count{{{model},{device}}} 3"),
+        format!("tidemill_network_input_seconds_count{{{model}}} 3"),
+        format!("tidemill_network_compute_seconds_count{{{model},{device}}} 3"),
+        format!("tidemill_network_output_seconds_count{{{model},{device}}} 3"),
+        format!("tidemill_model_loads_total{{{model}}} 1"),
+    ] {
+        assert!(metrics.lines().any(|line| line == counted), "{counted}\n{metrics}");
+    }
+    let work = loop {
+        let workers = json_of(served.get("/v1/workers").await).await;
+        let work = workers["workers"][0]["networks"][0].clone();
+        if work["items"] == 3 {
+            break work;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!((&work["model"], &work["executions"], &work["failures"]), (&"efficientnet-lite0".into(), &3.into(), &0.into()));
+    assert!(work["compute_ms"].as_u64().unwrap() > 0 && work["input_ms"].as_u64().unwrap() > 0, "{work}");
 }

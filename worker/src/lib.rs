@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Beside it: `suspects` runs alone what may have ended other workers, `heartbeat` says that this one lives, `room` is for
-//! the threads and processes that items start.
+//! the threads and processes that items start, `networks` is what it asks of whatever runs its networks.
 //!
 //! One file a stage. What a delivery came to is one value, the [`Verdict`]; [`settle`] is the only code that turns it
 //! into the broker's verbs, and it publishes outcomes, confirmed, before it acknowledges.

@@ -41,12 +41,25 @@ const QUEUES: [(Queue, &str); 10] = [
 /// Times in seconds; a summary's quantiles could not be added up over several processes, a histogram's buckets can.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
-/// Makes this process count; once a process. The handle is for [`super::Api::metrics`].
+/// How often what was measured is put into the histograms' buckets. Until then each measurement is kept by itself.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Makes this process count; once a process. The handle is for [`super::Api::metrics`]. To be called within a tokio runtime,
+/// which keeps its memory from growing where nobody asks for the metrics.
 ///
 /// # Errors
 /// [`BuildError`] where it counts already.
 pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
-    PrometheusBuilder::new().set_buckets(&SECONDS)?.install_recorder()
+    let handle = PrometheusBuilder::new().set_buckets(&SECONDS)?.install_recorder()?;
+    let kept = handle.clone();
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(UPKEEP);
+        loop {
+            tick.tick().await;
+            kept.run_upkeep();
+        }
+    });
+    Ok(handle)
 }
 
 /// `GET /healthz`

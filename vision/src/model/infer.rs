@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tch::{TchError, Tensor};
+use tidemill_core::failpoint::fails;
 
 use super::answer::{Answer, Said};
 use super::counts::Tally;
@@ -26,6 +27,7 @@ pub(super) trait Forward: Send {
 
 impl Forward for Network {
     fn forward(&self, pixels: &[u8], count: i64) -> Result<Tensor, TchError> {
+        alive()?;
         let [height, width] = self.size();
         let output = sys::with_pixels(pixels, [count, height, width], |batch| Network::forward(self, batch))?;
         // So that the time is counted where it is spent: what is read next would wait for it anyway.
@@ -34,9 +36,15 @@ impl Forward for Network {
     }
 
     fn probe(&self) -> Result<(), TchError> {
+        alive()?;
         let one = Tensor::f_from_slice(&[1_f32])?.f_to_device(torch::device(self.device()))?;
         one.f_add_scalar(1.0)?.f_to_device(tch::Device::Cpu).map(drop)
     }
+}
+
+/// Where fault tests lose the device.
+fn alive() -> Result<(), TchError> {
+    if fails("vision.device") { Err(TchError::Torch("the device is unplugged, as told".to_owned())) } else { Ok(()) }
 }
 
 /// One instance of a network, on a thread of its own.
