@@ -30,8 +30,8 @@ pub(crate) fn bench(args: &Bench, settings: &Settings, vision: Option<Vision>) -
             CliError::usage("the demo photos are not installed here").hint("name a folder of pictures with --images")
         })?,
     };
-    let place = Place::find(&folder.to_string_lossy(), false)
-        .map_err(|error| CliError::usage(format!("--images: {error}")))?;
+    let place =
+        Place::find(&folder.to_string_lossy(), false).map_err(|error| CliError::usage(format!("--images: {error}")))?;
     let Some(vision) = vision else { return Err(handover::hand_over(settings)) };
     // Before any thread is started.
     let engine = networks::start(vision, settings)?;

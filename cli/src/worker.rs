@@ -40,8 +40,9 @@ pub(crate) fn worker(settings: &Settings, vision: Option<Vision>) -> Result<Exit
         None => Ok(Exit::Interrupted),
         Some(Ended::Stopped) => Ok(Exit::Ok),
         Some(Ended::ThreadsLost) => Err(again()),
-        Some(Ended::DeviceLost(reason)) => Err(networks::device_lost(&reason)
-            .hint("what it held was given back and runs elsewhere; start it again, and see `nvidia-smi` if this recurs")),
+        Some(Ended::DeviceLost(reason)) => Err(networks::device_lost(&reason).hint(
+            "what it held was given back and runs elsewhere; start it again, and see `nvidia-smi` if this recurs",
+        )),
     }
 }
 
@@ -97,7 +98,12 @@ async fn work(
 }
 
 /// How a worker of these lanes works.
-pub(crate) fn setup(settings: &Settings, threads: usize, devices: Vec<String>, engine: Option<&Arc<dyn Engine>>) -> Setup {
+pub(crate) fn setup(
+    settings: &Settings,
+    threads: usize,
+    devices: Vec<String>,
+    engine: Option<&Arc<dyn Engine>>,
+) -> Setup {
     Setup {
         name: settings.worker.name.clone().unwrap_or_else(own_name),
         lanes: settings.worker.lanes.clone(),

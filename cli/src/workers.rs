@@ -64,7 +64,16 @@ fn networks(workers: &[Heartbeat]) -> String {
         return String::new();
     }
     let heads = [
-        "worker", "network", "device", "precision", "items", "failed", "batch", "queue ms", "input ms", "compute ms",
+        "worker",
+        "network",
+        "device",
+        "precision",
+        "items",
+        "failed",
+        "batch",
+        "queue ms",
+        "input ms",
+        "compute ms",
         "output ms",
     ];
     format!("\n{}", columns(heads, rows.into_iter()))

@@ -268,8 +268,7 @@ async fn workers_are_listed() {
     let listed = ask(&server, &["workers"]).await.stdout;
     assert!(listed.contains("mill-1  cpu vision  8        16GiB"), "{listed}");
     let columns: Vec<&str> = listed.lines().last().unwrap().split_whitespace().collect();
-    let expected =
-        ["mill-1", "efficientnet-lite0", "cpu", "bf16", "790", "10", "8.0", "2.0", "2.5", "67.5", "0.1"];
+    let expected = ["mill-1", "efficientnet-lite0", "cpu", "bf16", "790", "10", "8.0", "2.0", "2.5", "67.5", "0.1"];
     assert_eq!(columns, expected, "{listed}");
     let json: Value = serde_json::from_str(&ask(&server, &["workers", "--json"]).await.stdout).unwrap();
     assert_eq!(json[0]["items"], 12_345);

@@ -46,9 +46,7 @@ mod ordered {
             Some((name.to_owned(), count.parse().ok()?))
         });
         match order {
-            Some((name, count)) if name == point => {
-                (COUNT.fetch_add(1, atomic::Ordering::SeqCst) + 1).cmp(count)
-            }
+            Some((name, count)) if name == point => (COUNT.fetch_add(1, atomic::Ordering::SeqCst) + 1).cmp(count),
             _ => Ordering::Less,
         }
     }

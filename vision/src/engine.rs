@@ -75,8 +75,7 @@ impl Torch {
             let bytes = model.weight_bytes();
             Ok((model, bytes))
         };
-        let model =
-            self.models.get(&key, thought, load).await.map_err(|reason| Failure::permanent("model", reason))?;
+        let model = self.models.get(&key, thought, load).await.map_err(|reason| Failure::permanent("model", reason))?;
         if let Some(done) = self.done().get_mut(&name) {
             done.precision = Some(model.precision());
         }
@@ -226,13 +225,9 @@ mod tests {
 
     #[test]
     fn instances_times_threads_are_within_the_cores_or_refused() {
-        for (cores, asked, shared) in [
-            (8, (0, 0), (8, 1)),
-            (8, (0, 3), (2, 3)),
-            (8, (2, 0), (2, 4)),
-            (8, (2, 3), (2, 3)),
-            (1, (0, 0), (1, 1)),
-        ] {
+        for (cores, asked, shared) in
+            [(8, (0, 0), (8, 1)), (8, (0, 3), (2, 3)), (8, (2, 0), (2, 4)), (8, (2, 3), (2, 3)), (1, (0, 0), (1, 1))]
+        {
             assert_eq!(share_cores(cores, asked.0, asked.1), Ok(shared), "{asked:?} on {cores}");
         }
         for asked in [(5, 0), (2, 3), (0, 5), (usize::MAX, 2)] {

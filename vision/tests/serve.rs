@@ -265,6 +265,9 @@ async fn what_the_network_did_is_counted_stage_by_stage() {
         }
         tokio::task::yield_now().await;
     };
-    assert_eq!((&work["model"], &work["executions"], &work["failures"]), (&"efficientnet-lite0".into(), &3.into(), &0.into()));
+    assert_eq!(
+        (&work["model"], &work["executions"], &work["failures"]),
+        (&"efficientnet-lite0".into(), &3.into(), &0.into())
+    );
     assert!(work["compute_ms"].as_u64().unwrap() > 0 && work["input_ms"].as_u64().unwrap() > 0, "{work}");
 }

@@ -170,12 +170,7 @@ impl EndToEnd {
     }
 
     /// Sends pictures through for about so long, if they go through at the rate that is expected.
-    pub(super) async fn measure(
-        &self,
-        pictures: &[Picture],
-        expected: f64,
-        time: Duration,
-    ) -> Result<Whole, CliError> {
+    pub(super) async fn measure(&self, pictures: &[Picture], expected: f64, time: Duration) -> Result<Whole, CliError> {
         // The model is loaded, and every file has been read once.
         self.grind(pictures, pictures.len()).await?;
         let mut singly = Vec::with_capacity(ONE_BY_ONE);

@@ -212,9 +212,9 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::vision::{Label, Pixels};
     use crate::vision::card::Card;
     use crate::vision::segment::Scores;
+    use crate::vision::{Label, Pixels};
 
     fn plan(expr: &str) -> Result<Plan, Invalid> {
         Map { engine: None }.plan(Options { expr: expr.into(), device: cpu() })

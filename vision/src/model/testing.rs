@@ -36,15 +36,7 @@ pub(super) struct Double {
 impl Default for Double {
     fn default() -> Self {
         let (bad, panics, killer) = (None, None, None);
-        Self {
-            room: usize::MAX,
-            bad,
-            panics,
-            killer,
-            runs: Arc::default(),
-            is_lost: Mutex::default(),
-            gate: None,
-        }
+        Self { room: usize::MAX, bad, panics, killer, runs: Arc::default(), is_lost: Mutex::default(), gate: None }
     }
 }
 
