@@ -103,7 +103,7 @@ pub(crate) enum Command {
     /// /v1/predict/classify and /v1/predict/segment.
     #[command(after_help = roles::SERVE_EXAMPLES)]
     Serve(ServeArgs),
-    /// Measure how fast a model answers on this machine, and how much of what is possible that is
+    /// Measure how fast a model is on this machine, and how much of what is possible
     ///
     /// Three rates, in pictures a second: the network alone, the reading of pictures alone, and both together as `run` does
     /// it. The limit is what the slower of the two allows, or on the CPU, where both share the cores, what is left of them.

@@ -33,6 +33,9 @@ const MAX_OUTPUT_BYTES: usize = 8 << 20;
 /// How long a role may take to answer whether it is ready.
 const HEALTH_WITHIN: Duration = Duration::from_secs(3);
 
+/// What runs networks, where there is any, and what there is to run them on.
+type EngineAndDevices = (Option<Arc<dyn Engine>>, Vec<String>);
+
 /// Works until it is told to stop.
 pub(crate) fn worker(settings: &Settings, vision: Option<Vision>) -> Result<Exit, CliError> {
     let (engine, devices) = engine(settings, vision)?;
@@ -48,10 +51,7 @@ pub(crate) fn worker(settings: &Settings, vision: Option<Vision>) -> Result<Exit
 
 /// What runs the networks of the lanes, and on what, a line each. Where they need networks and this command has none, it
 /// becomes the one that has.
-pub(crate) fn engine(
-    settings: &Settings,
-    vision: Option<Vision>,
-) -> Result<(Option<Arc<dyn Engine>>, Vec<String>), CliError> {
+pub(crate) fn engine(settings: &Settings, vision: Option<Vision>) -> Result<EngineAndDevices, CliError> {
     match (settings.worker.lanes.contains(&Lane::Vision), vision) {
         (true, None) => Err(handover::hand_over(settings)),
         (true, Some(vision)) => Ok((Some(networks::start(vision, settings)?), (vision.describe)())),
