@@ -13,6 +13,7 @@ use tidemill_core::settings::Settings;
 use tidemill_core::task::{Lane, Register, Tools};
 use tidemill_results_api::http::{Role, install_metrics, serve_role};
 use tidemill_tasks::vision::card::Card;
+use tidemill_tasks::vision::train::Place;
 use tidemill_worker::{Ended, Isolation, Setup, Worker};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -51,7 +52,9 @@ pub(crate) fn register(settings: &Settings, vision: Option<Vision>) -> Result<(R
         (true, Some(vision)) => {
             let engine = (vision.start)(&settings.vision)
                 .map_err(|error| CliError::new(Exit::Configuration, format!("cannot run networks: {error}")))?;
-            Ok((crate::register(settings, Some(engine)), (vision.describe)()))
+            // Whoever may send work should not choose where this machine writes.
+            let place = settings.vision.train_in.clone().map_or(Place::Nowhere, Place::Below);
+            Ok((crate::register_in(settings, Some(engine), place), (vision.describe)()))
         }
         (false, _) => Ok((crate::register(settings, None), vec!["cpu".to_owned()])),
     }

@@ -10,6 +10,7 @@ use tidemill_core::failure::{Failure, chain};
 use tidemill_core::settings::{self, VisionSettings};
 use tidemill_tasks::vision::card::{Card, Precision};
 use tidemill_tasks::vision::segment::Scores;
+use tidemill_tasks::vision::train::{Output, Training};
 use tidemill_tasks::vision::{Engine, Label};
 
 use crate::device::{Device, DeviceChoice};
@@ -17,6 +18,8 @@ use crate::map::Mapper;
 use crate::model::{InstanceConfig, Model, ModelError};
 use crate::shelf::{InUse, Shelf};
 use crate::sys;
+use crate::train::Conditions;
+use crate::trainer::Trainer;
 
 /// Runs networks and expressions through libtorch.
 #[derive(Debug)]
@@ -25,6 +28,7 @@ pub struct Torch {
     /// By the card's folder, as two folders may hold models of one name, and its digest, as a card may change.
     models: Shelf<(PathBuf, String), Model>,
     mapper: Mapper,
+    trainer: Trainer,
 }
 
 impl Torch {
@@ -48,7 +52,11 @@ impl Torch {
         };
         let (max_batch, max_delay) = (settings.max_batch, settings.max_delay);
         let config = InstanceConfig { device, precision, instances, threads, max_batch, max_delay };
-        Ok(Self { config, models: Shelf::new(settings.model_memory_bytes), mapper: Mapper::default() })
+        // One training has all cores.
+        let (_, threads) = share_cores(device, 1, settings.threads);
+        let trainer = Trainer::new(Conditions { device, threads, settings: settings.clone() });
+        let models = Shelf::new(settings.model_memory_bytes);
+        Ok(Self { config, models, mapper: Mapper::default(), trainer })
     }
 
     /// The model of a card, loaded if need be.
@@ -110,6 +118,10 @@ impl Engine for Torch {
         let model = self.model(card).await?;
         let scores = model.segment(pixels).await.map_err(failure)?;
         Ok((Arc::clone(model.labels()), scores))
+    }
+
+    async fn train(&self, training: Training) -> Result<Output, Failure> {
+        self.trainer.train(training).await
     }
 
     fn map(&self, expression: &str, device: &str, xs: &[f64]) -> Result<Vec<f64>, Failure> {

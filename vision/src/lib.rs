@@ -27,6 +27,8 @@ mod shelf;
 
 mod sys;
 mod torch;
+mod train;
+mod trainer;
 
 pub use device::{Device, DeviceChoice, DeviceError};
 pub use engine::Torch;

@@ -214,6 +214,7 @@ mod tests {
     use crate::vision::Label;
     use crate::vision::card::Card;
     use crate::vision::segment::Scores;
+    use crate::vision::train::{Output, Training};
 
     fn plan(expr: &str) -> Result<Plan, Invalid> {
         Map { engine: None }.plan(Options { expr: expr.into(), device: cpu() })
@@ -272,6 +273,10 @@ mod tests {
 
         async fn segment(&self, _card: &Card, _pixels: Vec<u8>) -> Result<(Arc<[String]>, Scores), Failure> {
             unreachable!("compute.map segments nothing")
+        }
+
+        async fn train(&self, _training: Training) -> Result<Output, Failure> {
+            unreachable!("compute.map trains nothing")
         }
 
         fn map(&self, expression: &str, device: &str, xs: &[f64]) -> Result<Vec<f64>, Failure> {

@@ -8,6 +8,7 @@ mod engine;
 mod import;
 mod models;
 pub mod segment;
+pub mod train;
 
 pub use engine::{Engine, Label};
 pub use import::Import;
