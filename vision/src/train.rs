@@ -65,12 +65,6 @@ pub(crate) struct Conditions {
 pub(crate) fn train(training: &Training, conditions: &Conditions, stop: &CancellationToken) -> Result<Output, Failure> {
     tch::set_num_threads(i32::try_from(conditions.threads).unwrap_or(1));
     let name = training.name();
-    let workshop = Workshop::open(&training.to, &name)?;
-    let before = Checkpoint::read(&workshop)?;
-    if before.is_none() && workshop.model.exists() {
-        let what = format!("{} is there already, and was not trained here: say another name", workshop.model.display());
-        return Err(Failure::permanent("exists", what));
-    }
     let recipe = &training.plan.recipe;
     let stopped = || stop.is_cancelled();
     let wanted = Wanted {
@@ -82,6 +76,8 @@ pub(crate) fn train(training: &Training, conditions: &Conditions, stop: &Cancell
     };
     let set = Arc::new(DataSet::open(&training.data, &wanted)?);
     let card = card(training, &name, &set)?;
+    let workshop = Workshop::open(&training.to, &name)?;
+    let before = Checkpoint::read(&workshop)?;
     let begun = State {
         recipe: recipe.clone(),
         data: set.digest.clone(),
@@ -147,7 +143,6 @@ fn card(training: &Training, name: &str, set: &DataSet) -> Result<Card, Failure>
         (card.input.mean, card.input.std) = ([0.5; 3], [0.5; 3]);
     }
     card.output.classes = u32::try_from(set.labels.len()).unwrap_or(u32::MAX);
-    card.warm_up = vec![1, 8];
     size_fits(&card).map_err(|what| Failure::permanent("size", format!("size: {size}: {what}")))?;
     Ok(card)
 }

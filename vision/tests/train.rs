@@ -148,9 +148,8 @@ async fn masks_are_learned_over_a_frozen_backbone_and_pictures_are_segmented_by_
         let said = std::fs::read(tools(home.path()).blobs.path_of(&blob).unwrap()).unwrap();
         let said = image::load_from_memory(&said).unwrap().into_rgb8();
         for (said, class) in said.pixels().zip(mask.pixels()) {
-            // inferno in four steps
-            let colours = [[0, 0, 4], [120, 28, 109], [237, 105, 37], [252, 255, 164]];
-            let said = colours.iter().position(|colour| *colour == said.0).unwrap_or_else(|| panic!("{said:?}"));
+            // inferno in four steps, which differ in red
+            let said = [60, 179, 245].into_iter().filter(|red| said.0[0] > *red).count();
             let class = usize::from(class.0[0]);
             same[class] += u32::from(said == class);
             either[class] += 1;

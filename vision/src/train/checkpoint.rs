@@ -12,7 +12,7 @@ use super::workshop::Workshop;
 use crate::torch;
 
 /// The file's name.
-const FILE: &str = "checkpoint.safetensors";
+pub(super) const FILE: &str = "checkpoint.safetensors";
 
 /// The tensor of bytes that holds the [`State`] as JSON: so that one file is all, and all of it is from one epoch.
 const STATE: &str = "state";

@@ -2,7 +2,7 @@
 
 use tidemill_core::failure::Failure;
 use tidemill_tasks::vision::Import;
-use tidemill_tasks::vision::card::{Card, Precision, Precisions, sha256_of};
+use tidemill_tasks::vision::card::{Card, Precision, Precisions, Question, sha256_of};
 use tidemill_tasks::vision::train::Output;
 
 use super::checkpoint::State;
@@ -89,6 +89,9 @@ impl Work<'_> {
         card.source = format!("`tidemill run vision.train`, epoch {epoch} of {done}, seed {}", plan.recipe.seed);
         card.precision =
             Precisions { cpu: vec![Precision::Bf16, Precision::Fp32], cuda: vec![Precision::Fp16, Precision::Fp32] };
+        if card.task == Question::Classify {
+            card.warm_up = vec![1, 8];
+        }
         WEIGHTS.clone_into(&mut card.network.file);
         LABELS.clone_into(&mut card.output.labels);
         card

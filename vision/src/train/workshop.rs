@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use tidemill_core::failure::Failure;
 
+use super::checkpoint;
+
 /// What the folder of a training is called after its model's name.
 const ENDING: &str = "training";
 
@@ -28,9 +30,14 @@ impl Workshop {
     ///
     /// # Errors
     ///
-    /// Where it cannot be written, and where another process is at it (it may be done soon).
+    /// Where a model of that name is there that no training left, where it cannot be written, and where another process is at
+    /// it (it may be done soon).
     pub(super) fn open(to: &Path, name: &str) -> Result<Self, Failure> {
-        let folder = to.join(format!("{name}.{ENDING}"));
+        let (model, folder) = (to.join(name), to.join(format!("{name}.{ENDING}")));
+        if model.exists() && !folder.join(checkpoint::FILE).exists() {
+            let what = format!("{} is there already, and was not trained here: say another name", model.display());
+            return Err(Failure::permanent("exists", what));
+        }
         let unwritable = |error: std::io::Error| unwritable(&folder, &error);
         fs::create_dir_all(&folder).map_err(unwritable)?;
         let lock = File::create(folder.join("lock")).map_err(unwritable)?;
@@ -40,7 +47,7 @@ impl Workshop {
             }
             TryLockError::Error(error) => unwritable(error),
         })?;
-        Ok(Self { model: to.join(name), folder, _lock: lock })
+        Ok(Self { model, folder, _lock: lock })
     }
 
     /// The path of a file in it.

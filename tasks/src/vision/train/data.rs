@@ -274,7 +274,7 @@ fn set_aside(training: &mut Vec<Sample>, wanted: &Wanted<'_>) -> Vec<Sample> {
     for mut places in of_class {
         seeded.shuffle(&mut places);
         let share = (places.len() as f64 * wanted.validation).round() as usize;
-        for &place in &places[..share.clamp(1, places.len().saturating_sub(1).max(1)).min(places.len() / 2 * 2)] {
+        for &place in &places[..share.max(1).min(places.len().saturating_sub(1))] {
             is_aside[place] = true;
         }
     }
