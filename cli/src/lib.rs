@@ -51,6 +51,7 @@ use tidemill_core::settings::{Settings, Sources, VisionSettings};
 use tidemill_core::task::Register;
 use tidemill_core::telemetry;
 use tidemill_tasks::vision::card::Card;
+use tidemill_tasks::vision::train::Place;
 use tidemill_tasks::vision::{Engine, Import, Models};
 use tidemill_tasks::{House, image, net};
 
@@ -173,10 +174,16 @@ fn block_on<T>(asking: impl Future<Output = Result<T, CliError>>) -> Result<T, C
 }
 
 fn register(settings: &Settings, engine: Option<Arc<dyn Engine>>) -> Register {
+    register_in(settings, engine, Place::Anywhere)
+}
+
+/// Every task, with models trained in that place.
+fn register_in(settings: &Settings, engine: Option<Arc<dyn Engine>>, training: Place) -> Register {
     let image_limits = image::Limits { max_pixels: settings.image.max_pixels, max_bytes: settings.image.max_bytes };
     let net_limits = net::Limits::from(&settings.net);
     let children = handover::children();
-    tidemill_tasks::register(&House { image_limits, net_limits, models: models_of(settings), engine, children })
+    let models = models_of(settings);
+    tidemill_tasks::register(&House { image_limits, net_limits, models, engine, training, children })
 }
 
 /// The folders of the settings, then those beside the executable, so that an installed or freshly built command finds

@@ -142,7 +142,7 @@ impl Mill {
             networks: OwnNetworks::default(),
         };
         let tools = Tools { compute: pool, blobs: blobs.clone() };
-        let batch = batch_of(&run.work, settings, BatchId::new());
+        let batch = batch_of(&run.work, settings, job, BatchId::new());
         Ok(Self {
             batch: Arc::new(batch),
             worker: Worker::new(setup, Arc::clone(&broker), Arc::new(register), tools),
@@ -382,14 +382,14 @@ fn end_at_once() {
 }
 
 /// The batch that the arguments describe.
-pub(crate) fn batch_of(work: &Work, settings: &Settings, id: BatchId) -> Batch {
+pub(crate) fn batch_of(work: &Work, settings: &Settings, job: &dyn Job, id: BatchId) -> Batch {
     let RetrySettings { attempts, base, max } = settings.retry;
     Batch {
         id,
         task: work.task.clone(),
         options: raw(&work.options.iter().cloned().collect::<Map<String, Value>>()),
         retry: RetryPolicy { attempts, base, max },
-        timeout: work.timeout.unwrap_or(settings.task.timeout),
+        timeout: work.timeout.or(job.timeout()).unwrap_or(settings.task.timeout),
         priority: Priority::default(),
         expires: None,
     }

@@ -46,7 +46,7 @@ async fn run(
     devices: Vec<String>,
 ) -> Result<Option<()>, CliError> {
     let mut signals = Signals::listen()?;
-    let register = crate::register(settings, engine.clone());
+    let register = crate::register_in(settings, engine.clone(), worker::training(settings));
     let listener = results_api::listen(settings).await?;
     let address = listener.local_addr().unwrap_or(settings.api.listen);
     let broker: Arc<dyn Broker> = Arc::new(broker::embedded::Embedded::new(settings.broker.queue_bytes));

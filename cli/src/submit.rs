@@ -97,7 +97,7 @@ impl<'a> Submission<'a> {
             (None, Some(key)) => identity::id_of(key).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?,
             (None, None) => BatchId::new(),
         };
-        let mut batch = run::batch_of(&args.work, settings, id);
+        let mut batch = run::batch_of(&args.work, settings, &*job, id);
         batch.priority = Priority(args.priority);
         batch.expires = args.expires_in.map(|after| unix_millis().saturating_add(millis(after)));
         let known = if args.resume.is_some() || args.idempotency_key.is_some() {

@@ -14,6 +14,7 @@ use tidemill_core::task::{Lane, Tools};
 use tidemill_results_api::http::{PrometheusHandle, Role, install_metrics, serve_role};
 use tidemill_tasks::vision::Engine;
 use tidemill_tasks::vision::card::Card;
+use tidemill_tasks::vision::train::Place;
 use tidemill_worker::{Ended, Isolation, Setup, Worker};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -65,7 +66,7 @@ async fn work(
     devices: Vec<String>,
 ) -> Result<Option<Ended>, CliError> {
     let mut signals = Signals::listen()?;
-    let register = crate::register(settings, engine.clone());
+    let register = crate::register_in(settings, engine.clone(), training(settings));
     let broker = cluster::broker(settings, "worker", None)?;
     let pool = Pool::new(settings.worker.threads).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?;
     let threads = pool.threads();
@@ -95,6 +96,11 @@ async fn work(
     tracing::info!(worker = name, "the worker has ended");
     // Whoever told it to stop wants no new one.
     Ok(ended.map(|ended| if stop.is_cancelled() { Ended::Stopped } else { ended }))
+}
+
+/// Where models may be trained: whoever may send work should not choose where this machine writes.
+pub(crate) fn training(settings: &Settings) -> Place {
+    settings.vision.train_in.clone().map_or(Place::Nowhere, Place::Below)
 }
 
 /// How a worker of these lanes works.

@@ -239,6 +239,8 @@ pub struct VisionSettings {
     #[serde(rename = "model_memory", deserialize_with = "values::size")]
     pub model_memory_bytes: u64,
     #[serde(deserialize_with = "values::optional")]
+    pub train_in: Option<PathBuf>,
+    #[serde(deserialize_with = "values::optional")]
     pub libtorch: Option<PathBuf>,
 }
 

@@ -129,6 +129,12 @@ pub trait Task: Send + Sync + Sized + 'static {
         Lane::Cpu
     }
 
+    /// How long one attempt of one item may take where the batch does not say; `None` leaves it to the setting
+    /// `task.timeout`.
+    fn timeout(&self, _plan: &Self::Plan) -> Option<Duration> {
+        None
+    }
+
     /// Turns a word of the command line into an input: JSON where it is JSON, else a string.
     fn input_from_word(&self, word: &str) -> Box<RawValue> {
         raw_word(word)
@@ -293,6 +299,8 @@ pub trait Job: Send + Sync {
     fn lane(&self) -> Lane;
     /// What one item costs, roughly.
     fn cost(&self) -> Cost;
+    /// See [`Task::timeout`].
+    fn timeout(&self) -> Option<Duration>;
     /// The device that outcomes name.
     fn device(&self) -> String;
     /// Checks an input without running it.
@@ -567,6 +575,10 @@ impl<T: Task, By: Runs<T>> Job for Planned<T, By> {
 
     fn cost(&self) -> Cost {
         self.task.cost(&self.plan)
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.task.timeout(&self.plan)
     }
 
     fn device(&self) -> String {

@@ -33,6 +33,8 @@ pub struct House {
     pub models: vision::Models,
     /// What runs networks and tensors, where libtorch is linked in.
     pub engine: Option<Arc<dyn vision::Engine>>,
+    /// Where models may be trained.
+    pub training: vision::train::Place,
     /// What the tasks `process.*` start for their children.
     pub children: process::Program,
 }
@@ -45,7 +47,7 @@ impl std::fmt::Debug for House {
 
 /// Every task.
 pub fn register(house: &House) -> Register {
-    let House { image_limits: limits, net_limits, models, engine, children } = house.clone();
+    let House { image_limits: limits, net_limits, models, engine, training: place, children } = house.clone();
     let register = Register::default();
     #[cfg(feature = "testing")]
     let register = if mischief::is_wanted() { register.compute(mischief::Mischief) } else { register };
@@ -60,5 +62,6 @@ pub fn register(house: &House) -> Register {
         .wait(net::links::Links { limits: net_limits })
         .wait(image::ImageTransform { limits })
         .wait(vision::classify::Classify { models: models.clone(), limits, engine: engine.clone() })
-        .wait(vision::segment::Segment { models, limits, engine })
+        .wait(vision::segment::Segment { models, limits, engine: engine.clone() })
+        .wait(vision::train::Train { limits, place, engine })
 }

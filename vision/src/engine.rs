@@ -12,6 +12,7 @@ use tidemill_core::failure::{Failure, chain};
 use tidemill_core::settings::{self, VisionSettings};
 use tidemill_tasks::vision::card::{Card, Precision};
 use tidemill_tasks::vision::segment::Scores;
+use tidemill_tasks::vision::train::{Output, Training};
 use tidemill_tasks::vision::{Engine, Label, Pixels};
 
 use crate::device::{self, Device, DeviceChoice};
@@ -20,6 +21,8 @@ use crate::map::Mapper;
 use crate::model::{InstanceConfig, Model, ModelError, Tally};
 use crate::shelf::{InUse, Shelf};
 use crate::sys;
+use crate::train::Conditions;
+use crate::trainer::Trainer;
 
 /// Copies of a network on a GPU: one batch travels and is read while the other is computed.
 const INSTANCES_ON_A_GPU: usize = 2;
@@ -37,6 +40,7 @@ pub struct Torch {
     done: Mutex<BTreeMap<String, Done>>,
     lost: Lost,
     mapper: Mapper,
+    trainer: Trainer,
 }
 
 /// What a model has done, and what it computes with.
@@ -60,7 +64,11 @@ impl Torch {
         }
         let models = Shelf::new(settings.model_memory_bytes);
         let config = config(settings)?;
-        Ok(Self { config, models, done: Mutex::default(), lost: Lost::default(), mapper: Mapper::default() })
+        // One training has all cores of the first device.
+        let device = first_device(settings)?;
+        let threads = if settings.threads == 0 { available_cores() } else { settings.threads };
+        let trainer = Trainer::new(Conditions { device, threads, settings: settings.clone() });
+        Ok(Self { config, models, done: Mutex::default(), lost: Lost::default(), mapper: Mapper::default(), trainer })
     }
 
     /// The model of a card, loaded if need be.
@@ -180,6 +188,10 @@ impl Engine for Torch {
 
     async fn load(&self, card: &Card) -> Result<(), Failure> {
         self.model(card).await.map(drop)
+    }
+
+    async fn train(&self, training: Training) -> Result<Output, Failure> {
+        self.trainer.train(training).await
     }
 
     fn map(&self, expression: &str, device: &str, xs: &[f64]) -> Result<Vec<f64>, Failure> {

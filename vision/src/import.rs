@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use tch::Tensor;
 use tidemill_core::failure::chain;
 use tidemill_core::settings::VisionSettings;
 use tidemill_tasks::vision::Import;
@@ -24,6 +25,15 @@ const GOLDEN_FILE: &str = "golden.safetensors";
 ///
 /// What is not well, in words for people.
 pub fn import(import: &Import, settings: &VisionSettings) -> Result<Vec<String>, String> {
+    import_with(import, settings, None)
+}
+
+/// As [`import()`], with golden inputs that are pixels already, `[n, height, width, 3]`.
+pub(crate) fn import_with(
+    import: &Import,
+    settings: &VisionSettings,
+    golden: Option<&Tensor>,
+) -> Result<Vec<String>, String> {
     let target = import.to.join(&import.card.name);
     if target.exists() && !import.replaces {
         return Err(format!(
@@ -39,7 +49,7 @@ pub fn import(import: &Import, settings: &VisionSettings) -> Result<Vec<String>,
     for (from, name) in &import.files {
         fs::copy(from, folder.join(name)).map_err(|error| format!("{}: {error}", from.display()))?;
     }
-    let card = try_out(import, &folder, settings)?;
+    let card = try_out(import, golden, &folder, settings)?;
     let mut lines = golden::verify(&card, settings)?;
     // The old one out of the way, within the staging folder, which is removed whatever comes.
     if target.exists() {
@@ -51,7 +61,7 @@ pub fn import(import: &Import, settings: &VisionSettings) -> Result<Vec<String>,
 }
 
 /// Writes the card, with the digest of the network and what it gave for the golden inputs.
-fn try_out(import: &Import, folder: &Path, settings: &VisionSettings) -> Result<Card, String> {
+fn try_out(import: &Import, golden: Option<&Tensor>, folder: &Path, settings: &VisionSettings) -> Result<Card, String> {
     let digest = |name: &str| {
         let file = folder.join(name);
         sha256_of(&file).map_err(|error| format!("{}: {error}", file.display()))
@@ -61,7 +71,10 @@ fn try_out(import: &Import, folder: &Path, settings: &VisionSettings) -> Result<
     let mut card = card.write(folder).map_err(|error| chain(&error))?;
     let network =
         Network::load(&card, first_device(settings)?, Some(Precision::Fp32)).map_err(|error| told(&error, &card))?;
-    let pixels = golden::pixels(&card, &import.golden)?;
+    let pixels = match golden {
+        Some(pixels) => pixels.shallow_clone(),
+        None => golden::pixels(&card, &import.golden)?,
+    };
     let outputs = golden::outputs(&network, &pixels).map_err(|error| torch::reason(&error))?;
     golden::write(&folder.join(GOLDEN_FILE), &pixels, &outputs)?;
     card.golden = Some(Golden { file: GOLDEN_FILE.to_owned(), sha256: digest(GOLDEN_FILE)? });

@@ -32,6 +32,8 @@ mod shelf;
 
 mod sys;
 mod torch;
+mod train;
+mod trainer;
 
 pub use bench::measure;
 pub use device::{Device, DeviceChoice, DeviceError};

@@ -2,16 +2,17 @@
 
 mod alexnet;
 mod builtin;
+mod cifar10;
 mod conv;
 mod densenet;
 mod efficientnet;
 mod efficientnet_lite0;
-mod fcn32s;
+pub(crate) mod fcn32s;
 mod normalise;
 mod state_dict;
 mod torchscript;
 mod vgg;
-mod weights;
+pub(crate) mod weights;
 
 use std::path::Path;
 
@@ -22,14 +23,16 @@ use tidemill_tasks::vision::card::{Activation, Architecture, Card, CardError, Pr
 use crate::device::{self, Device};
 use crate::{sys, torch};
 use builtin::Builtin;
+pub(crate) use builtin::{Layers, make, size_fits};
+pub(crate) use cifar10::LEAST;
 use efficientnet_lite0::EfficientNetLite0;
-use normalise::Normalise;
+pub(crate) use normalise::Normalise;
 use torchscript::TorchScript;
 
 /// A loaded network that fits its card.
 #[derive(Debug)]
 pub struct Network {
-    layers: Layers,
+    layers: Kept,
     normalise: Normalise,
     activation: Activation,
     device: Device,
@@ -40,7 +43,7 @@ pub struct Network {
 }
 
 #[derive(Debug)]
-enum Layers {
+enum Kept {
     Builtin(Builtin),
     EfficientNetLite0(Box<EfficientNetLite0>),
     TorchScript(TorchScript),
@@ -89,13 +92,13 @@ impl Network {
         let precision = precision.unwrap_or_else(|| usable_precisions(card, device)[0]);
         let layers = match card.network.architecture {
             Architecture::EfficientnetLite0 => {
-                Layers::EfficientNetLite0(Box::new(EfficientNetLite0::load(card, device, precision)?))
+                Kept::EfficientNetLite0(Box::new(EfficientNetLite0::load(card, device, precision)?))
             }
-            Architecture::Torchscript => Layers::TorchScript(TorchScript::load(card, device, precision)?),
-            _ => Layers::Builtin(Builtin::load(card, device, precision)?),
+            Architecture::Torchscript => Kept::TorchScript(TorchScript::load(card, device, precision)?),
+            _ => Kept::Builtin(Builtin::load(card, device, precision)?),
         };
         // One network takes the scale into the weights of its first layer.
-        let scaled = !matches!(layers, Layers::EfficientNetLite0(_));
+        let scaled = !matches!(layers, Kept::EfficientNetLite0(_));
         let refused = |error: TchError| NetworkError::Torch { model: card.name.clone(), reason: torch::reason(&error) };
         let network = Self {
             layers,
@@ -121,9 +124,9 @@ impl Network {
     pub(crate) fn share(&self) -> Self {
         Self {
             layers: match &self.layers {
-                Layers::Builtin(network) => Layers::Builtin(network.share()),
-                Layers::EfficientNetLite0(network) => Layers::EfficientNetLite0(Box::new(network.share())),
-                Layers::TorchScript(network) => Layers::TorchScript(network.share()),
+                Kept::Builtin(network) => Kept::Builtin(network.share()),
+                Kept::EfficientNetLite0(network) => Kept::EfficientNetLite0(Box::new(network.share())),
+                Kept::TorchScript(network) => Kept::TorchScript(network.share()),
             },
             normalise: self.normalise.share(),
             ..*self
@@ -173,9 +176,9 @@ impl Network {
     /// Returns how many bytes its weights take where it runs.
     pub fn weight_bytes(&self) -> u64 {
         match &self.layers {
-            Layers::Builtin(network) => network.bytes(),
-            Layers::EfficientNetLite0(network) => network.bytes(),
-            Layers::TorchScript(network) => network.bytes(),
+            Kept::Builtin(network) => network.bytes(),
+            Kept::EfficientNetLite0(network) => network.bytes(),
+            Kept::TorchScript(network) => network.bytes(),
         }
     }
 
@@ -214,7 +217,7 @@ impl Network {
     }
 }
 
-impl Layers {
+impl Kept {
     fn forward(&self, input: Tensor) -> Result<Tensor, TchError> {
         match self {
             Self::Builtin(network) => network.forward(&input),
@@ -223,6 +226,9 @@ impl Layers {
         }
     }
 }
+
+/// Height and width of CIFAR-10's pictures.
+const CIFAR10: [i64; 2] = [32, 32];
 
 /// Writes random weights of a built-in architecture, as training would begin with, as safetensors. `head` is how wide
 /// FCN-32s is before its last layer; without, as wide as in its paper.
@@ -234,7 +240,7 @@ pub fn write_random(architecture: Architecture, classes: i64, head: Option<i64>,
     let store = VarStore::new(tch::Device::Cpu);
     let _layers = match (architecture, head) {
         (Architecture::Fcn32sVgg19, Some(width)) => Box::new(fcn32s::fcn32s(&store.root(), width, classes)) as _,
-        _ => builtin::make(architecture, &store.root(), classes, &weights::Tensors::new())?,
+        _ => builtin::make(architecture, &store.root(), CIFAR10, classes, &weights::Tensors::new())?,
     };
     store.save(file).map_err(|error| torch::reason(&error))
 }

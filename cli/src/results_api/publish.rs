@@ -53,7 +53,7 @@ impl Submitter for Publisher {
             Some(key) => self.known(&identity::id_of(key).map_err(fault)?).await?,
             None => None,
         };
-        let given = self.batch(&new)?;
+        let given = self.batch(&new, &*job)?;
         let batch = match &known {
             Some(known) => match identity::difference(&known.batch, &given) {
                 // What was decided when it was begun stays so.
@@ -101,7 +101,7 @@ impl Publisher {
     }
 
     /// The batch as it is asked for; what is left out is as the settings say.
-    fn batch(&self, new: &NewBatch) -> Result<Batch, SubmitError> {
+    fn batch(&self, new: &NewBatch, job: &dyn Job) -> Result<Batch, SubmitError> {
         let NewRetry { attempts, base, max } = new.retry;
         let defaults = &self.settings.retry;
         let id = match &new.idempotency_key {
@@ -117,7 +117,7 @@ impl Publisher {
                 base: base.map_or(defaults.base, Duration::from_millis),
                 max: max.map_or(defaults.max, Duration::from_millis),
             },
-            timeout: new.timeout.map_or(self.settings.task.timeout, Duration::from_millis),
+            timeout: new.timeout.map(Duration::from_millis).or(job.timeout()).unwrap_or(self.settings.task.timeout),
             priority: Priority(new.priority),
             expires: new.expires,
         };

@@ -21,8 +21,14 @@ const PREFIX: &str = "TIDEMILL__";
 const CONFIG_FILE: &str = "TIDEMILL_CONFIG";
 
 /// The keys that hold paths. In a file, a relative one is relative to that file's folder, wherever the command runs.
-const PATHS: [&str; 5] =
-    ["broker.password_file", "store.password_file", "api.token_file", "vision.libtorch", "vision.models"];
+const PATHS: [&str; 6] = [
+    "broker.password_file",
+    "store.password_file",
+    "api.token_file",
+    "vision.train_in",
+    "vision.libtorch",
+    "vision.models",
+];
 
 /// A file with a secret is not larger than this.
 const SECRET_FILE_BYTES: u64 = 64 << 10;

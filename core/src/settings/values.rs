@@ -336,6 +336,8 @@ impl FromStr for LogFilter {
             Targets::new()
                 .with_default(others)
                 .with_target("tidemill", level)
+                // How far long work has come is no warning, and yet it is what people wait for.
+                .with_target(crate::telemetry::events::PROGRESS, if text == "warn" { LevelFilter::INFO } else { level })
                 // What it cannot verify is our failure to tell: the item says so.
                 .with_target("rustls_platform_verifier", LevelFilter::OFF),
         ))

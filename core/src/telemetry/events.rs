@@ -12,6 +12,9 @@ use tracing::{debug, error, info};
 
 pub use networks::{ModelLoaded, NetworkRan, PicturePrepared, PicturesAnswered};
 
+/// The target of the lines that tell how far long work has come; they are shown at the level `warn` as well.
+pub const PROGRESS: &str = "tidemill_progress";
+
 /// The metrics that events move, in the words of the logs. Names are for life: dashboards are built on them.
 pub mod names {
     /// Counter: items that came to their end, by `task` and `status`.
@@ -20,6 +23,10 @@ pub mod names {
     pub const CHUNK_SECONDS: &str = "tidemill_chunk_run_seconds";
     /// Counter: further attempts that were ordered, by `task`.
     pub const RETRIES: &str = "tidemill_retries_total";
+    /// Counter: epochs that networks were trained for.
+    pub const EPOCHS: &str = "tidemill_epochs_total";
+    /// Histogram: seconds that such an epoch took.
+    pub const EPOCH_SECONDS: &str = "tidemill_epoch_seconds";
     /// Counter: panics, of items and of ourselves.
     pub const PANICS: &str = "tidemill_panics_total";
     /// Counter: models that were loaded, by `model`: more than one is a model that made way for another.
@@ -89,6 +96,94 @@ impl ItemRetried<'_> {
         let Self { batch, task, index, attempt, delay, error } = self;
         info!(batch, task, index, attempt, delay_ms = millis(delay), error, "item will be retried");
         counter!(names::RETRIES, "task" => task.to_owned()).increment(1);
+    }
+}
+
+/// A training begins, or goes on.
+#[derive(Clone, Copy, Debug)]
+pub struct TrainingStarted<'a> {
+    /// The model that comes of it.
+    pub model: &'a str,
+    /// The network.
+    pub architecture: &'a str,
+    /// What it runs on.
+    pub device: &'a str,
+    /// Pictures that it learns from.
+    pub pictures: usize,
+    /// Pictures that it is tried on.
+    pub validation: usize,
+    /// How many classes there are.
+    pub classes: usize,
+    /// The size that pictures are brought to.
+    pub size: &'a str,
+    /// The first epoch that is still to be done, from 1.
+    pub epoch: u32,
+    /// How many there are in all.
+    pub epochs: u32,
+}
+
+impl TrainingStarted<'_> {
+    /// Tells it.
+    pub fn emit(self) {
+        let Self { model, architecture, device, pictures, validation, classes, size, epoch, epochs } = self;
+        info!(
+            target: PROGRESS,
+            model, architecture, device, pictures, validation, classes, size, epoch, epochs, "training starts"
+        );
+    }
+}
+
+/// Part of an epoch is done.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchesLearned<'a> {
+    /// The model that is trained.
+    pub model: &'a str,
+    /// The epoch, from 1.
+    pub epoch: u32,
+    /// How many batches of it are done.
+    pub batch: usize,
+    /// How many it has.
+    pub batches: usize,
+}
+
+impl BatchesLearned<'_> {
+    /// Tells it.
+    pub fn emit(self) {
+        let Self { model, epoch, batch, batches } = self;
+        info!(target: PROGRESS, model, epoch, batch, batches, "learning");
+    }
+}
+
+/// A network was trained for one more epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct EpochFinished<'a> {
+    /// The model that is trained.
+    pub model: &'a str,
+    /// The epoch, from 1.
+    pub epoch: u32,
+    /// How many there are in all.
+    pub epochs: u32,
+    /// Loss and accuracy (to segment, intersection over union) on the pictures that it learned from.
+    pub training: (f64, f64),
+    /// The same on those for validation.
+    pub validation: (f64, f64),
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl EpochFinished<'_> {
+    /// Tells it.
+    pub fn emit(self) {
+        let Self { model, epoch, epochs, training, validation, took } = self;
+        let [loss, accuracy, validation_loss, validation_accuracy] =
+            [training.0, training.1, validation.0, validation.1].map(|value| (value * 1e4).round() / 1e4);
+        info!(
+            target: PROGRESS,
+            model, epoch, epochs, loss, accuracy, validation_loss, validation_accuracy, took_ms = millis(took),
+            "epoch finished"
+        );
+        counter!(names::EPOCHS).increment(1);
+        histogram!(names::EPOCH_SECONDS).record(took);
     }
 }
 

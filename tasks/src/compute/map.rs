@@ -214,6 +214,7 @@ mod tests {
     use super::*;
     use crate::vision::card::Card;
     use crate::vision::segment::Scores;
+    use crate::vision::train::{Output, Training};
     use crate::vision::{Label, Pixels};
 
     fn plan(expr: &str) -> Result<Plan, Invalid> {
@@ -277,6 +278,10 @@ mod tests {
 
         async fn load(&self, _card: &Card) -> Result<(), Failure> {
             unreachable!("compute.map needs no model")
+        }
+
+        async fn train(&self, _training: Training) -> Result<Output, Failure> {
+            unreachable!("compute.map trains nothing")
         }
 
         fn map(&self, expression: &str, device: &str, xs: &[f64]) -> Result<Vec<f64>, Failure> {

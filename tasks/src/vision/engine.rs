@@ -11,6 +11,7 @@ use tidemill_core::failure::Failure;
 
 use super::card::Card;
 use super::segment::Scores;
+use super::train::{Output, Training};
 
 /// One answer of a classifier.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -54,6 +55,14 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// Where the model cannot be loaded (permanent).
     async fn load(&self, card: &Card) -> Result<(), Failure>;
+
+    /// Trains a network; one at a time, others wait for it. Dropping the future asks it to end at the next batch, and what
+    /// was written down after its last epoch is where the same training goes on.
+    ///
+    /// # Errors
+    /// What is wrong with the data set, or what is not well about the folder that the model comes into (permanent); that the
+    /// device failed, or that somebody else trains this model (it may pass).
+    async fn train(&self, training: Training) -> Result<Output, Failure>;
 
     /// The expression's value for each `x`, computed as one tensor of 64-bit floats; not finite where it is so. It keeps
     /// the thread that calls until the values are there.

@@ -9,6 +9,7 @@ mod import;
 mod models;
 mod picture;
 pub mod segment;
+pub mod train;
 
 pub use engine::{Engine, Label, Pixels};
 pub use import::Import;

@@ -9,7 +9,7 @@ use tch::vision::{inception, mobilenet, resnet, squeezenet};
 use tch::{Kind, TchError, Tensor};
 use tidemill_tasks::vision::card::{Architecture, Card, Precision};
 
-use super::{NetworkError, alexnet, densenet, efficientnet, fcn32s, vgg, weights};
+use super::{NetworkError, alexnet, cifar10, densenet, efficientnet, fcn32s, vgg, weights};
 use crate::device::Device;
 use crate::sys::ReadOnly;
 use crate::torch;
@@ -34,7 +34,8 @@ impl Builtin {
         size_fits(card).map_err(|what| NetworkError::Misfit { model: model(), what })?;
         let tensors = weights::read(&card.network_path()).map_err(refused)?;
         let store = VarStore::new(tch::Device::Cpu);
-        let layers = make(card.network.architecture, &store.root(), i64::from(card.output.classes), &tensors);
+        let size = [i64::from(card.input.height), i64::from(card.input.width)];
+        let layers = make(card.network.architecture, &store.root(), size, i64::from(card.output.classes), &tensors);
         let layers = layers.map_err(|what| NetworkError::Misfit { model: model(), what })?;
         weights::fill(&store, tensors).map_err(|what| NetworkError::Misfit { model: model(), what })?;
         let bytes = place(&store, torch::device(device), torch::kind(precision)).map_err(refused)?;
@@ -58,7 +59,8 @@ impl Builtin {
     }
 }
 
-/// Makes an architecture's layers, with random weights, below a path.
+/// Makes an architecture's layers, with random weights, below a path. `size`, height and width of its input, matters to
+/// those that flatten what they have of it.
 ///
 /// # Errors
 ///
@@ -66,12 +68,14 @@ impl Builtin {
 pub(crate) fn make(
     architecture: Architecture,
     path: &Path,
+    size: [i64; 2],
     classes: i64,
     tensors: &weights::Tensors,
 ) -> Result<Layers, String> {
     use Architecture as A;
     Ok(match architecture {
         A::Alexnet => Box::new(alexnet::alexnet(path, classes)),
+        A::Cifar10Cnn => Box::new(cifar10::cifar10(path, size, classes)),
         A::Densenet121 => Box::new(densenet::densenet(path, 121, classes)),
         A::Densenet161 => Box::new(densenet::densenet(path, 161, classes)),
         A::Densenet169 => Box::new(densenet::densenet(path, 169, classes)),
@@ -107,7 +111,7 @@ pub(crate) fn make(
 }
 
 /// Says what an architecture takes, where the card says something else.
-fn size_fits(card: &Card) -> Result<(), String> {
+pub(crate) fn size_fits(card: &Card) -> Result<(), String> {
     use Architecture as A;
     let (width, height) = (card.input.width, card.input.height);
     let (is_well, allowed) = match card.network.architecture {
@@ -115,6 +119,7 @@ fn size_fits(card: &Card) -> Result<(), String> {
         A::Vgg11 | A::Vgg11Bn | A::Vgg13 | A::Vgg13Bn | A::Vgg16 | A::Vgg16Bn | A::Vgg19 | A::Vgg19Bn => {
             (width / 32 == 7 && height / 32 == 7, "within 224 and 255")
         }
+        A::Cifar10Cnn => (width >= cifar10::LEAST && height >= cifar10::LEAST, "at least 18"),
         A::Fcn32sVgg19 => (width.is_multiple_of(32) && height.is_multiple_of(32), "multiples of 32"),
         A::InceptionV3 => (width >= 75 && height >= 75, "at least 75; it was trained with 299"),
         A::Alexnet => (width >= 63 && height >= 63, "at least 63"),

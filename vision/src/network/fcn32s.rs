@@ -7,7 +7,7 @@
 //! interpolation. The paper's head is 4,096 wide; here the file says how wide it is. The features are VGG-19's, under
 //! torchvision's names.
 
-use tch::nn::{self, ConvConfig, ConvTransposeConfig, Init, ModuleT, Path};
+use tch::nn::{self, ConvConfig, ConvTransposeConfig, Init, ModuleT, Path, SequentialT};
 use tch::{Kind, Tensor};
 
 use super::vgg;
@@ -37,6 +37,24 @@ pub(super) fn head_width(tensors: &Tensors) -> Result<i64, String> {
 ///
 /// in: `[n, 3, h, w]`, both multiples of 32 · out: `[n, classes, h, w]`
 pub(crate) fn fcn32s(path: &Path, width: i64, classes: i64) -> impl ModuleT + use<> {
+    features(path).add(head(path, width, classes))
+}
+
+/// VGG-19's features.
+///
+/// # Shape
+///
+/// in: `[n, 3, h, w]`, both multiples of 32 · out: `[n, 512, h / 32, w / 32]`
+pub(crate) fn features(path: &Path) -> SequentialT {
+    vgg::features(path, 19, false)
+}
+
+/// The layers after the last pooling.
+///
+/// # Shape
+///
+/// in: `[n, 512, h / 32, w / 32]` · out: `[n, classes, h, w]`
+pub(crate) fn head(path: &Path, width: i64, classes: i64) -> impl ModuleT + use<> {
     let head = path / "head";
     let conv = |name: &str, from, to, kernel: i64| {
         let config = ConvConfig { padding: kernel / 2, ..ConvConfig::default() };
@@ -52,7 +70,7 @@ pub(crate) fn fcn32s(path: &Path, width: i64, classes: i64) -> impl ModuleT + us
     let upscore = nn::conv_transpose2d(path / "upscore", classes, classes, 2 * UP, up);
     let bilinear = bilinear(classes);
     tch::no_grad(|| upscore.ws.shallow_clone().copy_(&bilinear));
-    vgg::features(path, 19, false)
+    nn::seq_t()
         .add(conv("fc6", 512, width, 7))
         .add_fn_t(|x, train| x.relu().dropout(0.5, train))
         .add(conv("fc7", width, width, 1))

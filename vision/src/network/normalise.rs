@@ -10,7 +10,7 @@ const WHITE: f64 = 255.0;
 
 /// Turns bytes into `(x / 255 - mean) / std`, in the network's precision.
 #[derive(Debug)]
-pub(super) struct Normalise {
+pub(crate) struct Normalise {
     kind: Kind,
     shift: Shift,
     scale: Option<Tensor>,
@@ -32,7 +32,7 @@ pub(super) fn scale(input: &Input) -> [f32; 3] {
 
 impl Normalise {
     /// Prepares for a card's input. Where `scaled` is false the network multiplies by [`scale`] itself.
-    pub(super) fn new(input: &Input, scaled: bool, device: Device, precision: Precision) -> Result<Self, TchError> {
+    pub(crate) fn new(input: &Input, scaled: bool, device: Device, precision: Precision) -> Result<Self, TchError> {
         let channels = |values: [f32; 3]| {
             Tensor::f_from_slice(&values)?.f_reshape([1, 3, 1, 1])?.f_to_device(torch::device(device))
         };
@@ -58,7 +58,7 @@ impl Normalise {
     }
 
     /// Returns the network's input, with the strides of the bytes.
-    pub(super) fn apply(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
+    pub(crate) fn apply(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
         let shifted = match &self.shift {
             Shift::Same(mean) => pixels.f_to_kind(self.kind)?.f_add_scalar_(-mean)?,
             Shift::Each(mean) => pixels.f_to_kind(Kind::Float)?.f_sub_(mean)?,

@@ -18,7 +18,7 @@ const NAMED: usize = 5;
 ///
 /// Names are made torchvision's present ones: without the prefix that training on several devices leaves, and as
 /// DenseNet's were renamed. Counters of training are left out, and so is the head that Inception has for training alone.
-pub(super) fn read(file: &Path) -> Result<Tensors, TchError> {
+pub(crate) fn read(file: &Path) -> Result<Tensors, TchError> {
     let tensors = match file.extension().and_then(|ending| ending.to_str()) {
         Some("safetensors") => Tensor::read_safetensors(file)?,
         _ => state_dict::read(file)?,
@@ -49,7 +49,7 @@ fn densenet(name: String) -> String {
 /// # Errors
 ///
 /// Says which are missing, which are of another shape, and which the architecture does not know.
-pub(super) fn fill(store: &VarStore, mut tensors: Tensors) -> Result<(), String> {
+pub(crate) fn fill(store: &VarStore, mut tensors: Tensors) -> Result<(), String> {
     let (mut missing, mut shapes) = (Vec::new(), Vec::new());
     for (name, variable) in store.variables() {
         match tensors.remove(&name) {

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may end so")]
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod digits;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,6 +25,7 @@ pub(crate) fn settings() -> VisionSettings {
         max_batch: 8,
         max_delay: Duration::ZERO,
         model_memory_bytes: u64::MAX,
+        train_in: None,
         libtorch: None,
     }
 }

@@ -46,6 +46,8 @@ macro_rules! architectures {
 architectures! {
     /// AlexNet, as torchvision has it.
     Alexnet = "alexnet";
+    /// The small network for CIFAR-10: three convolutions of 3×3 and two dense layers.
+    Cifar10Cnn = "cifar10-cnn";
     /// DenseNet-121.
     Densenet121 = "densenet121";
     /// DenseNet-161.

@@ -77,7 +77,8 @@ impl Card {
     }
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether a model may be called so.
+pub(crate) fn is_name(name: &str) -> bool {
     let known = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.');
     (1..=64).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(known)
 }

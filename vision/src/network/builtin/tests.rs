@@ -40,7 +40,8 @@ fn built(name: &str) -> (VarStore, Layers) {
     let store = VarStore::new(Device::Cpu);
     // The one network whose file says how wide it is: as the script has it.
     let width = ("head.fc6.weight".to_owned(), Tensor::zeros([8, 512, 7, 7], (Kind::Float, Device::Cpu)));
-    let layers = make(name.parse().unwrap(), &store.root(), CLASSES, &weights::Tensors::from([width])).unwrap();
+    let layers =
+        make(name.parse().unwrap(), &store.root(), [96, 96], CLASSES, &weights::Tensors::from([width])).unwrap();
     (store, layers)
 }
 

@@ -1,0 +1,264 @@
+//! Training: a data set becomes a model's folder.
+//!
+//! ```text
+//!  feed (threads) ──► batch ──► trainee: normalise → [backbone] → layers ──► loss ──► adam
+//!                                                                       └──► tally
+//!   after every epoch: validation → history, chart → best weights → checkpoint
+//!   at the end:        best weights → import: card, golden inputs, verified → models/NAME
+//! ```
+//!
+//! Everything random follows from the seed, the epoch and a picture's place, so a training that was interrupted comes to
+//! what it would have come to.
+
+mod adam;
+mod checkpoint;
+mod epoch;
+mod finish;
+mod tally;
+mod trainee;
+mod untrained;
+mod workshop;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tch::TchError;
+use tidemill_core::compute::available_cores;
+use tidemill_core::failure::Failure;
+use tidemill_core::settings::VisionSettings;
+use tidemill_core::telemetry::events::{EpochFinished, TrainingStarted};
+use tidemill_tasks::vision::card::{Architecture, Card, Question};
+use tidemill_tasks::vision::train::{DataSet, Epoch, Figures, Output, Size, Training, Wanted, chart};
+use tokio_util::sync::CancellationToken;
+
+use self::adam::Adam;
+use self::checkpoint::{Checkpoint, State};
+use self::epoch::Epochs;
+use self::trainee::Trainee;
+use self::workshop::Workshop;
+use crate::device::Device;
+use crate::network::{LEAST, size_fits};
+use crate::torch;
+
+/// The file of the chart.
+const CHART: &str = "chart.svg";
+/// The file of all epochs' figures.
+const HISTORY: &str = "history.json";
+/// Files of the best weights so far begin so.
+const BEST: &str = "best-";
+
+/// Pictures by which an untrained backbone is filled.
+const SETTLED_BY: usize = 32;
+
+/// How a training is run.
+#[derive(Debug, Clone)]
+pub(crate) struct Conditions {
+    /// Where.
+    pub(crate) device: Device,
+    /// How many threads libtorch uses, on a CPU.
+    pub(crate) threads: usize,
+    /// The settings, for the model that comes of it.
+    pub(crate) settings: VisionSettings,
+}
+
+/// Trains on the thread that calls, until it is done or `stop` is cancelled.
+pub(crate) fn train(training: &Training, conditions: &Conditions, stop: &CancellationToken) -> Result<Output, Failure> {
+    tch::set_num_threads(i32::try_from(conditions.threads).unwrap_or(1));
+    let name = training.name();
+    let recipe = &training.plan.recipe;
+    let stopped = || stop.is_cancelled();
+    let wanted = Wanted {
+        validation: recipe.validation,
+        seed: recipe.seed,
+        limits: training.limits,
+        threads: available_cores(),
+        stopped: &stopped,
+    };
+    let set = Arc::new(DataSet::open(&training.data, &wanted)?);
+    let card = card(training, &name, &set)?;
+    let workshop = Workshop::open(&training.to, &name)?;
+    let before = Checkpoint::read(&workshop)?;
+    let begun = State {
+        recipe: recipe.clone(),
+        data: set.digest.clone(),
+        architecture: card.network.architecture.to_string(),
+        size: Size { width: card.input.width, height: card.input.height },
+        epochs: Vec::new(),
+        best: (0, Figures::default()),
+        steps: 0,
+    };
+    if let Some(before) = &before {
+        same(&begun, &before.state, &workshop)?;
+    }
+    let work = Work { training, conditions, stop, name, workshop, set, card };
+    work.run(begun, before)
+}
+
+/// Refuses to go on with what was another training.
+fn same(now: &State, before: &State, workshop: &Workshop) -> Result<(), Failure> {
+    let differs = now.recipe.difference(&before.recipe).or_else(|| match () {
+        () if now.data != before.data => Some("the files of the data set are others".to_owned()),
+        () if now.architecture != before.architecture || now.size != before.size => {
+            let (is, was) = (&now.architecture, &before.architecture);
+            Some(format!("the network is {is} of {} and was {was} of {}", now.size, before.size))
+        }
+        () => None,
+    });
+    let Some(differs) = differs else { return Ok(()) };
+    let (model, begun) = (workshop.model.display(), workshop.file(""));
+    let remedy = "say another name, or remove that folder to begin anew";
+    Err(Failure::permanent(
+        "differs",
+        format!("{} has begun to train {model} otherwise: {differs}; {remedy}", begun.display()),
+    ))
+}
+
+/// The card of the model that comes of it, as far as it is known before.
+fn card(training: &Training, name: &str, set: &DataSet) -> Result<Card, Failure> {
+    let recipe = &training.plan.recipe;
+    let usual = match set.question {
+        Question::Classify => Architecture::Cifar10Cnn,
+        Question::Segment => Architecture::Fcn32sVgg19,
+    };
+    let architecture = recipe.architecture.unwrap_or(usual);
+    if (architecture == Architecture::Fcn32sVgg19) != (set.question == Question::Segment) {
+        let what = format!("{architecture} does not {}, which the data set is for", set.question.as_str());
+        return Err(Failure::permanent("architecture", what));
+    }
+    let (least, most) = (LEAST, 64);
+    let is_small = |size: &Size| [size.width, size.height].iter().all(|side| (least..=most).contains(side));
+    let square = |side| Size { width: side, height: side };
+    let size = recipe.size.unwrap_or_else(|| match architecture {
+        Architecture::Cifar10Cnn => set.size.filter(is_small).unwrap_or_else(|| square(32)),
+        Architecture::Fcn32sVgg19 => square(128),
+        Architecture::InceptionV3 => square(299),
+        _ => square(224),
+    });
+    let mut card = Card::draft(name, set.question);
+    card.network.architecture = architecture;
+    card.input.resize.short_side = None;
+    card.input.crop = tidemill_tasks::vision::card::Crop::None;
+    (card.input.width, card.input.height) = (size.width, size.height);
+    if architecture == Architecture::Cifar10Cnn {
+        (card.input.mean, card.input.std) = ([0.5; 3], [0.5; 3]);
+    }
+    card.output.classes = u32::try_from(set.labels.len()).unwrap_or(u32::MAX);
+    size_fits(&card).map_err(|what| Failure::permanent("size", format!("size: {size}: {what}")))?;
+    Ok(card)
+}
+
+/// A training at work.
+struct Work<'a> {
+    training: &'a Training,
+    conditions: &'a Conditions,
+    stop: &'a CancellationToken,
+    name: String,
+    workshop: Workshop,
+    set: Arc<DataSet>,
+    card: Card,
+}
+
+impl Work<'_> {
+    fn run(&self, begun: State, before: Option<Checkpoint>) -> Result<Output, Failure> {
+        let plan = &self.training.plan;
+        let is_over = |state: &State| state.done() >= plan.epochs || state.is_stale(plan.patience);
+        if let Some(before) = before.as_ref().filter(|before| is_over(&before.state)) {
+            return self.finish(&before.state);
+        }
+        let mut trainee = Trainee::new(&self.card, &plan.recipe, self.conditions.device)?;
+        let epochs = Epochs::new(&self.set, &self.card, plan, self.stop);
+        match &before {
+            Some(before) => trainee.load(&self.workshop.file(&best(before.state.best.0)))?,
+            None => {
+                if let Some(file) = &plan.recipe.weights {
+                    trainee.begin_with(file)?;
+                } else if self.card.network.architecture == Architecture::Fcn32sVgg19 {
+                    trainee.settle(&epochs.some(SETTLED_BY)?).map_err(failed)?;
+                }
+            }
+        }
+        trainee.ready().map_err(failed)?;
+        let mut adam = Adam::new(trainee.weights(), plan.recipe.learning_rate).map_err(failed)?;
+        let mut state = begun;
+        if let Some(before) = before {
+            before.restore(&trainee.variables(), &mut adam)?;
+            state = before.state;
+        }
+        self.tell_start(&state);
+        while !is_over(&state) {
+            let started = Instant::now();
+            let number = state.done() + 1;
+            let training = epochs.learn(&mut trainee, &mut adam, number, &self.name)?;
+            if !training.loss.is_finite() {
+                let what = format!("the loss is no number any more in epoch {number}: try a smaller learning_rate");
+                return Err(Failure::permanent("diverged", what));
+            }
+            let validation = epochs.validate(&mut trainee)?;
+            let took = started.elapsed();
+            state.epochs.push(Epoch { epoch: number, training, validation, seconds: round(took) });
+            state.steps = adam.steps;
+            if number == 1 || validation.is_better_than(&state.best.1) {
+                state.best = (number, validation);
+                self.workshop.replace(&best(number), |file| trainee.save(file))?;
+            }
+            self.write_down(&state)?;
+            checkpoint::write(&self.workshop, &state, &trainee.variables(), &adam)?;
+            self.workshop.sweep(BEST, &best(state.best.0));
+            self.tell_epoch(&training, &validation, number, took);
+        }
+        drop((trainee, adam));
+        self.finish(&state)
+    }
+
+    /// History and chart, for people who look on.
+    fn write_down(&self, state: &State) -> Result<(), Failure> {
+        let json = serde_json::to_vec_pretty(&state.epochs);
+        self.workshop.put(HISTORY, &json.map_err(|error| Failure::permanent("storage", error.to_string()))?)?;
+        let title = format!("{}: {}, {} classes", self.name, state.architecture, self.set.labels.len());
+        let chart = chart(&title, &state.epochs, state.best.0).map_err(|what| Failure::permanent("chart", what))?;
+        self.workshop.put(CHART, chart.as_bytes())
+    }
+
+    fn tell_start(&self, state: &State) {
+        TrainingStarted {
+            model: &self.name,
+            architecture: &state.architecture,
+            device: &self.conditions.device.to_string(),
+            pictures: self.set.training(),
+            validation: self.set.validation(),
+            classes: self.set.labels.len(),
+            size: &state.size.to_string(),
+            epoch: state.done() + 1,
+            epochs: self.training.plan.epochs,
+        }
+        .emit();
+    }
+
+    fn tell_epoch(&self, training: &Figures, validation: &Figures, epoch: u32, took: Duration) {
+        let told = |figures: &Figures| (figures.loss, figures.iou.unwrap_or(figures.accuracy));
+        EpochFinished {
+            model: &self.name,
+            epoch,
+            epochs: self.training.plan.epochs,
+            training: told(training),
+            validation: told(validation),
+            took,
+        }
+        .emit();
+    }
+}
+
+/// The file with the weights of an epoch.
+fn best(epoch: u32) -> String {
+    format!("{BEST}{epoch}.safetensors")
+}
+
+/// Seconds, to the millisecond.
+fn round(took: Duration) -> f64 {
+    (took.as_secs_f64() * 1e3).round() / 1e3
+}
+
+/// libtorch refused: most often there is no memory left, which may pass.
+fn failed(error: TchError) -> Failure {
+    Failure::transient("network", torch::reason(&error))
+}

@@ -1,0 +1,99 @@
+//! The end of a training: its best weights become a model's folder.
+
+use tidemill_core::failure::Failure;
+use tidemill_tasks::vision::Import;
+use tidemill_tasks::vision::card::{Card, Precision, Precisions, Question, sha256_of};
+use tidemill_tasks::vision::train::Output;
+
+use super::checkpoint::State;
+use super::epoch::Epochs;
+use super::{CHART, HISTORY, Work, best, failed};
+use crate::{import, sys};
+
+/// What the weights and the classes' names are called in the model's folder.
+const WEIGHTS: &str = "weights.safetensors";
+const LABELS: &str = "labels.txt";
+
+/// Pictures for validation that become golden inputs.
+const GOLDEN: usize = 2;
+
+impl Work<'_> {
+    /// Makes the model's folder, unless it is there; says what became of the training.
+    pub(super) fn finish(&self, state: &State) -> Result<Output, Failure> {
+        let weights = self.workshop.file(&best(state.best.0));
+        let digest = sha256_of(&weights)
+            .map_err(|error| Failure::permanent("checkpoint", format!("{}: {error}", weights.display())))?;
+        let is_there = Card::load(&self.workshop.model)
+            .is_ok_and(|card| card.network.sha256 == digest && card.verify().is_ok() && card.verify_golden().is_ok());
+        if !is_there {
+            self.make(state)?;
+        }
+        let plan = &self.training.plan;
+        Ok(Output {
+            model: self.name.clone(),
+            folder: self.workshop.model.display().to_string(),
+            architecture: state.architecture.clone(),
+            classes: self.set.labels.len(),
+            training_pictures: self.set.training(),
+            validation_pictures: self.set.validation(),
+            epochs: state.epochs.clone(),
+            best_epoch: state.best.0,
+            best: state.best.1,
+            stopped_early: state.done() < plan.epochs,
+            chart: self.workshop.model.join(CHART).display().to_string(),
+        })
+    }
+
+    fn make(&self, state: &State) -> Result<(), Failure> {
+        let labels: String = self.set.labels.iter().map(|label| format!("{label}\n")).collect();
+        self.workshop.put(LABELS, labels.as_bytes())?;
+        let first = self.set.training();
+        let places = (first..first + self.set.validation().min(GOLDEN)).collect::<Vec<_>>();
+        let golden = Epochs::new(&self.set, &self.card, &self.training.plan, self.stop).batch(places)?;
+        let shape = [golden.places.len() as i64, i64::from(state.size.height), i64::from(state.size.width)];
+        let pixels = sys::with_pixels(&golden.pixels, shape, |pixels| pixels.f_permute([0, 2, 3, 1])?.f_detach_copy());
+        let pixels = pixels.map_err(failed)?;
+        let files = [(best(state.best.0), WEIGHTS), (LABELS.to_owned(), LABELS), (CHART.to_owned(), CHART)];
+        let files = files.into_iter().chain([(HISTORY.to_owned(), HISTORY)]);
+        let mut coming = Import {
+            card: self.finished_card(state),
+            files: files.map(|(from, name)| (self.workshop.file(&from), name.to_owned())).collect(),
+            golden: Vec::new(),
+            to: self.training.to.clone(),
+            replaces: true,
+        };
+        let settings = &self.conditions.settings;
+        let Err(reason) = import::import_with(&coming, settings, Some(&pixels)) else { return Ok(()) };
+        // What does not come out near enough in half precision is left to fp32.
+        tracing::info!(reason, "the model is made again, for fp32 alone");
+        coming.card.precision = Precisions::default();
+        match import::import_with(&coming, settings, Some(&pixels)) {
+            Ok(_) => Ok(()),
+            Err(reason) => Err(Failure::permanent("model", reason)),
+        }
+    }
+
+    fn finished_card(&self, state: &State) -> Card {
+        let (plan, figures) = (&self.training.plan, state.best.1);
+        let data = self.training.data.canonicalize().unwrap_or_else(|_| self.training.data.clone());
+        let data = data.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut card = self.card.clone();
+        let right = match figures.iou {
+            Some(iou) => format!("an intersection over union of {iou:.3}"),
+            None => format!("{:.1} % right", figures.accuracy * 100.0),
+        };
+        let (learned, tried) = (self.set.training(), self.set.validation());
+        card.about = format!("Trained on {learned} pictures of {data}; {right} on {tried} others.");
+        card.licence = plan.licence.clone().unwrap_or_else(|| "NOASSERTION".to_owned());
+        let (epoch, done) = (state.best.0, state.done());
+        card.source = format!("`tidemill run vision.train`, epoch {epoch} of {done}, seed {}", plan.recipe.seed);
+        card.precision =
+            Precisions { cpu: vec![Precision::Bf16, Precision::Fp32], cuda: vec![Precision::Fp16, Precision::Fp32] };
+        if card.task == Question::Classify {
+            card.warm_up = vec![1, 8];
+        }
+        WEIGHTS.clone_into(&mut card.network.file);
+        LABELS.clone_into(&mut card.output.labels);
+        card
+    }
+}

@@ -1,0 +1,59 @@
+//! Trainings of an engine: one at a time, on a thread of its own.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use tidemill_core::compute::message_of;
+use tidemill_core::failure::Failure;
+use tidemill_tasks::vision::train::{Output, Training};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::train::{Conditions, train};
+
+/// Runs trainings. Dropping it waits until the thread has ended, which is at its next batch.
+#[derive(Debug)]
+pub(crate) struct Trainer {
+    conditions: Arc<Conditions>,
+    /// Held by the thread until it has ended: one that was given up still has its folder.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Trainer {
+    /// Will train under these conditions.
+    pub(crate) fn new(conditions: Conditions) -> Self {
+        Self { conditions: Arc::new(conditions), turn: Arc::default(), thread: Mutex::default() }
+    }
+
+    /// Trains, once others have ended. Dropping the future asks it to end at the next batch.
+    pub(crate) async fn train(&self, training: Training) -> Result<Output, Failure> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let stop = CancellationToken::new();
+        let _asked_when_dropped = stop.clone().drop_guard();
+        let (answer, answered) = oneshot::channel();
+        let conditions = Arc::clone(&self.conditions);
+        let span = tracing::Span::current();
+        let work = move || {
+            // The library's layers panic where libtorch refuses. Nothing half done is seen again: all is in the closure.
+            let run = AssertUnwindSafe(|| span.in_scope(|| train(&training, &conditions, &stop)));
+            let outcome = catch_unwind(run).unwrap_or_else(|panic| Err(Failure::panicked(&message_of(&*panic))));
+            drop(turn);
+            // Nobody may be listening any more.
+            drop(answer.send(outcome));
+        };
+        let thread = thread::Builder::new().name("train".to_owned()).spawn(work);
+        let thread = thread.map_err(|error| Failure::transient("no_thread", format!("no thread to train: {error}")))?;
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        answered.await.unwrap_or_else(|_| Err(Failure::transient("stopped", "the training ended without a word")))
+    }
+}
+
+impl Drop for Trainer {
+    fn drop(&mut self) {
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // Its panics are caught within.
+        drop(thread.map(JoinHandle::join));
+    }
+}
