@@ -67,6 +67,8 @@ RUN groupadd --system --gid 10001 tidemill \
  && useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/tidemill --shell /usr/sbin/nologin tidemill \
  && install -d --owner=tidemill --group=tidemill /var/lib/tidemill /var/lib/tidemill/blobs
 COPY config/cluster.toml /etc/tidemill/cluster.toml
+# Cards without weights: whoever submits holds a model's name against them.
+COPY models /usr/local/share/tidemill/models
 COPY --from=build /out/tidemill /usr/local/bin/
 LABEL org.opencontainers.image.title="tidemill" \
       org.opencontainers.image.description="Runs a task over many inputs on many machines: every outcome once, and in order" \
