@@ -133,14 +133,16 @@ Examples:
   tidemill run time.sleep 5 4 3 2 1 --order completion
   tidemill run compute.factorize --items numbers.ndjson --format csv
   tidemill run image.transform photos/ -o steps='[{\"blur\":15},{\"thumbnail\":[1200,1200]}]' --out small
-  printf '\"a.jpg\"\\n\"b.jpg\"\\n' | tidemill run vision.classify -";
+  printf '\"a.jpg\"\\n\"b.jpg\"\\n' | tidemill run vision.classify -
+  tidemill run vision.classify s3://bucket/photos/ --out labels.parquet          a line for each, in columns
+  tidemill run vision.classify s3://bucket/photos/ --out labels.parquet --resume after a stop";
 
 /// What is to be done: the task, its options, its inputs.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Work {
     /// The task, such as image.transform; `tidemill tasks` lists them
     pub(crate) task: String,
-    /// Inputs: files, folders (with all that is in them), globs, URLs; values; or - for NDJSON on standard input
+    /// Inputs: files, folders and buckets (s3://bucket/folder/), with all that is in them; globs, URLs; values; or - for NDJSON on standard input
     #[arg(value_name = "INPUT", allow_negative_numbers = true)]
     pub(crate) inputs: Vec<String>,
     /// Whole numbers from A up to, not including, B as inputs
@@ -172,9 +174,10 @@ pub(crate) struct Show {
     /// How outcomes are printed; by default a table on a terminal, ndjson elsewhere
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub(crate) format: Option<Format>,
-    /// The folder for produced files; names and folders of the inputs are kept
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: Option<PathBuf>,
+    /// The folder for produced files (names and folders of the inputs are kept), or a file for outcomes: .ndjson,
+    /// .parquet, .coco.json; may be given twice, once for each
+    #[arg(long, value_name = "DIR|FILE")]
+    pub(crate) out: Vec<PathBuf>,
 }
 
 /// `run`.
@@ -184,6 +187,9 @@ pub(crate) struct Run {
     pub(crate) work: Work,
     #[command(flatten)]
     pub(crate) show: Show,
+    /// Go on with the file of --out that a stopped run left: the same command, with the same inputs
+    #[arg(long)]
+    pub(crate) resume: bool,
     /// Computing threads; by default one for each core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "How it is run")]
     pub(crate) workers: Option<u16>,
@@ -230,7 +236,7 @@ pub(crate) struct Tasks {
 }
 
 /// See [`Order`].
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OrderArg {
     #[default]
     Input,

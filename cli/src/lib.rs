@@ -22,6 +22,7 @@ mod follow;
 mod handover;
 mod identity;
 mod interrupt;
+mod ledger;
 mod letters;
 mod line;
 mod models;
@@ -71,6 +72,8 @@ pub struct Vision {
     pub import: fn(&Import, &VisionSettings) -> Result<Vec<String>, String>,
     /// Says what of a model was found well, a line each; the error is a text for people.
     pub verify: fn(&Card, &VisionSettings) -> Result<Vec<String>, String>,
+    /// The names of a model's classes, by number; the error is a text for people.
+    pub labels: fn(&Card) -> Result<Vec<String>, String>,
 }
 
 /// How fast a network is by itself.

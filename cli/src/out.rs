@@ -1,11 +1,13 @@
 //! Out: puts produced files where the user wants them.
 
-use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{HashMap, HashSet};
 use std::hash::{Hash as _, Hasher as _};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tidemill_core::blobs::{BlobRef, Blobs, FetchLimits};
 use tidemill_core::failure::Failure;
@@ -51,6 +53,27 @@ impl Out {
     /// Where blobs lie until they are placed.
     pub(crate) fn staging(&self) -> PathBuf {
         self.staging.path().to_owned()
+    }
+
+    /// Takes note of the files that an earlier run made of an item, so that no later one gets their names.
+    ///
+    /// # Errors
+    /// Where they lie in another folder.
+    pub(crate) fn remember(&mut self, output: &RawValue) -> Result<(), CliError> {
+        #[derive(Deserialize)]
+        struct Placed {
+            file: PathBuf,
+        }
+        let Ok(fields) = serde_json::from_str::<HashMap<String, &RawValue>>(output.get()) else { return Ok(()) };
+        for placed in fields.values().filter_map(|field| serde_json::from_str::<Placed>(field.get()).ok()) {
+            let Ok(name) = placed.file.strip_prefix(&self.folder) else {
+                let (file, folder) = (placed.file.display(), self.folder.display());
+                return Err(CliError::usage(format!("--resume: the files before are not in {folder}: {file}"))
+                    .hint("give the same folder with --out, written in the same way"));
+            };
+            self.given.insert(hash(name));
+        }
+        Ok(())
     }
 
     /// Places the files of an outcome, and adds to its output where they are. Where one cannot be placed, the outcome
@@ -132,7 +155,8 @@ fn hash(path: &Path) -> u64 {
     hasher.finish()
 }
 
-fn is_folder_around(input: &str, out: &Path) -> bool {
+/// Whether an input is a folder that has this one within it.
+pub(crate) fn is_folder_around(input: &str, out: &Path) -> bool {
     Path::new(input).is_dir() && Path::new(input).canonicalize().is_ok_and(|input| out.starts_with(input))
 }
 

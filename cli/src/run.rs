@@ -1,12 +1,14 @@
 //! `run`: broker, worker, collector and store inside this process, and the way of every item through them.
 
+mod kept;
+
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
-use tidemill_core::batch::{Batch, BatchId, Priority};
+use tidemill_core::batch::{Batch, BatchId, ItemIndex, Priority};
 use tidemill_core::blobs::{Blobs, FetchLimits};
 use tidemill_core::broker::{self, Broker, Notice};
 use tidemill_core::compute::Pool;
@@ -17,18 +19,18 @@ use tidemill_core::settings::{RetrySettings, Settings};
 use tidemill_core::store::{self, Progress, Store};
 use tidemill_core::task::{Engine, Hands, Job, Kind, Lane, Register, Tools, raw};
 use tidemill_core::web::Web;
-use tidemill_producer::inputs::{Inputs, Source};
-use tidemill_producer::{Cut, Produced, Producer, Span, UnderWay, Window};
+use tidemill_producer::inputs::Inputs;
+use tidemill_producer::{Cut, ProduceError, Produced, Producer, Span, UnderWay, Window};
 use tidemill_results_api::{Stream, collect};
 use tidemill_worker::{OwnNetworks, Setup, Worker};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::kept::{Kept, Plan};
 use crate::args::{Run, Shared, Work};
 use crate::cluster::own_name;
 use crate::error::{CliError, Exit};
-use crate::out::Out;
 use crate::printer::{Bar, Printer};
 use crate::{Vision, handover, networks, words};
 
@@ -46,29 +48,19 @@ pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option
     };
     let register = crate::register(settings, engine.clone());
     let sources = words::sources(&run.work, kind, &*job)?;
-    let about = kind.about();
-    let out = match (&run.show.out, about.makes_files) {
-        (Some(folder), true) => Some(Out::open(folder, &run.work.inputs)?),
-        (None, true) => {
-            return Err(CliError::usage(format!("{} makes files, and nothing says where to put them", about.name))
-                .hint("name a folder with --out DIR"));
-        }
-        (Some(_), false) => {
-            return Err(CliError::usage(format!("--out: {} makes no files", about.name))
-                .hint("its outcomes are printed; send them to a file with > FILE"));
-        }
-        (None, false) => None,
-    };
+    let plan = Plan::of(&run, kind, settings, vision.as_ref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|error| CliError::new(Exit::Fault, format!("cannot start the runtime: {error}")))?;
-    let mill = {
-        let _inside = runtime.enter();
-        Mill::new(&run, settings, register, engine, &*job, out)?
-    };
-    let exit = runtime.block_on(mill.grind(&run, shared, &*job, sources));
+    let exit = runtime.block_on(async {
+        let Some((kept, inputs)) = plan.begin(&run, sources).await? else {
+            say(shared, "the file of --out is complete; there is nothing to go on with");
+            return Ok(Exit::Ok);
+        };
+        Mill::new(&run, settings, register, engine, &*job, kept)?.grind(&run, shared, &*job, inputs).await
+    });
     // Threads that block (a terminal that is read from, an item over its timeout) are not waited for.
     runtime.shutdown_background();
     exit
@@ -99,7 +91,7 @@ struct Mill {
     store: Arc<dyn Store>,
     worker: Worker,
     blobs: Blobs,
-    out: Option<Out>,
+    kept: Kept,
     cut: Cut,
     window: Arc<Window>,
     device: Device,
@@ -112,12 +104,11 @@ impl Mill {
         register: Register,
         engine: Option<Arc<dyn networks::Engine>>,
         job: &dyn Job,
-        out: Option<Out>,
+        kept: Kept,
     ) -> Result<Self, CliError> {
         let pool = Pool::new(settings.worker.threads).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?;
         let limits = FetchLimits { max_bytes: settings.fetch.max_bytes, timeout: settings.fetch.timeout };
-        let blobs = out.as_ref().map_or_else(|| Ok(Blobs::without_store(limits)), |out| out.blobs(limits))?;
-        let blobs = blobs.with_web(Web::new(settings.net.clone()));
+        let blobs = kept.blobs(limits)?.with_web(Web::new(settings.net.clone()));
         let broker: Arc<dyn Broker> = Arc::new(broker::embedded::Embedded::new(settings.broker.queue_bytes));
         let cut = cut_of(&run.work, settings, job, pool.threads());
         let setup = Setup {
@@ -149,7 +140,7 @@ impl Mill {
             broker,
             store: Arc::new(store::embedded::Embedded::default()),
             blobs,
-            out,
+            kept,
             cut,
             window: Arc::new(Window::new(settings.run.window_bytes)),
             device: Device { engine, lost: Arc::default() },
@@ -157,13 +148,7 @@ impl Mill {
     }
 
     /// Runs the batch and prints its outcomes.
-    async fn grind(
-        mut self,
-        run: &Run,
-        shared: &Shared,
-        job: &dyn Job,
-        sources: Vec<Source>,
-    ) -> Result<Exit, CliError> {
+    async fn grind(mut self, run: &Run, shared: &Shared, job: &dyn Job, inputs: Inputs) -> Result<Exit, CliError> {
         let started = Instant::now();
         let cancel = CancellationToken::new();
         let stop = CancellationToken::new();
@@ -183,13 +168,13 @@ impl Mill {
             Arc::clone(&self.broker),
             Arc::clone(&self.store),
             self.batch.id.clone(),
-            self.out.as_ref().map(Out::staging),
+            self.kept.staging(),
             self.device.clone(),
         ));
         // Opened before anybody reads of it; the producer's word opens it once more, which changes nothing.
         self.store.open(&self.batch).await.map_err(fault)?;
 
-        let mut out = self.out.take();
+        let mut kept = std::mem::take(&mut self.kept);
         let (produced, tally) = {
             let producer = Producer {
                 broker: &*self.broker,
@@ -203,10 +188,10 @@ impl Mill {
                 accepted: watch::Sender::new(0),
             };
             let span = Span { from: 0, seal_when_stopped: true };
-            let producing = producer.produce(Arc::clone(&self.batch), job, Inputs::walk(sources), span, &cancel);
-            let reading = self.read(run, shared, out.as_mut(), &cancel);
+            let producing = producer.produce(Arc::clone(&self.batch), job, inputs, span, &cancel);
+            let reading = self.read(run, shared, &mut kept, &cancel);
             // Each waits for the other; where one fails, the other would wait for ever.
-            tokio::try_join!(async { producing.await.map_err(fault) }, reading)?
+            tokio::try_join!(async { producing.await.map_err(not_produced) }, reading)?
         };
 
         stop.cancel();
@@ -216,13 +201,17 @@ impl Mill {
                 tracing::warn!(%error, "a part of the mill ended badly");
             }
         }
-        drop(out);
+        let is_complete = !cancel.is_cancelled() && self.device.lost.get().is_none();
+        let unfinished = kept.end(is_complete).await?;
         if let Some(reason) = self.device.lost.get() {
             let recorded = tally.progress.recorded() - tally.progress.count(Status::Cancelled);
-            return Err(networks::device_lost(reason)
-                .hint(format!("{recorded} items had ended before; run it again, here or on another --device")));
+            let how = match unfinished {
+                Some(unfinished) => format!("{unfinished}, here or on another --device"),
+                None => "run it again, here or on another --device".to_owned(),
+            };
+            return Err(networks::device_lost(reason).hint(format!("{recorded} items had ended before; {how}")));
         }
-        tally.end(started.elapsed(), produced, cancel.is_cancelled(), shared)
+        tally.end(started.elapsed(), produced, !is_complete, unfinished, shared)
     }
 
     /// Reads the outcomes in the order that was asked for, and prints them.
@@ -230,11 +219,14 @@ impl Mill {
         &self,
         run: &Run,
         shared: &Shared,
-        mut out: Option<&mut Out>,
+        kept: &mut Kept,
         cancel: &CancellationToken,
     ) -> Result<Tally, CliError> {
-        let mut tally = Tally::default();
-        let mut printer = Printer::new(run.show.format).map_err(fault)?;
+        let before = kept.before.clone();
+        let mut tally = Tally { progress: before.clone(), is_deaf: false };
+        // Outcomes in a file are printed too where somebody says how.
+        let is_printed = kept.ledger.is_none() || run.show.format.is_some();
+        let mut printer = is_printed.then(|| Printer::new(run.show.format)).transpose().map_err(fault)?;
         let bar = Bar::new(&run.work.task, shared.quiet > 0);
         let mut stream = Stream::new(Arc::clone(&self.store), self.batch.id.clone(), run.show.order.into(), 0);
         let mut tick = tokio::time::interval(TICK);
@@ -242,7 +234,7 @@ impl Mill {
             let page = tokio::select! {
                 page = stream.next() => page.map_err(fault)?,
                 _ = tick.tick() => {
-                    bar.update(&self.store.progress(&self.batch.id).await.map_err(fault)?);
+                    bar.update(&together(&before, self.store.progress(&self.batch.id).await.map_err(fault)?));
                     continue;
                 }
             };
@@ -250,21 +242,24 @@ impl Mill {
             let mut weight = 0;
             for outcome in &page {
                 weight += outcome.weight_bytes() + outcome.output_bytes();
-                let placed = out.as_mut().and_then(|out| out.place(outcome, &self.blobs));
+                let moved = moved(outcome, before.recorded());
+                let outcome: &Outcome = moved.as_ref().unwrap_or(outcome);
+                let placed = kept.keep(outcome, &self.blobs)?;
                 let outcome: &Outcome = placed.as_ref().unwrap_or(outcome);
                 tally.progress.counts[outcome.status() as usize] += 1;
-                if !tally.is_deaf {
+                if let Some(printer) = printer.as_mut().filter(|_| !tally.is_deaf) {
                     tally.hear(printer.print(outcome), cancel)?;
                 }
             }
-            if !tally.is_deaf {
+            kept.flush()?;
+            if let Some(printer) = printer.as_mut().filter(|_| !tally.is_deaf) {
                 tally.hear(printer.flush(), cancel)?;
             }
             stream.forget().await.map_err(fault)?;
             self.window.give(weight);
         }
         bar.end();
-        if !tally.is_deaf {
+        if let Some(printer) = printer.as_mut().filter(|_| !tally.is_deaf) {
             tally.hear(printer.end(), cancel)?;
         }
         Ok(tally)
@@ -309,7 +304,14 @@ impl Tally {
         }
     }
 
-    fn end(&self, took: Duration, produced: Produced, is_cancelled: bool, shared: &Shared) -> Result<Exit, CliError> {
+    fn end(
+        &self,
+        took: Duration,
+        produced: Produced,
+        is_cancelled: bool,
+        unfinished: Option<String>,
+        shared: &Shared,
+    ) -> Result<Exit, CliError> {
         if self.is_deaf {
             return Ok(Exit::Ok);
         }
@@ -328,11 +330,35 @@ impl Tally {
             // A closed standard error is no reason to fail.
             drop(writeln!(io::stderr().lock(), "{interrupted}{counts} in {:.1} s{rest}", took.as_secs_f64()));
         }
+        if let Some(unfinished) = unfinished {
+            say(shared, &unfinished);
+        }
         Ok(match (is_cancelled, is_all_ok) {
             (true, _) => Exit::Interrupted,
             (false, true) => Exit::Ok,
             (false, false) => Exit::NotAllOk,
         })
+    }
+}
+
+/// The progress of a run that goes on: what was there before, and what has come since.
+fn together(before: &Progress, mut since: Progress) -> Progress {
+    since.total = since.total.map(|total| total + before.recorded());
+    for (count, before) in since.counts.iter_mut().zip(before.counts) {
+        *count += before;
+    }
+    since
+}
+
+/// The same outcome, counted from the first item of all. The mill counts only what it runs.
+fn moved(outcome: &Outcome, before: u64) -> Option<Outcome> {
+    (before > 0).then(|| Outcome { index: ItemIndex(outcome.index.0 + before), ..outcome.clone() })
+}
+
+fn say(shared: &Shared, text: &str) {
+    if shared.quiet == 0 {
+        // A closed standard error is no reason to fail.
+        drop(writeln!(io::stderr().lock(), "{text}"));
     }
 }
 
@@ -402,6 +428,11 @@ pub(crate) fn cut_of(work: &Work, settings: &Settings, job: &dyn Job, cores: usi
         Some(items) => Cut::fixed(items as usize, chunk.max_bytes),
         None => Cut::by_cost(job.cost(), chunk.target, chunk.max_items, chunk.max_bytes, cores),
     }
+}
+
+fn not_produced(error: ProduceError) -> CliError {
+    let exit = if matches!(error, ProduceError::Inputs(_)) { Exit::Unreachable } else { Exit::Fault };
+    CliError::new(exit, error.to_string())
 }
 
 fn fault(error: impl std::fmt::Display) -> CliError {

@@ -3,6 +3,7 @@
 mod upload;
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::client::Client;
 use crate::cluster::{self, Signals};
 use crate::error::{CliError, Exit};
 use crate::follow::{Following, follow};
+use crate::ledger::Outs;
 use crate::{identity, run, words};
 
 /// Messages and bytes that may be published and not confirmed yet: enough to keep the broker busy, little enough to
@@ -45,7 +47,14 @@ pub(crate) fn submit(args: Submit, shared: &Shared, settings: &Settings) -> Resu
     let sources = words::sources(&args.work, kind, &*job)?;
     let about = kind.about();
     let makes_files = about.makes_files;
-    if let Some(out) = args.out() {
+    let outs = Outs::of(&args.show.out)?;
+    if let Some((file, _)) = &outs.file {
+        let usage = CliError::usage(format!("--out {}: `submit` writes no file of outcomes", file.display()));
+        return Err(
+            usage.hint("`tidemill run` does; here outcomes are printed: send them to a file with --wait > FILE")
+        );
+    }
+    if let Some(out) = &outs.folder {
         let problem = match (args.wait, makes_files) {
             (false, _) => Some("it needs --wait; later, `tidemill results BATCH --download DIR` fetches the files"),
             (true, false) => Some("the task makes no files; its outcomes are printed"),
@@ -158,7 +167,7 @@ impl<'a> Submission<'a> {
                 let error = cluster::broker_error(&error);
                 Err(CliError::new(error.exit, error.message).hint(self.how_to_go_on(accepted)))
             }
-            Sent::Failed(error @ ProduceError::NotReady(_)) => {
+            Sent::Failed(error @ (ProduceError::NotReady(_) | ProduceError::Inputs(_))) => {
                 Err(CliError::new(Exit::Unreachable, error.to_string()).hint(self.how_to_go_on(accepted)))
             }
         }
@@ -253,7 +262,7 @@ impl<'a> Submission<'a> {
             limit: None,
             waits: true,
             is_patient: true,
-            download: show.out.as_deref(),
+            download: show.out.first().map(PathBuf::as_path),
             is_quiet: self.shared.quiet > 0,
         };
         follow(&self.client, id, following).await

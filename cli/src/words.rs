@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
+use tidemill_core::blobs::bucket;
 use tidemill_core::nearest::{did_you_mean, nearest};
 use tidemill_core::task::{About, Arguments, Job, Kind, raw};
 use tidemill_producer::inputs::{Place, PlaceError, Source};
@@ -13,7 +14,8 @@ use crate::error::CliError;
 /// Finds every source that the arguments name, so that a misspelt one is an error before anything runs.
 pub(crate) fn sources(work: &Work, kind: &dyn Kind, job: &dyn Job) -> Result<Vec<Source>, CliError> {
     let about = kind.about();
-    let folders = work.inputs.iter().filter(|word| Path::new(word).is_dir()).count();
+    let is_folder = |word: &String| Path::new(word).is_dir() || bucket::is_folder(word);
+    let folders = work.inputs.iter().filter(|word| is_folder(word)).count();
     let mut sources = Vec::new();
     for word in &work.inputs {
         sources.push(match word.as_str() {

@@ -1,5 +1,6 @@
 //! Blobs: bytes too large for a message, named by their content; and the bytes behind a path or URL.
 
+pub mod bucket;
 mod inline;
 mod keep;
 mod place;
@@ -12,7 +13,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use opendal::{Operator, services};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -179,9 +179,17 @@ impl Blobs {
     /// # Errors
     /// [`BlobError`] where there is no store, it is no folder, or the name is not a blob's.
     pub fn path_of(&self, blob: &BlobRef) -> Result<PathBuf, BlobError> {
+        self.path_of_digest(&blob.blob)
+    }
+
+    /// The file that holds the blob of that digest (`sha256:…`).
+    ///
+    /// # Errors
+    /// As [`Blobs::path_of`].
+    pub fn path_of_digest(&self, digest: &str) -> Result<PathBuf, BlobError> {
         let folder = self.store()?.folder.as_ref();
         let folder = folder.ok_or_else(|| permanent("storage", "blobs are not stored in a folder".into()))?;
-        Ok(folder.join(file_name(&blob.blob)?))
+        Ok(folder.join(file_name(digest)?))
     }
 
     fn store(&self) -> Result<&Place, BlobError> {
@@ -260,20 +268,7 @@ impl Blobs {
             rest.trim_start_matches('/').split_once('/').filter(|(_, key)| !key.is_empty()).ok_or_else(|| {
                 permanent("invalid_input", format!("{location} names no object; it should be {scheme}://bucket/key"))
             })?;
-        choose_cryptography();
-        opendal::install_default();
-        // Credentials and endpoints come from the environment, by each provider's own names.
-        let operator = match scheme {
-            "s3" => Operator::new(services::S3::default().bucket(bucket)),
-            "gs" => Operator::new(services::Gcs::default().bucket(bucket)),
-            "az" => Operator::new(services::Azblob::default().container(bucket)),
-            _ => {
-                return Err(permanent(
-                    "invalid_input",
-                    format!("{location}: {scheme}: is not among file, http, https, s3, gs and az"),
-                ));
-            }
-        };
+        let operator = bucket::operator(location, scheme, bucket)?;
         let failed = |error: opendal::Error| BlobError {
             kind: if error.kind() == opendal::ErrorKind::NotFound { "not_found" } else { "unreachable" },
             message: format!("cannot fetch {location}: {}", why(&error)),
@@ -302,6 +297,13 @@ impl Blobs {
 pub fn choose_cryptography() {
     // An error means that it was chosen before.
     drop(rustls::crypto::ring::default_provider().install_default());
+}
+
+/// Makes opendal's services known, and what they speak HTTP with. More than once does no harm.
+fn install_opendal() {
+    choose_cryptography();
+    opendal::install_default();
+    opendal_http_transport_reqwest::install_default();
 }
 
 /// Splits `scheme:rest`, for schemes of two letters or more (`c:` is a drive, `a:b.jpg` may be a file).

@@ -5,6 +5,7 @@ mod lines;
 
 use std::io::Read;
 use std::ops::ControlFlow;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::value::RawValue;
 use tidemill_core::failure::Failure;
@@ -43,7 +44,7 @@ pub enum Source {
     Values(Vec<Box<RawValue>>),
     /// The whole numbers from the first up to, not including, the second.
     Range(i64, i64),
-    /// A file, a folder, a glob or a URL.
+    /// A file, a folder, a glob, a URL or a bucket.
     Place(Place),
     /// NDJSON: a value a line. The name is for messages.
     Lines {
@@ -76,14 +77,50 @@ const BUNDLES: usize = 4;
 #[derive(Debug)]
 pub struct Inputs {
     bundles: mpsc::Receiver<Vec<Input>>,
+    /// Read of them, and not yet given.
+    ahead: Vec<Input>,
+    /// Why the walk ended early; set before the last sender is dropped.
+    failure: Arc<OnceLock<InputsError>>,
+}
+
+/// The inputs end where they should not; why, for people.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct InputsError(pub(crate) String);
+
+/// The first inputs are not those that they were before.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTheSame {
+    /// There are fewer now.
+    #[error("there were at least {before} before, and there are {now} now")]
+    Fewer {
+        /// How many there were.
+        before: u64,
+        /// How many there are.
+        now: u64,
+    },
+    /// Another stands in the place of the last one.
+    #[error("number {number} was {before} before, and is {now} now")]
+    Other {
+        /// Which one, counted from 1.
+        number: u64,
+        /// What it was, JSON.
+        before: Box<RawValue>,
+        /// What it is.
+        now: Box<RawValue>,
+    },
+    /// They cannot be read so far.
+    #[error(transparent)]
+    Broken(#[from] InputsError),
 }
 
 impl Inputs {
     /// Walks the sources one after the other, on a thread for blocking work; it ends when this value is dropped.
     pub fn walk(sources: Vec<Source>) -> Self {
         let (send, inputs) = Self::channel();
+        let failure = Arc::clone(&inputs.failure);
         tokio::task::spawn_blocking(move || {
-            let mut bundler = Bundler { send, bundle: Vec::new(), size: 1 };
+            let mut bundler = Bundler { send, bundle: Vec::new(), size: 1, failure };
             let walked = sources.into_iter().try_for_each(|source| source.each(&mut bundler));
             if walked.is_break() || bundler.flush().is_break() {
                 tracing::debug!("nobody wants more inputs, the walk is broken off");
@@ -95,13 +132,48 @@ impl Inputs {
     /// Inputs that somebody sends, in bundles; they end when the sender is dropped.
     pub fn channel() -> (mpsc::Sender<Vec<Input>>, Self) {
         let (send, bundles) = mpsc::channel(BUNDLES);
-        (send, Self { bundles })
+        (send, Self { bundles, ahead: Vec::new(), failure: Arc::default() })
+    }
+
+    /// Passes over the first inputs, which were done before; `last` is what the last of them was.
+    ///
+    /// # Errors
+    /// [`NotTheSame`] where it is not that one now.
+    pub async fn pass_over(&mut self, count: u64, last: &RawValue) -> Result<(), NotTheSame> {
+        let mut passed = 0;
+        while passed < count {
+            let Some(mut bundle) = self.next().await else {
+                self.whole()?;
+                return Err(NotTheSame::Fewer { before: count, now: passed });
+            };
+            let known = (count - passed).min(bundle.len() as u64);
+            passed += known;
+            // No more than the bundle has.
+            self.ahead = bundle.split_off(usize::try_from(known).unwrap_or(usize::MAX));
+            if passed == count
+                && let Some(now) = bundle.pop().filter(|now| !is_same(&now.json, last))
+            {
+                return Err(NotTheSame::Other { number: count, before: last.to_owned(), now: now.json });
+            }
+        }
+        Ok(())
     }
 
     /// The next few; `None` at the end. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Vec<Input>> {
-        self.bundles.recv().await
+        if self.ahead.is_empty() { self.bundles.recv().await } else { Some(std::mem::take(&mut self.ahead)) }
     }
+
+    /// Whether these were all; only to be asked at their end.
+    pub(crate) fn whole(&self) -> Result<(), InputsError> {
+        self.failure.get().map_or(Ok(()), |failure| Err(failure.clone()))
+    }
+}
+
+/// Whether two inputs are the same value, however they are written.
+fn is_same(one: &RawValue, other: &RawValue) -> bool {
+    let value = |json: &RawValue| serde_json::from_str::<serde_json::Value>(json.get()).ok();
+    one.get() == other.get() || value(one).is_some_and(|one| Some(one) == value(other))
 }
 
 /// What inputs are handed to as they are found. Both break off when nobody wants more.
@@ -110,6 +182,8 @@ trait Sink {
     fn push(&mut self, input: Input) -> ControlFlow<()>;
     /// The next one may be long in coming.
     fn flush(&mut self) -> ControlFlow<()>;
+    /// There are more that cannot be told; it breaks off.
+    fn fail(&mut self, failure: InputsError) -> ControlFlow<()>;
 }
 
 struct Bundler {
@@ -117,6 +191,7 @@ struct Bundler {
     bundle: Vec<Input>,
     /// Grows, so that the first ones are not kept waiting.
     size: usize,
+    failure: Arc<OnceLock<InputsError>>,
 }
 
 impl Sink for Bundler {
@@ -135,6 +210,11 @@ impl Sink for Bundler {
         }
         let bundle = std::mem::replace(&mut self.bundle, Vec::with_capacity(self.size));
         self.send.blocking_send(bundle).map_or(ControlFlow::Break(()), ControlFlow::Continue)
+    }
+
+    fn fail(&mut self, failure: InputsError) -> ControlFlow<()> {
+        self.failure.get_or_init(|| failure);
+        ControlFlow::Break(())
     }
 }
 
@@ -158,5 +238,9 @@ impl Sink for Vec<Input> {
 
     fn flush(&mut self) -> ControlFlow<()> {
         ControlFlow::Continue(())
+    }
+
+    fn fail(&mut self, failure: InputsError) -> ControlFlow<()> {
+        panic!("{failure}");
     }
 }

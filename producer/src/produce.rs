@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cut::{Cut, Cutter};
-use crate::inputs::{Input, Inputs};
+use crate::inputs::{Input, Inputs, InputsError};
 use crate::window::Window;
 
 /// How long an unfinished chunk waits for more inputs.
@@ -103,6 +103,9 @@ pub enum ProduceError {
     /// Inputs could not be put where workers find them.
     #[error(transparent)]
     NotReady(#[from] NotReady),
+    /// The inputs end where they should not.
+    #[error(transparent)]
+    Inputs(#[from] InputsError),
 }
 
 /// A message that has come to its end: its number, its bytes, and whether the broker has it.
@@ -155,6 +158,7 @@ impl<'a> Producer<'a> {
         let (mut total, mut is_whole) = (0, false);
         while let Some(next) = sending.next(&mut inputs, &mut cutter, stop).await? {
             let Some(mut bundle) = next else {
+                inputs.whole()?;
                 is_whole = true;
                 break;
             };

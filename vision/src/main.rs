@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         measure: tidemill_vision::measure,
         import: tidemill_vision::import,
         verify: tidemill_vision::verify,
+        labels: |card| tidemill_vision::labels::labels(card).map_err(|error| error.to_string()),
     }))
 }
 

@@ -1,7 +1,6 @@
 //! The arguments of `submit` and of the cluster's roles.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
@@ -102,13 +101,6 @@ pub(crate) struct ServeArgs {
 pub(crate) struct Health {
     /// What to ask, such as <http://127.0.0.1:8460/readyz>
     pub(crate) url: String,
-}
-
-/// The folder of a submission's produced files, where there is one.
-impl Submit {
-    pub(crate) fn out(&self) -> Option<&PathBuf> {
-        self.show.out.as_ref()
-    }
 }
 
 fn parse_lane(text: &str) -> Result<Lane, String> {

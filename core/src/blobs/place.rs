@@ -158,7 +158,7 @@ where
 {
     super::choose_cryptography();
     // Once is enough, and more does no harm: without it opendal has nothing to speak HTTP with.
-    opendal::install_default();
+    super::install_opendal();
     let uri = OperatorUri::new(url.expose(), std::iter::empty::<(String, String)>())?;
     Operator::new(C::from_uri(&uri)?.into_builder())
 }

@@ -1,14 +1,16 @@
-//! Files, folders, globs and URLs.
+//! Files, folders, globs, URLs and buckets.
 
 use std::ops::ControlFlow;
 use std::path::{Component, Path, PathBuf};
 
+use futures::StreamExt as _;
+use tidemill_core::blobs::bucket::{self, Object};
 use tidemill_core::blobs::scheme;
 use tidemill_core::failure::Failure;
 use tidemill_core::task::raw;
 use walkdir::WalkDir;
 
-use super::{Input, Sink};
+use super::{Input, InputsError, Sink};
 
 /// A word of the command line that names files, found to be there.
 #[derive(Debug)]
@@ -26,6 +28,7 @@ enum Kind {
     Folder(PathBuf),
     Glob(String),
     Url(String),
+    Bucket(String),
 }
 
 /// A word that names no files.
@@ -48,7 +51,11 @@ impl Place {
     /// # Errors
     /// [`PlaceError`], naming the word.
     pub fn find(word: &str, in_object: bool) -> Result<Self, PlaceError> {
-        let kind = if scheme(word).is_some() { Kind::Url(word.to_owned()) } else { Self::find_path(word)? };
+        let kind = match scheme(word) {
+            Some(_) if bucket::is_folder(word) => Kind::Bucket(word.to_owned()),
+            Some(_) => Kind::Url(word.to_owned()),
+            None => Self::find_path(word)?,
+        };
         Ok(Self { kind, in_object, prefix: None })
     }
 
@@ -75,9 +82,11 @@ impl Place {
     /// Begins the names of files produced from a folder with that folder's own name: for batches of several places.
     #[must_use]
     pub fn with_own_folder(mut self) -> Self {
-        if let Kind::Folder(folder) = &self.kind {
-            self.prefix = folder.file_name().map(PathBuf::from);
-        }
+        self.prefix = match &self.kind {
+            Kind::Folder(folder) => folder.file_name().map(PathBuf::from),
+            Kind::Bucket(url) => Path::new(url).file_name().map(PathBuf::from),
+            Kind::File(_) | Kind::Glob(_) | Kind::Url(_) => None,
+        };
         self
     }
 
@@ -88,6 +97,7 @@ impl Place {
             Kind::Url(url) => sink.push(self.url(url)),
             Kind::Folder(folder) => self.walk(folder, folder, sink),
             Kind::Glob(pattern) => self.glob(pattern, sink),
+            Kind::Bucket(url) => self.bucket(url, sink),
         }
     }
 
@@ -134,13 +144,38 @@ impl Place {
         ControlFlow::Continue(())
     }
 
+    /// Unlike a file that cannot be read, a page of names that does not come ends the walk: nobody knows what is missing.
+    fn bucket(&self, url: &str, sink: &mut dyn Sink) -> ControlFlow<()> {
+        let mut objects = match bucket::list(url) {
+            Ok(objects) => objects,
+            Err(error) => return sink.fail(InputsError(error.message)),
+        };
+        // This thread is there to be blocked.
+        let runtime = tokio::runtime::Handle::current();
+        while let Some(object) = runtime.block_on(objects.next()) {
+            match object {
+                Ok(Object { name, .. }) if name.split('/').any(|part| part.starts_with('.')) => {}
+                Ok(Object { url, name }) => {
+                    let name = self.prefixed(Path::new(&name));
+                    sink.push(Input { name: relative_name(&name), ..self.named(&url) })?;
+                }
+                Err(error) => return sink.fail(InputsError(error.message)),
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn prefixed(&self, name: &Path) -> PathBuf {
+        self.prefix.as_ref().map_or_else(|| name.to_owned(), |prefix| prefix.join(name))
+    }
+
     fn input(&self, path: &Path, name: Option<&Path>) -> Input {
         let Some(text) = path.to_str() else {
             let shown = path.to_string_lossy();
             let failure = Failure::invalid_input(format!("the name of {shown} is not UTF-8; rename the file"));
             return Input::refused(&shown, failure);
         };
-        let name = name.map(|name| self.prefix.as_ref().map_or_else(|| name.to_owned(), |prefix| prefix.join(name)));
+        let name = name.map(|name| self.prefixed(name));
         Input { name: name.and_then(|name| relative_name(&name)), ..self.named(text) }
     }
 

@@ -1,0 +1,158 @@
+//! Inputs that are buckets, from a stand-in for S3 on loopback.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use support::{Ended, tidemill};
+use tokio::runtime::Runtime;
+
+/// Names that a page tells: few, so that a small bucket has several pages.
+const PAGE: usize = 7;
+
+#[derive(Clone)]
+struct Bucket {
+    objects: Arc<BTreeMap<String, Vec<u8>>>,
+    /// The tokens of the pages that were asked for.
+    pages: Arc<Mutex<Vec<String>>>,
+    /// From this page on nothing is told.
+    breaks_at: Option<usize>,
+}
+
+struct Server {
+    endpoint: String,
+    bucket: Bucket,
+    _runtime: Runtime,
+}
+
+impl Server {
+    fn start(objects: impl IntoIterator<Item = (String, Vec<u8>)>, breaks_at: Option<usize>) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let bucket = Bucket { objects: Arc::new(objects.into_iter().collect()), pages: Arc::default(), breaks_at };
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        // HEAD is answered by GET's handler.
+        let router =
+            Router::new().route("/mill", get(list)).route("/mill/{*key}", get(object)).with_state(bucket.clone());
+        runtime.spawn(async move { axum::serve(listener, router).await });
+        Self { endpoint, bucket, _runtime: runtime }
+    }
+
+    fn run(&self, args: &[&str]) -> Ended {
+        let mut command = tidemill(&[&["run"], args].concat());
+        command.env("AWS_ENDPOINT_URL", &self.endpoint).env("AWS_REGION", "here");
+        command.env("AWS_ACCESS_KEY_ID", "miller").env("AWS_SECRET_ACCESS_KEY", "flour");
+        command.output().unwrap().into()
+    }
+}
+
+/// ListObjectsV2: <https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html>
+async fn list(
+    State(bucket): State<Bucket>,
+    Query(query): Query<BTreeMap<String, String>>,
+    head: HeaderMap,
+) -> Response {
+    if query.get("list-type").map(String::as_str) != Some("2") || !head.contains_key("authorization") {
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    let prefix = query.get("prefix").cloned().unwrap_or_default();
+    let token = query.get("continuation-token").cloned().unwrap_or_default();
+    let page = {
+        let mut pages = bucket.pages.lock().unwrap();
+        pages.push(token.clone());
+        pages.len() - 1
+    };
+    if bucket.breaks_at.is_some_and(|last| page >= last) {
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    // A token is the last name that was told.
+    let keys: Vec<&String> =
+        bucket.objects.keys().filter(|key| key.starts_with(&prefix) && **key > token).take(PAGE + 1).collect();
+    let is_truncated = keys.len() > PAGE;
+    let mut xml = format!("<ListBucketResult><Name>mill</Name><IsTruncated>{is_truncated}</IsTruncated>");
+    for key in keys.iter().take(PAGE) {
+        let size = bucket.objects[*key].len();
+        xml += &format!(
+            "<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>\
+             <ETag>\"0\"</ETag><Size>{size}</Size></Contents>"
+        );
+    }
+    if is_truncated {
+        xml += &format!("<NextContinuationToken>{}</NextContinuationToken>", keys[PAGE - 1]);
+    }
+    ([("content-type", "application/xml")], xml + "</ListBucketResult>").into_response()
+}
+
+async fn object(State(bucket): State<Bucket>, Path(key): Path<String>) -> Response {
+    match bucket.objects.get(&key) {
+        Some(bytes) => ([("etag", "\"0\"")], bytes.clone()).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+fn texts(names: &[&str]) -> Vec<(String, Vec<u8>)> {
+    names.iter().map(|name| ((*name).to_owned(), format!("lorem {name} lorem\n").into_bytes())).collect()
+}
+
+#[test]
+fn a_bucket_is_walked_page_by_page_and_its_objects_are_fetched() {
+    let many: Vec<String> = (0..40).map(|n| format!("texts/{n:02}.txt")).collect();
+    let mut names: Vec<&str> = many.iter().map(String::as_str).collect();
+    names.extend(["texts/", "texts/.hidden", "texts/.git/config", "texts/ü 1/ä.txt", "other/x.txt", "texts-too.txt"]);
+    let server = Server::start(texts(&names), None);
+    let ended = server.run(&["text.count", "s3://mill/texts/"]);
+
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let inputs: Vec<String> =
+        ended.field("input").iter().map(|input| input["path"].as_str().unwrap().to_owned()).collect();
+    let mut expected: Vec<String> = many.iter().map(|name| format!("s3://mill/{name}")).collect();
+    expected.push("s3://mill/texts/ü 1/ä.txt".to_owned());
+    assert_eq!(inputs, expected);
+    assert!(ended.field("output").iter().all(|output| output["count"] == 2), "{}", ended.stdout);
+    assert!(server.bucket.pages.lock().unwrap().len() >= 40 / PAGE);
+}
+
+#[test]
+fn names_are_kept_from_the_folder_on() {
+    let photo = std::fs::read(support::root().join("examples/photos/coffee.png")).unwrap();
+    let names = ["in/a.png", "in/deep/er/b.png", "more/a.png"];
+    let server = Server::start(names.map(|name| (name.to_owned(), photo.clone())), None);
+    let out = tempfile::tempdir().unwrap();
+    let transform = |inputs: &[&str], out: &str| {
+        let steps = ["-o", r#"steps=[{"thumbnail":[40,40]}]"#, "--out", out];
+        let ended = server.run(&[&["image.transform"], inputs, &steps[..]].concat());
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    };
+    let path = |name: &str| out.path().join(name).to_str().unwrap().to_owned();
+
+    transform(&["s3://mill/in/"], &path("one"));
+    transform(&["s3://mill/in/", "s3://mill/more/"], &path("two"));
+
+    for made in ["one/a.png", "one/deep/er/b.png", "two/in/a.png", "two/in/deep/er/b.png", "two/more/a.png"] {
+        assert!(out.path().join(made).is_file(), "{made}");
+    }
+}
+
+#[test]
+fn a_bucket_that_cannot_be_listed_is_said_so_and_a_broken_list_can_be_gone_on_with() {
+    let names: Vec<String> = (0..20).map(|n| format!("{n:02}.txt")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("all.ndjson").to_str().unwrap().to_owned();
+    for breaks_at in [0, 2] {
+        let broken = Server::start(texts(&names), Some(breaks_at));
+        let ended = broken.run(&["text.count", "s3://mill/", "--out", &file, "--resume"]);
+        assert_eq!(ended.code, Some(4), "{}", ended.stderr);
+        assert!(ended.stderr.starts_with("error: cannot list s3://mill/: "), "{}", ended.stderr);
+    }
+    let ended = Server::start(texts(&names), None).run(&["text.count", "s3://mill/", "--out", &file, "--resume"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 20);
+}

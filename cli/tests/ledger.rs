@@ -1,0 +1,315 @@
+//! `--out FILE`: outcomes in a file, and a run that goes on after any end.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
+
+mod support;
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use parquet::file::reader::{FileReader as _, SerializedFileReader};
+use parquet::record::Field;
+use serde_json::{Value, json};
+use support::{Ended, run, tidemill};
+
+const EXPR: &str = "expr=x*x - 2*x";
+/// More than a pipe holds, so that a command which has written some of them is in the middle of reading.
+const ITEMS: u64 = 50_000;
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.0.path()).unwrap();
+        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// What a file says, but for what differs from run to run.
+fn lines(path: &str) -> Vec<Value> {
+    let line = |line: std::io::Result<String>| {
+        let mut line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        for key in ["worker", "timing"] {
+            line.as_object_mut().unwrap().remove(key);
+        }
+        line
+    };
+    BufReader::new(File::open(path).unwrap()).lines().map(line).collect()
+}
+
+fn value(cell: &Field) -> Value {
+    match cell {
+        Field::Null => Value::Null,
+        Field::Bool(value) => json!(value),
+        Field::Long(value) => json!(value),
+        Field::ULong(value) => json!(value),
+        Field::Double(value) => json!(value),
+        Field::Str(value) => json!(value),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn rows(path: &str) -> Vec<Value> {
+    let reader = SerializedFileReader::new(File::open(path).unwrap()).unwrap();
+    let row = |row: parquet::errors::Result<parquet::record::Row>| {
+        let row = row.unwrap();
+        let kept =
+            row.get_column_iter().filter(|(name, _)| !["worker", "queued_ms", "run_ms"].contains(&name.as_str()));
+        Value::Object(kept.map(|(name, cell)| (name.clone(), value(cell))).collect())
+    };
+    reader.get_row_iter(None).unwrap().map(row).collect()
+}
+
+/// Inputs that come, and do not end before they are taken away.
+struct Fed {
+    child: Child,
+    inputs: Option<std::process::ChildStdin>,
+}
+
+impl Fed {
+    /// Starts a command over numbers from standard input, and waits until a file of its has so many lines.
+    fn start(args: &[&str], items: u64, file: &str, lines: usize) -> Self {
+        let mut command = tidemill(args);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut inputs = child.stdin.take().unwrap();
+        inputs.write_all(numbers(items).as_bytes()).unwrap();
+        let mut seen = 0;
+        let mut reader = None;
+        while seen < lines {
+            std::thread::yield_now();
+            let Some(reader) = reader.as_mut() else {
+                reader = File::open(file).ok();
+                continue;
+            };
+            let mut more = Vec::new();
+            reader.read_to_end(&mut more).unwrap();
+            seen += more.iter().filter(|byte| **byte == b'\n').count();
+            assert!(child.try_wait().unwrap().is_none(), "its inputs have not ended");
+        }
+        Self { child, inputs: Some(inputs) }
+    }
+
+    fn end_with(mut self, signal: Signal) -> Ended {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+        let ended = self.child.wait_with_output().unwrap().into();
+        drop(self.inputs.take());
+        ended
+    }
+}
+
+fn numbers(items: u64) -> String {
+    (0..items).map(|number| format!("{number}\n")).collect()
+}
+
+fn resumed(args: &[&str], items: u64) -> Ended {
+    support::run_with_input(&[args, &["--resume"]].concat(), &numbers(items))
+}
+
+#[test]
+fn outcomes_go_to_the_file_and_not_to_standard_output() {
+    let folder = Folder::new();
+    let (ndjson, parquet) = (folder.path("all.ndjson"), folder.path("all.parquet"));
+    let expected: Vec<Value> = run(&["run", "compute.map", "1", "2", "x", "8", "-o", EXPR]).lines();
+    for file in [&ndjson, &parquet] {
+        let ended = run(&["run", "compute.map", "1", "2", "x", "8", "-o", EXPR, "--out", file]);
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(5), ""), "{}", ended.stderr);
+        assert!(ended.stderr.starts_with("3 ok, 1 failed in"), "{}", ended.stderr);
+    }
+
+    let without = |mut line: Value| {
+        line.as_object_mut().unwrap().retain(|key, _| key != "worker" && key != "timing");
+        line
+    };
+    assert_eq!(lines(&ndjson), expected.into_iter().map(without).collect::<Vec<_>>());
+    let rows = rows(&parquet);
+    assert_eq!(
+        rows.iter().map(|row| row["output"].clone()).collect::<Vec<_>>(),
+        [json!(-1.0), json!(0.0), Value::Null, json!(48.0)]
+    );
+    assert_eq!(
+        (&rows[2]["status"], &rows[2]["input"], &rows[2]["error_kind"]),
+        (&json!("failed"), &json!("x"), &json!("invalid_input"))
+    );
+    assert_eq!(folder.names(), ["all.ndjson", "all.parquet"], "nothing else is left");
+}
+
+#[test]
+fn with_a_format_they_are_printed_too() {
+    let folder = Folder::new();
+    let ended = run(&["run", "compute.map", "3", "-o", EXPR, "--out", &folder.path("a.jsonl"), "--format", "ndjson"]);
+    assert_eq!(ended.field("output"), [3]);
+    assert_eq!(lines(&folder.path("a.jsonl"))[0]["output"], 3);
+}
+
+#[test]
+fn the_properties_of_an_output_are_columns_and_names_are_kept() {
+    let folder = Folder::new();
+    let (out, file) = (folder.path("small"), folder.path("small.parquet"));
+    let photos = ["run", "image.transform", "examples/photos", "-o", r#"steps=[{"thumbnail":[40,40]}]"#];
+    let ended = run(&[&photos[..], &["--out", &file, "--out", &out]].concat());
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+
+    let rows = rows(&file);
+    let coffee = rows.iter().find(|row| row["name"] == "coffee.png").unwrap();
+    assert_eq!(coffee["input"], "examples/photos/coffee.png");
+    assert_eq!(coffee["output_width"], 40);
+    let image: Value = serde_json::from_str(coffee["output_image"].as_str().unwrap()).unwrap();
+    assert!(Path::new(image["file"].as_str().unwrap()).is_file());
+}
+
+#[test]
+fn a_killed_run_goes_on_and_ends_in_the_same_file() {
+    let folder = Folder::new();
+    for (name, journal) in [("all.ndjson", "all.ndjson"), ("all.parquet", "all.parquet.part.ndjson")] {
+        let (file, journal) = (folder.path(name), folder.path(journal));
+        let whole = folder.path(&format!("whole-{name}"));
+        let args = |file| ["run", "compute.map", "-", "-o", EXPR, "--out", file];
+        let uninterrupted = support::run_with_input(&args(&whole), &numbers(ITEMS));
+        assert_eq!(uninterrupted.code, Some(0), "{}", uninterrupted.stderr);
+
+        let killed = Fed::start(&args(&file), ITEMS - 1, &journal, 1000).end_with(Signal::SIGKILL);
+        assert_eq!(killed.code, None);
+        // As if the machine had stopped within a line.
+        write!(std::fs::OpenOptions::new().append(true).open(&journal).unwrap(), "{{\"index\":77,\"inp").unwrap();
+        let again = Fed::start(&[&args(&file)[..], &["--resume"]].concat(), ITEMS - 1, &journal, 2000);
+        again.end_with(Signal::SIGKILL);
+        let ended = resumed(&args(&file), ITEMS);
+
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""), "{}", ended.stderr);
+        if name == "all.ndjson" {
+            assert!(lines(&file) == lines(&whole), "the lines are the same");
+            assert_eq!(lines(&file).len() as u64, ITEMS);
+        } else {
+            assert!(rows(&file) == rows(&whole), "the rows are the same");
+            assert_eq!(rows(&file).len() as u64, ITEMS);
+        }
+    }
+    assert_eq!(folder.names(), ["all.ndjson", "all.parquet", "whole-all.ndjson", "whole-all.parquet"]);
+}
+
+#[test]
+fn an_interrupted_run_goes_on_where_it_was_cancelled_and_counts_all() {
+    let folder = Folder::new();
+    let file = folder.path("all.parquet");
+    let journal = folder.path("all.parquet.part.ndjson");
+    let args = ["run", "compute.map", "-", "-o", "expr=1/(x-3)", "--out", &file];
+    let ended = Fed::start(&args, 1000, &journal, 500).end_with(Signal::SIGINT);
+    assert_eq!(ended.code, Some(130));
+    assert!(
+        ended.stderr.contains("all.parquet is not finished; the same command with --resume goes on"),
+        "{}",
+        ended.stderr
+    );
+    assert!(!PathBuf::from(&file).exists());
+
+    let ended = resumed(&args, 2000);
+
+    assert_eq!(ended.code, Some(5), "the one that failed in the first part counts");
+    assert!(ended.stderr.starts_with("1999 ok, 1 failed in"), "{}", ended.stderr);
+    let indices: Vec<u64> = rows(&file).iter().map(|row| row["index"].as_u64().unwrap()).collect();
+    assert_eq!(indices, (0..2000).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_was_cancelled_is_run_again() {
+    let folder = Folder::new();
+    let file = folder.path("all.ndjson");
+    let args = ["run", "time.sleep", "0", "0", "20", "0", "1", "-o", "tick_ms=100", "--out", &file];
+    let fed = Fed::start(&args, 0, &file, 2);
+    assert_eq!(fed.end_with(Signal::SIGINT).code, Some(130));
+    let statuses = || lines(&file).iter().map(|line| line["status"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    assert!(statuses().contains(&"cancelled".to_owned()));
+
+    let ended = run(&[&args[..], &["--resume"]].concat());
+
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(statuses(), ["ok"; 5]);
+    assert_eq!(lines(&file)[2]["output"], "Done sleeping for 20 second(s)");
+}
+
+#[test]
+fn a_run_that_was_stopped_while_the_file_was_made_makes_it_again() {
+    let folder = Folder::new();
+    let (file, ndjson) = (folder.path("all.parquet"), folder.path("all.ndjson"));
+    let args = |file| ["run", "compute.map", "--range", "0..100", "-o", EXPR, "--out", file];
+    run(&args(&ndjson));
+    std::fs::rename(&ndjson, folder.path("all.parquet.part.ndjson")).unwrap();
+    std::fs::write(folder.path("all.parquet.part"), "PAR1 and no more").unwrap();
+
+    let ended = run(&[&args(&file)[..], &["--resume"]].concat());
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(rows(&file).len(), 100);
+    assert_eq!(folder.names(), ["all.parquet"]);
+
+    let ended = run(&[&args(&file)[..], &["--resume"]].concat());
+    assert_eq!((ended.code, ended.stderr.contains("is complete")), (Some(0), true), "{}", ended.stderr);
+}
+
+#[test]
+fn files_of_a_run_that_goes_on_never_get_the_names_of_those_before() {
+    let folder = Folder::new();
+    let photo = support::root().join("examples/photos/coffee.png");
+    std::fs::create_dir(folder.path("in")).unwrap();
+    for name in ["a.gif", "a.jpg", "a.png"] {
+        std::fs::copy(&photo, folder.path("in/") + name).unwrap();
+    }
+    let (inputs, out, file) = (folder.path("in"), folder.path("out"), folder.path("all.ndjson"));
+    let steps = r#"steps=[{"thumbnail":[40,40]}]"#;
+    let args = ["run", "image.transform", &inputs, "-o", steps, "-o", "format=webp", "--out", &out, "--out", &file];
+    assert_eq!(run(&args).code, Some(0));
+    let whole = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, whole.split_inclusive('\n').next().unwrap()).unwrap();
+
+    let ended = run(&[&args[..], &["--resume"]].concat());
+
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let names: Vec<Value> = lines(&file).iter().map(|line| line["output"]["image"]["file"].clone()).collect();
+    assert_eq!(names, ["a.webp", "a.jpg.webp", "a.png.webp"].map(|name| json!(format!("{out}/{name}"))));
+    let other = run(&[&args[..7], &["--out", &folder.path("other"), "--out", &file, "--resume"]].concat());
+    assert_eq!(other.code, Some(2));
+    assert!(other.stderr.contains("the files before are not in"), "{}", other.stderr);
+}
+
+#[test]
+fn what_cannot_be_is_said_before_anything_runs() {
+    let folder = Folder::new();
+    let (there, out) = (folder.path("there.ndjson"), folder.path("x"));
+    assert_eq!(run(&["run", "compute.map", "1", "2", "-o", EXPR, "--out", &there]).code, Some(0));
+    let before = std::fs::read(&there).unwrap();
+    let parquet = folder.path("a.parquet");
+    let coco = folder.path("a.coco.json");
+    for (args, problem) in [
+        (vec!["1", "--out", &there], "there.ndjson is there already"),
+        (vec!["1", "3", "4", "--out", &there, "--resume"], "is of other inputs: number 2 was 2 before, and is 3 now"),
+        (vec!["1", "--out", &there, "--resume"], "there were at least 2 before, and there are 1 now"),
+        (vec!["1", "--resume"], "nothing says with what to go on"),
+        (vec!["1", "--out", &there, "--resume", "--order", "completion"], "order of completion"),
+        (vec!["1", "--out", &there, "--out", &parquet], "are two files for outcomes"),
+        (vec!["1", "--out", &out, "--out", "/tmp/y"], "are two folders"),
+        (vec!["1", "--out", &out], "compute.map makes no files"),
+        (vec!["1", "--out", &coco], "compute.map has no COCO form"),
+        (vec!["1", "--out", "/no/such/folder/a.ndjson"], "cannot write /no/such/folder/a.ndjson"),
+    ] {
+        let ended = run(&[&["run", "compute.map", "-o", EXPR][..], &args].concat());
+        assert_eq!(ended.code, Some(2), "{args:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains(problem), "{args:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains("hint: "), "{args:?}: {}", ended.stderr);
+    }
+    assert_eq!(std::fs::read(&there).unwrap(), before);
+    assert_eq!(folder.names(), ["there.ndjson"]);
+    let within = run(&["run", "text.count", &folder.path(""), "--out", &folder.path("b.ndjson")]);
+    assert!(within.stderr.contains("lies within the input"), "{}", within.stderr);
+}

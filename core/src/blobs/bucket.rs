@@ -1,0 +1,110 @@
+//! Buckets: S3, Google Cloud Storage and Azure, by the names of their objects.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use opendal::layers::RetryLayer;
+use opendal::{EntryMode, Operator, services};
+
+use super::{BlobError, install_opendal, permanent, scheme, why};
+
+/// The first wait before a page of names is asked for again; it doubles.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+
+/// An object, as a list tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// Such as `s3://bucket/folder/a.jpg`.
+    pub url: String,
+    /// Its name within the folder that was listed, such as `a.jpg`.
+    pub name: String,
+}
+
+/// The scheme, the bucket and the folder of a URL such as `s3://bucket/folder/`. It ends in a slash.
+fn parts(url: &str) -> Option<(&str, &str, &str)> {
+    let (scheme, rest) = scheme(url).filter(|(scheme, _)| matches!(*scheme, "s3" | "gs" | "az"))?;
+    let (bucket, folder) = rest.trim_start_matches('/').split_once('/')?;
+    (!bucket.is_empty() && (folder.is_empty() || folder.ends_with('/'))).then_some((scheme, bucket, folder))
+}
+
+/// Whether a URL names a bucket or a folder in one, and not an object.
+pub fn is_folder(url: &str) -> bool {
+    parts(url).is_some()
+}
+
+/// The objects in a folder of a bucket and in all folders within, in the order in which the service tells them; S3 and
+/// the others sort by name. They are asked for page by page, as the stream is read.
+///
+/// # Errors
+/// [`BlobError`] where the URL is none of a bucket's folder, the environment lacks something, and within the stream
+/// where a page does not come, also when asked for again.
+pub fn list(url: &str) -> Result<BoxStream<'static, Result<Object, BlobError>>, BlobError> {
+    let Some((scheme, bucket, folder)) = parts(url) else {
+        let hint = "it should be s3://bucket/folder/, gs://bucket/folder/ or az://container/folder/";
+        return Err(permanent("invalid_input", format!("{url} is no folder in a bucket; {hint}")));
+    };
+    let failed = {
+        let url = url.to_owned();
+        move |error: opendal::Error| BlobError {
+            kind: if error.kind() == opendal::ErrorKind::NotFound { "not_found" } else { "unreachable" },
+            message: format!("cannot list {url}: {}", why(&error)),
+            transient: error.is_temporary(),
+            retry_after: None,
+        }
+    };
+    let retry = RetryLayer::new().with_min_delay(FIRST_WAIT).with_jitter();
+    let operator = operator(url, scheme, bucket)?.map_err(&failed)?.layer(retry);
+    let (start, folder) = (format!("{scheme}://{bucket}/"), folder.to_owned());
+    let listing = async move {
+        let lister = operator.lister_with(&folder).recursive(true).await.map_err(&failed)?;
+        Ok(lister.filter_map(move |entry| {
+            let object = match entry {
+                Err(error) => Some(Err(failed(error))),
+                Ok(entry) if entry.metadata().mode() != EntryMode::FILE => None,
+                Ok(entry) => entry
+                    .path()
+                    .strip_prefix(&folder)
+                    .map(|name| Ok(Object { url: format!("{start}{}", entry.path()), name: name.to_owned() })),
+            };
+            std::future::ready(object)
+        }))
+    };
+    let stream = futures::stream::once(listing).flat_map(|listing| match listing {
+        Ok(objects) => objects.boxed(),
+        Err(error) => futures::stream::once(std::future::ready(Err(error))).boxed(),
+    });
+    Ok(stream.boxed())
+}
+
+/// What speaks to a bucket. Credentials and endpoints come from the environment, by each provider's own names.
+pub(super) fn operator(
+    location: &str,
+    scheme: &str,
+    bucket: &str,
+) -> Result<Result<Operator, opendal::Error>, BlobError> {
+    install_opendal();
+    Ok(match scheme {
+        "s3" => Operator::new(services::S3::default().bucket(bucket)),
+        "gs" => Operator::new(services::Gcs::default().bucket(bucket)),
+        "az" => Operator::new(services::Azblob::default().container(bucket)),
+        _ => {
+            let known = "file, http, https, s3, gs and az";
+            return Err(permanent("invalid_input", format!("{location}: {scheme}: is not among {known}")));
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_that_ends_in_a_slash_names_a_folder() {
+        assert_eq!(parts("s3://b/"), Some(("s3", "b", "")));
+        assert_eq!(parts("gs://b/a/c/"), Some(("gs", "b", "a/c/")));
+        for no in ["s3://b/a.jpg", "s3://b", "https://host/a/", "a/b/", "s3:///", "file:///a/"] {
+            assert!(!is_folder(no), "{no}");
+        }
+    }
+}
