@@ -88,14 +88,8 @@ impl Plan {
             return Err(CliError::usage(format!("--out: {} lies within the input {input}", path.display()))
                 .hint("it would become an input; name a file outside"));
         }
-        let spool = if out.is_none() && matches!(&form, Form::Coco(coco) if coco.has_masks) {
-            let spool = tempfile::Builder::new().prefix(".tidemill-").tempdir_in(&around);
-            Some(spool.map_err(|error| unusable(&path, &error))?)
-        } else {
-            None
-        };
-        let mut kept = Kept { spool, ..Kept::default() };
-        let staging = out.as_ref().map(Out::staging).or_else(|| kept.staging());
+        let needs_spool = out.is_none() && matches!(&form, Form::Coco(coco) if coco.has_masks);
+        let staging = out.as_ref().map(Out::staging);
         let guard = interrupt::ends_at_once(move || {
             // What cannot be removed stays: there is no time left to say so.
             staging.map(|staging| drop(std::fs::remove_dir_all(staging))).unwrap_or_default();
@@ -106,6 +100,9 @@ impl Plan {
             _ => Ok(()),
         })?;
         let Opened::Ledger(ledger, begun) = opened else { return Ok(None) };
+        // Only whoever has the ledger may do this: the folder's name is always the same, so that a killed run leaves
+        // no more than one.
+        let spool = needs_spool.then(|| spool(&path)).transpose().map_err(|error| unusable(&path, &error))?;
         let mut inputs = Inputs::walk(sources);
         if let Some(last) = &begun.last {
             inputs.pass_over(begun.progress.recorded(), last).await.map_err(|problem| {
@@ -114,8 +111,7 @@ impl Plan {
             })?;
         }
         drop(guard);
-        (kept.out, kept.ledger, kept.before) = (out, Some(ledger), begun.progress);
-        Ok(Some((kept, inputs)))
+        Ok(Some((Kept { out, spool, ledger: Some(ledger), before: begun.progress }, inputs)))
     }
 }
 
@@ -169,6 +165,17 @@ impl Kept {
 
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// An empty folder beside the file, which is removed with the value.
+fn spool(file: &Path) -> io::Result<TempDir> {
+    let name = format!("{}.part.files", file.file_name().unwrap_or_default().to_string_lossy());
+    let folder = folder_of(file);
+    match std::fs::remove_dir_all(folder.join(&name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir_in(folder)
 }
 
 fn unusable(path: &Path, error: &io::Error) -> CliError {
