@@ -79,7 +79,7 @@ async fn digits_are_learned_and_the_model_that_comes_of_it_tells_them_at_once() 
     for digit in 0..10 {
         for file in std::fs::read_dir(data.join(format!("val/{digit}"))).unwrap() {
             let said = run(&classify, &file.unwrap().path(), home.path()).await.unwrap();
-            right += usize::from(said["labels"][0]["label"] == digit.to_string());
+            right += usize::from(said["labels"][0]["label"].as_str() == Some(&digit.to_string()));
             all += 1;
         }
     }

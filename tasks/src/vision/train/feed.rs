@@ -42,9 +42,16 @@ pub struct Order {
 /// of what was taken: so there are never more than 2*n* of them.
 #[derive(Debug)]
 pub struct Feed {
-    threads: Vec<(Option<Receiver<Result<Batch, DataError>>>, Option<JoinHandle<()>>)>,
+    threads: Vec<Feeder>,
     next: usize,
     left: usize,
+}
+
+/// One of its threads; nothing is left of it once it has ended.
+#[derive(Debug)]
+struct Feeder {
+    batches: Option<Receiver<Result<Batch, DataError>>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Feed {
@@ -62,7 +69,7 @@ impl Feed {
             let thread = thread::Builder::new().name(format!("feed-{number}"));
             let thread = thread.spawn(move || prepare(&set, &order, number, threads, &sender));
             let thread = thread.map_err(|error| bad(format!("no thread to prepare pictures: {error}")))?;
-            feed.threads.push((Some(receiver), Some(thread)));
+            feed.threads.push(Feeder { batches: Some(receiver), thread: Some(thread) });
         }
         Ok(feed)
     }
@@ -75,16 +82,16 @@ impl Iterator for Feed {
         self.left = self.left.checked_sub(1)?;
         let number = self.next % self.threads.len();
         self.next += 1;
-        let receiver = self.threads[number].0.as_ref()?;
+        let receiver = self.threads[number].batches.as_ref()?;
         Some(receiver.recv().unwrap_or_else(|_| Err(bad("a thread that prepares pictures panicked"))))
     }
 }
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        for (receiver, thread) in &mut self.threads {
+        for Feeder { batches, thread } in &mut self.threads {
             // Who sends to nobody ends.
-            drop(receiver.take());
+            drop(batches.take());
             // Whether it panicked was told by the batch that never came, and by the log.
             drop(thread.take().map(JoinHandle::join));
         }
