@@ -157,7 +157,8 @@ impl Children {
         Ok(!is_ready(&[handle.as_fd()], false).map_err(|error| failed(&error))?[0])
     }
 
-    /// Stops it where it is (SIGSTOP), and waits until it has stopped or ended.
+    /// Stops it where it is (SIGSTOP), and waits until it has stopped or ended. Only for a child that has asked the system
+    /// to end it with its parent: one that is stopped does not see the end of its lifeline.
     ///
     /// # Errors
     /// Where the system refuses.

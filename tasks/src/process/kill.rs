@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use rustix::process::Signal;
+use rustix::process::{Signal, set_parent_process_death_signal};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tidemill_core::failure::Failure;
@@ -42,6 +42,8 @@ pub(super) const PART: Part = Part { name: "process.kill", run: foo };
 const TICKS: u32 = 10;
 
 fn foo(me: &Me) -> io::Result<()> {
+    // While it is held it cannot see that its parent is gone: the system has to end it then.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
     // It lives. Its time begins to run when the parent has looked, so that no short tick ends it before.
     me.give(&())?;
     Turns(&me.shared().words()[0]).wait_for(1)?;
