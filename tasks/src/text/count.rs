@@ -142,9 +142,12 @@ async fn count_file(tools: &Tools, word: &Arc<Regex>, path: &Path) -> Result<u64
         Failure::permanent(io_kind(&error), format!("cannot read {}: {}", path.display(), io_reason(&error)))
     };
     let mut file = tokio::fs::File::open(path).await.map_err(failed)?;
+    // Hundreds of small files are under way at once: each takes room for itself, and one byte more to see its end.
+    let bytes = file.metadata().await.map_err(failed)?.len();
+    let room = usize::try_from(bytes).map_or(PIECE_BYTES, |bytes| PIECE_BYTES.min(bytes + 1));
     let (mut count, mut carried) = (0, Vec::new());
     loop {
-        let mut piece = Vec::with_capacity(carried.len() + PIECE_BYTES);
+        let mut piece = Vec::with_capacity(carried.len() + room);
         piece.append(&mut carried);
         let read = (&mut file).take(PIECE_BYTES as u64).read_to_end(&mut piece).await.map_err(failed)?;
         if read > 0 && piece.len() < 2 * PIECE_BYTES {
