@@ -94,8 +94,9 @@ async fn pictures(place: Place) -> Result<Vec<Picture>, CliError> {
         }
         if pictures.len() >= MAX_PICTURES {
             pictures.truncate(MAX_PICTURES);
-            break;
+            return Ok(pictures);
         }
     }
+    inputs.whole().map_err(|error| CliError::usage(format!("--images: {error}")))?;
     Ok(pictures)
 }

@@ -165,7 +165,10 @@ impl Inputs {
     }
 
     /// Whether these were all; only to be asked at their end.
-    pub(crate) fn whole(&self) -> Result<(), InputsError> {
+    ///
+    /// # Errors
+    /// [`InputsError`]: a list broke off.
+    pub fn whole(&self) -> Result<(), InputsError> {
         self.failure.get().map_or(Ok(()), |failure| Err(failure.clone()))
     }
 }
