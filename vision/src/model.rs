@@ -133,7 +133,7 @@ impl Model {
         let mut precision = config.precision;
         let mut networks = Vec::new();
         for (number, device) in config.devices.iter().enumerate() {
-            let network = precision::load(&card, *device, precision)?;
+            let network = precision::load(&card, *device, precision, config.threads)?;
             // All devices give the same: what the first is good at.
             precision = Some(network.precision());
             networks.extend((1..config.instances.max(1)).map(|_| (number, network.share())));

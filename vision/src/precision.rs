@@ -5,15 +5,22 @@ use tidemill_tasks::vision::card::{Card, Precision};
 use crate::device::Device;
 use crate::golden;
 use crate::network::{Network, NetworkError, usable_precisions};
+use crate::torch;
 
-/// Loads a card's network in the precision that was asked for, or in the best one.
+/// Loads a card's network in the precision that was asked for, or in the best one, to be run by so many threads.
 ///
 /// Half precision is held against fp32, on the card's golden inputs or on two pictures that a formula gives. If it is too
 /// far off, the next of the card's list is taken, at last fp32; one that was asked for is taken all the same, and said.
 ///
 /// # Errors
 /// Those of [`Network::load`].
-pub(crate) fn load(card: &Card, device: Device, asked: Option<Precision>) -> Result<Network, NetworkError> {
+pub(crate) fn load(
+    card: &Card,
+    device: Device,
+    asked: Option<Precision>,
+    threads: usize,
+) -> Result<Network, NetworkError> {
+    let _threads = torch::Threads::set(threads);
     let mut precisions = asked.map_or_else(|| usable_precisions(card, device), |asked| vec![asked]);
     if asked.is_none() && !precisions.contains(&Precision::Fp32) {
         precisions.push(Precision::Fp32);

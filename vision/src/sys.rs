@@ -1,6 +1,7 @@
 //! What needs `unsafe`, and nothing else: each item says why it is sound.
 #![expect(unsafe_code, reason = "libtorch is reached through pointers, the dynamic linker and the allocator")]
 
+use std::ffi::{CStr, c_char, c_void};
 use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
@@ -72,6 +73,90 @@ pub(crate) fn with_pixels<T>(
         Tensor::f_from_blob(pixels.as_ptr(), &[n, 3, height, width], &strides, Kind::Uint8, tch::Device::Cpu)?
     };
     f(&batch)
+}
+
+unsafe extern "C" {
+    fn tidemill_pack(
+        weight: *const c_void,
+        padding: i64,
+        stride: i64,
+        groups: i64,
+        error: *mut *mut c_char,
+    ) -> *mut c_void;
+
+    fn tidemill_convolve(
+        input: *const c_void,
+        weight: *const c_void,
+        bias: *const c_void,
+        padding: i64,
+        stride: i64,
+        groups: i64,
+        relu6: bool,
+        error: *mut *mut c_char,
+    ) -> *mut c_void;
+}
+
+/// How a convolution runs over its input: alike in both directions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run {
+    /// Zeros on each side.
+    pub(crate) padding: i64,
+    /// Pixels from one place of the kernel to the next.
+    pub(crate) stride: i64,
+    /// In how many parts the channels are convolved by themselves.
+    pub(crate) groups: i64,
+}
+
+/// Lays the weights of a convolution out on the CPU as oneDNN reads them, for [`convolve`] alone.
+///
+/// # Errors
+/// Where libtorch was built without oneDNN, or it cannot compute in this kind of number here.
+pub(crate) fn pack(weight: &Tensor, run: Run) -> Result<Tensor, TchError> {
+    // SAFETY: the weight outlives the call, which only reads it.
+    made(|error| unsafe { tidemill_pack(weight.as_ptr().cast(), run.padding, run.stride, run.groups, error) })
+}
+
+/// Convolves with packed weights, adds the bias in fp32 and limits the sum to 0 to 6 where that is asked for: all in one
+/// pass over the output, which is rounded once.
+///
+/// # Shape
+///
+/// in: `[n, c, h, w]` on the CPU, of the weights' kind; as it lies (best channels last), so lies the output · bias:
+/// `[c']`, `f32`
+///
+/// # Errors
+/// oneDNN's.
+pub(crate) fn convolve(
+    input: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    run: Run,
+    relu6: bool,
+) -> Result<Tensor, TchError> {
+    let Run { padding, stride, groups } = run;
+    let (input, weight, bias) = (input.as_ptr().cast(), weight.as_ptr().cast(), bias.as_ptr().cast());
+    // SAFETY: the three outlive the call, which only reads them.
+    made(|error| unsafe { tidemill_convolve(input, weight, bias, padding, stride, groups, relu6, error) })
+}
+
+/// The tensor that a call of `fused.cpp` made, or what it said.
+fn made(call: impl FnOnce(*mut *mut c_char) -> *mut c_void) -> Result<Tensor, TchError> {
+    let mut error = std::ptr::null_mut();
+    let tensor = call(&raw mut error);
+    if !tensor.is_null() {
+        // SAFETY: it is a tensor of its own on the heap, made by `new` as those of torch-sys are, and nobody else's.
+        return Ok(unsafe { Tensor::from_ptr(tensor.cast()) });
+    }
+    if error.is_null() {
+        return Err(TchError::Torch("there is no memory to say what is wrong".to_owned()));
+    }
+    // SAFETY: it is a text with its end, from malloc, and nobody else's.
+    let text = unsafe {
+        let text = CStr::from_ptr(error).to_string_lossy().into_owned();
+        libc::free(error.cast());
+        text
+    };
+    Err(TchError::Torch(text))
 }
 
 /// Something that is shared between threads and only read.
