@@ -30,7 +30,8 @@ pub fn measure(card: &Card, settings: &VisionSettings, time: Duration) -> Result
     let mut networks = Vec::new();
     let mut precision = config.precision;
     for device in &config.devices {
-        let network = precision::load(card, *device, precision, config.threads).map_err(|error| chain(&error))?;
+        let loaded = precision::load(card, *device, precision, config.threads).map_err(|error| chain(&error))?;
+        let network = loaded.network;
         precision = Some(network.precision());
         networks.extend((1..config.instances).map(|_| network.share()));
         networks.push(network);

@@ -74,6 +74,21 @@ pub(crate) fn holds(card: &Card, network: &Network) -> Result<String, String> {
     compare(network, &pixels, &expected)
 }
 
+/// By how much the logarithms of what two networks of a card give are apart: the standard deviation, over the golden inputs
+/// or two pictures that a formula gives.
+///
+/// # Errors
+/// In words for people.
+pub(crate) fn deviation(card: &Card, one: &Network, other: &Network) -> Result<f64, String> {
+    let pixels = match &card.golden {
+        Some(golden) => read(&card.folder().join(&golden.file), card)?.0,
+        None => pixels(card, &[])?,
+    };
+    let logarithms = |network: &Network| outputs(network, &pixels)?.f_clamp_min(f64::from(f32::MIN_POSITIVE))?.f_log();
+    let apart = || logarithms(one)?.f_sub(&logarithms(other)?)?.f_square()?.f_mean(Kind::Float)?.f_sqrt();
+    apart().map(|apart| apart.double_value(&[])).map_err(|error| torch::reason(&error))
+}
+
 /// Runs the golden inputs and says how far what comes out is from what is expected.
 fn compare(network: &Network, pixels: &Tensor, expected: &Tensor) -> Result<String, String> {
     let (precision, device) = (network.precision(), network.device());

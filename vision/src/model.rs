@@ -1,5 +1,6 @@
 //! A model at work: requests from any number of tasks, gathered into batches, run by a thread per instance.
 
+mod again;
 mod answer;
 mod counts;
 mod gather;
@@ -18,6 +19,7 @@ use tidemill_tasks::vision::card::{Card, Precision};
 use tidemill_tasks::vision::segment::Scores;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use again::Again;
 use answer::{Answer, Said};
 pub use counts::Counts;
 pub(crate) use counts::Tally;
@@ -28,7 +30,7 @@ use crate::device::{Device, names};
 use crate::labels::labels;
 use crate::lost::Lost;
 use crate::network::NetworkError;
-use crate::precision;
+use crate::precision::{self, Exact, Loaded};
 
 /// How many batches may wait for each instance beside the one it is at: enough that it never waits for pixels.
 const BATCHES_WAITING: usize = 2;
@@ -131,18 +133,31 @@ impl Model {
     ) -> Result<Self, NetworkError> {
         let started = Instant::now();
         let mut precision = config.precision;
-        let mut networks = Vec::new();
+        let mut weight_bytes = 0;
+        let mut networks: Vec<(usize, Box<dyn Forward>)> = Vec::new();
         for (number, device) in config.devices.iter().enumerate() {
-            let network = precision::load(&card, *device, precision, config.threads)?;
+            let Loaded { network, exact } = precision::load(&card, *device, precision, config.threads)?;
+            if number == 0 {
+                let exact = exact.as_ref().map_or(0, |exact| exact.network.weight_bytes());
+                weight_bytes = network.weight_bytes() + exact;
+            }
             // All devices give the same: what the first is good at.
             precision = Some(network.precision());
-            networks.extend((1..config.instances.max(1)).map(|_| (number, network.share())));
-            networks.push((number, network));
+            for _ in 0..config.instances.max(1) {
+                let quick = Box::new(network.share());
+                networks.push((
+                    number,
+                    match &exact {
+                        None => quick,
+                        Some(Exact { network, doubt }) => {
+                            Box::new(Again { quick, exact: Box::new(network.share()), doubt: *doubt })
+                        }
+                    },
+                ));
+            }
         }
         let no_device = || NetworkError::Torch { model: card.name.clone(), reason: "it is to run on no device".into() };
-        let (_, first) = networks.first().ok_or_else(no_device)?;
-        let (precision, weight_bytes) = (first.precision(), first.weight_bytes());
-        let networks = networks.into_iter().map(|(number, network)| (number, Box::new(network) as _)).collect();
+        let precision = precision.filter(|_| !networks.is_empty()).ok_or_else(no_device)?;
         let mut model = Self::with(card, networks, config, tally, lost)?;
         (model.precision, model.weight_bytes) = (precision, weight_bytes);
         ModelLoaded {
