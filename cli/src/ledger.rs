@@ -7,6 +7,7 @@
 
 mod coco;
 mod columns;
+mod form;
 mod journal;
 mod parquet;
 mod record;
@@ -16,83 +17,19 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
 use tidemill_core::blobs::Blobs;
 use tidemill_core::outcome::Outcome;
 
 pub(crate) use self::coco::Coco;
 pub(crate) use self::columns::Columns;
+pub(crate) use self::form::{FileForm, Form, Outs};
 pub(crate) use self::journal::Begun;
 use self::journal::Journal;
 pub(crate) use self::record::Record;
 use crate::error::{CliError, Exit};
 
-/// What a file's ending says of its form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FileForm {
-    Ndjson,
-    Parquet,
-    Coco,
-}
-
-impl FileForm {
-    /// By the ending; `None` is a folder's.
-    fn of(path: &Path) -> Option<Self> {
-        let name = path.file_name()?.to_string_lossy().to_lowercase();
-        let endings = [
-            (".ndjson", Self::Ndjson),
-            (".jsonl", Self::Ndjson),
-            (".parquet", Self::Parquet),
-            (".coco.json", Self::Coco),
-        ];
-        endings.into_iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, form)| form)
-    }
-}
-
-/// Where `--out` says that things go.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Outs {
-    /// The folder for produced files.
-    pub(crate) folder: Option<PathBuf>,
-    /// The file for outcomes.
-    pub(crate) file: Option<(PathBuf, FileForm)>,
-}
-
-impl Outs {
-    /// Tells folder and file apart by their endings.
-    ///
-    /// # Errors
-    /// Where there are two of a kind.
-    pub(crate) fn of(paths: &[PathBuf]) -> Result<Self, CliError> {
-        let mut outs = Self::default();
-        for path in paths {
-            let before = match FileForm::of(path) {
-                Some(form) => outs.file.replace((path.clone(), form)).map(|(path, _)| ("files for outcomes", path)),
-                None => outs.folder.replace(path.clone()).map(|path| ("folders for produced files", path)),
-            };
-            if let Some((what, before)) = before {
-                let message = format!("--out: {} and {} are two {what}", before.display(), path.display());
-                return Err(CliError::usage(message).hint(
-                    "give one of each at most; .ndjson, .jsonl, .parquet and .coco.json are files for outcomes, \
-                     everything else is a folder",
-                ));
-            }
-        }
-        Ok(outs)
-    }
-}
-
-/// What the journal is made into.
-#[derive(Debug)]
-pub(crate) enum Form {
-    /// It is what was asked for.
-    Ndjson,
-    /// Columns.
-    Parquet(Columns),
-    /// Annotations of pictures.
-    Coco(Coco),
-}
-
-/// The file of one run.
+/// The file of one batch.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     path: PathBuf,
@@ -131,9 +68,11 @@ impl Ledger {
             return Ok(Opened::Complete);
         }
         if let Some(there) = [path, &journal].into_iter().find(|there| !resume && there.exists()) {
-            let rest =
-                if is_finished { "remove it, or name another" } else { "--resume goes on with it; or remove it" };
-            return Err(CliError::usage(format!("--out: {} is there already", there.display())).hint(rest));
+            if is_finished {
+                return Err(is_complete(&path.display()));
+            }
+            return Err(CliError::usage(format!("--out: {} is there already", there.display()))
+                .hint("--resume goes on with it; or remove it, or name another file with --out"));
         }
         let (journal, begun) = Journal::open(journal, resume, seen)?;
         Ok(Opened::Ledger(Self { path: path.to_owned(), form, journal }, begun))
@@ -143,15 +82,14 @@ impl Ledger {
     ///
     /// # Errors
     /// Where it cannot be written, or a mask that it is made of cannot be read.
-    pub(crate) fn add(&mut self, outcome: &Outcome, blobs: &Blobs) -> Result<(), CliError> {
+    pub(crate) fn add(&mut self, outcome: &Outcome, blobs: Option<&Blobs>) -> Result<(), CliError> {
         match &self.form {
-            Form::Ndjson => self.journal.add(outcome, false, None),
-            Form::Parquet(_) => self.journal.add(outcome, true, None),
+            Form::Ndjson | Form::Parquet(_) => self.journal.add(outcome, self.has_names(), None),
             Form::Coco(coco) => {
                 let note = coco.note(outcome, blobs).map_err(|problem| {
                     CliError::new(Exit::Fault, format!("{}: item {}: {problem}", self.path.display(), outcome.index))
                 })?;
-                self.journal.add(outcome, true, note)
+                self.journal.add(outcome, self.has_names(), note)
             }
         }
     }
@@ -188,9 +126,38 @@ impl Ledger {
         fs::remove_file(self.journal.path()).map_err(failed)
     }
 
+    /// Whether the items' names are written.
+    pub(crate) fn has_names(&self) -> bool {
+        !matches!(self.form, Form::Ndjson)
+    }
+
     /// The file's name.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// An empty folder beside the file, which is removed with the value. Its name is always the same, so that a killed
+    /// command leaves no more than one.
+    ///
+    /// # Errors
+    /// Where it cannot be made.
+    pub(crate) fn spool(&self) -> Result<TempDir, CliError> {
+        let name = format!("{}.part.files", self.path.file_name().unwrap_or_default().to_string_lossy());
+        let folder = folder_of(&self.path);
+        match fs::remove_dir_all(folder.join(&name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(&self.path, &error)),
+            _ => {}
+        }
+        let made = tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir_in(folder);
+        made.map_err(|error| unusable(&self.path, &error))
+    }
+
+    /// Removes the file, if nothing was written to it: nobody has to clear away what was never begun.
+    pub(crate) fn discard_if_empty(self) {
+        if self.journal.is_empty() {
+            // It is in nobody's way but that of the same command.
+            drop(fs::remove_file(self.journal.path()));
+        }
     }
 }
 
@@ -200,26 +167,24 @@ fn with_more(path: &Path, more: &str) -> PathBuf {
     name.into()
 }
 
+/// The folder that a file lies in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A file that is whole is not written again.
+pub(crate) fn is_complete(path: &dyn std::fmt::Display) -> CliError {
+    CliError::usage(format!("--out: {path} is there already, and complete"))
+        .hint("remove it, or name another file with --out")
+}
+
+/// It cannot be begun.
+pub(crate) fn unusable(path: &Path, error: &io::Error) -> CliError {
+    CliError::usage(format!("--out: cannot write {}: {error}", path.display()))
+        .hint("name a file in a folder that is there and that you may write to")
+}
+
 fn not_written(path: &Path, error: &io::Error) -> CliError {
     CliError::new(Exit::Fault, format!("cannot write {}: {error}", path.display()))
         .hint("is there room on the disk, and may you write there? The same command with --resume goes on")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_folder_and_a_file_are_told_apart_by_their_endings() {
-        let of = |paths: &[&str]| Outs::of(&paths.iter().map(PathBuf::from).collect::<Vec<_>>());
-        let outs = of(&["small", "all.Parquet"]).unwrap();
-        assert_eq!(outs.folder, Some("small".into()));
-        assert_eq!(outs.file, Some(("all.Parquet".into(), FileForm::Parquet)));
-        assert_eq!(of(&["x.coco.json"]).unwrap().file.unwrap().1, FileForm::Coco);
-        assert_eq!(of(&["a.jsonl"]).unwrap().file.unwrap().1, FileForm::Ndjson);
-        assert_eq!(of(&["x.json"]).unwrap().folder, Some("x.json".into()));
-        for two in [["a", "b"], ["a.ndjson", "b.parquet"]] {
-            assert_eq!(of(&two).unwrap_err().exit, Exit::Usage, "{two:?}");
-        }
-    }
 }

@@ -8,8 +8,9 @@ use serde_json::value::RawValue;
 use tidemill_core::outcome::{Outcome, Status};
 use tidemill_core::store::Progress;
 
-use super::{Record, not_written};
+use super::{Record, not_written, unusable};
 use crate::error::{CliError, Exit};
+use crate::line;
 
 /// Written in one go at least at this size.
 const FULL_BYTES: usize = 1 << 16;
@@ -28,8 +29,8 @@ pub(super) struct Journal {
 pub(crate) struct Begun {
     /// How the items ended that it has: the first ones of the batch.
     pub(crate) progress: Progress,
-    /// The input of the last of them.
-    pub(crate) last: Option<Box<RawValue>>,
+    /// The last of them.
+    pub(crate) last: Option<Outcome>,
 }
 
 impl Journal {
@@ -47,10 +48,7 @@ impl Journal {
         } else {
             options.create_new(true)
         };
-        let file = options.open(&path).map_err(|error| {
-            let usage = CliError::usage(format!("--out: cannot write {}: {error}", path.display()));
-            usage.hint("name a file in a folder that is there and that you may write to")
-        })?;
+        let file = options.open(&path).map_err(|error| unusable(&path, &error))?;
         match file.try_lock() {
             // Some file systems have no locks.
             Ok(()) | Err(TryLockError::Error(_)) => {}
@@ -86,6 +84,11 @@ impl Journal {
         if self.text.len() >= FULL_BYTES { self.flush() } else { Ok(()) }
     }
 
+    /// Whether nothing is in the file.
+    pub(super) fn is_empty(&self) -> bool {
+        self.file.metadata().is_ok_and(|about| about.len() == 0)
+    }
+
     /// Writes what was added.
     pub(super) fn flush(&mut self) -> Result<(), CliError> {
         let written = self.file.write_all(&self.text);
@@ -115,7 +118,7 @@ fn scan(
         let number = progress.recorded() + 1;
         let foreign = |problem: &str| {
             CliError::usage(format!("--resume: {}, line {number}: {problem}", path.display()))
-                .hint("only a file that `tidemill run --out` wrote in the order of the inputs can be gone on with")
+                .hint("only a file that --out wrote in the order of the inputs can be gone on with")
         };
         let record: Record<'_> =
             serde_json::from_slice(&line).map_err(|error| foreign(&format!("it is no outcome: {error}")))?;
@@ -132,11 +135,8 @@ fn scan(
         std::mem::swap(&mut line, &mut last);
     }
     file.set_len(kept_bytes).map_err(|error| not_written(path, &error))?;
-    let last = match last.is_empty() {
-        true => None,
-        false => serde_json::from_slice::<Record<'_>>(&last).ok().map(|record| record.input.to_owned()),
-    };
-    Ok(Begun { progress, last })
+    // A record is a line.
+    Ok(Begun { progress, last: line::parse(&last).ok() })
 }
 
 #[cfg(test)]
@@ -167,7 +167,7 @@ mod tests {
             assert_eq!(left, whole);
             assert_eq!(begun.progress.recorded(), 2);
             assert_eq!(begun.progress.count(Status::Failed), 1);
-            assert_eq!(begun.last.unwrap().get(), "10");
+            assert_eq!(begun.last.unwrap().input.get(), "10");
         }
     }
 
