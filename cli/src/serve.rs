@@ -77,12 +77,12 @@ async fn run(
     };
     let tools = Tools { compute: pool, blobs: blobs.clone() };
     let worker = Worker::new(setup, Arc::clone(&broker), Arc::new(register), tools);
-    let api = results_api::api(settings, Arc::clone(&broker), Arc::clone(&store), Some(blobs.clone()));
+    let stop = CancellationToken::new();
+    let api = results_api::api(settings, Arc::clone(&broker), Arc::clone(&store), Some(blobs.clone()), stop.clone());
 
     if let Some(engine) = &engine {
         networks::preload(settings, &**engine).await;
     }
-    let stop = CancellationToken::new();
     // The worker first, then whoever takes its outcomes, then whoever reads them: nothing that was begun is lost to a
     // reader that waits for it.
     let (worked, collected) = (CancellationToken::new(), CancellationToken::new());

@@ -80,10 +80,15 @@ pub struct Api {
     pub metrics: Option<PrometheusHandle>,
     /// Who may call.
     pub access: Access,
+    /// Nothing new is taken once this is cancelled; what was begun is still answered.
+    pub stop_taking: CancellationToken,
 }
 
 impl Api {
     fn submitter(&self) -> Result<&dyn Submitter, Problem> {
+        if self.stop_taking.is_cancelled() {
+            return Err(Problem::stopping());
+        }
         self.submitter.as_deref().ok_or_else(|| {
             let detail = "this results API publishes no batches; `tidemill submit` does";
             Problem::new(StatusCode::NOT_IMPLEMENTED, "no_submitter", "not done here", detail)

@@ -93,6 +93,7 @@ async fn without_a_token_it_does_not_listen_where_others_can_call() {
         catalogue: Default::default(),
         metrics: None,
         access,
+        stop_taking: CancellationToken::new(),
     };
     let stop = CancellationToken::new();
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
