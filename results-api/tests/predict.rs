@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 #[derive(Debug)]
 struct Accepts {
     store: Arc<InProcess>,
-    accepted: mpsc::UnboundedSender<BatchId>,
+    accepted: mpsc::Sender<BatchId>,
 }
 
 #[async_trait]
@@ -35,15 +35,15 @@ impl Submitter for Accepts {
         let batch = batch();
         self.store.open(&batch).await.unwrap();
         self.store.seal(&batch.id, 1).await.unwrap();
-        self.accepted.send(batch.id.clone()).unwrap();
+        self.accepted.send(batch.id.clone()).await.unwrap();
         Ok(Submitted { id: batch.id, items: 1, is_new: true })
     }
 }
 
 /// A server with a worker that says that it runs networks, and the batches that it accepts.
-async fn server() -> (Server, mpsc::UnboundedReceiver<BatchId>) {
+async fn server() -> (Server, mpsc::Receiver<BatchId>) {
     let store: Arc<InProcess> = Arc::default();
-    let (sender, accepted) = mpsc::unbounded_channel();
+    let (sender, accepted) = mpsc::channel(1);
     let submitter: Arc<dyn Submitter> = Arc::new(Accepts { store: Arc::clone(&store), accepted: sender });
     let heartbeat = Heartbeat {
         name: "mill".into(),
