@@ -28,6 +28,7 @@ pub(crate) use self::journal::Begun;
 use self::journal::Journal;
 pub(crate) use self::record::Record;
 use crate::error::{CliError, Exit};
+use crate::out::is_folder_around;
 
 /// The file of one batch.
 #[derive(Debug)]
@@ -37,16 +38,9 @@ pub(crate) struct Ledger {
     journal: Journal,
 }
 
-/// A ledger, opened.
-pub(crate) enum Opened {
-    /// Outcomes can be added, after those that it has.
-    Ledger(Ledger, Begun),
-    /// There is nothing to add.
-    Complete,
-}
-
 impl Ledger {
-    /// Makes the file, or with `resume` goes on with what is there; `seen` is told each outcome that it has.
+    /// Makes the file, or with `resume` goes on with what is there, after the outcomes that it has; `seen` is told each of
+    /// them. `None` where it is complete.
     ///
     /// # Errors
     /// Where it is there and is not to be gone on with, or is not of outcomes in the order of their inputs, or cannot
@@ -56,7 +50,7 @@ impl Ledger {
         form: Form,
         resume: bool,
         seen: impl FnMut(&Record<'_>) -> Result<(), CliError>,
-    ) -> Result<Opened, CliError> {
+    ) -> Result<Option<(Self, Begun)>, CliError> {
         let journal = match form {
             Form::Ndjson => path.to_owned(),
             Form::Parquet(_) | Form::Coco(_) => with_more(path, ".part.ndjson"),
@@ -65,7 +59,7 @@ impl Ledger {
         if is_finished && resume {
             // Stopped between the last two steps.
             drop(fs::remove_file(&journal));
-            return Ok(Opened::Complete);
+            return Ok(None);
         }
         if let Some(there) = [path, &journal].into_iter().find(|there| !resume && there.exists()) {
             if is_finished {
@@ -75,7 +69,7 @@ impl Ledger {
                 .hint("--resume goes on with it; or remove it, or name another file with --out"));
         }
         let (journal, begun) = Journal::open(journal, resume, seen)?;
-        Ok(Opened::Ledger(Self { path: path.to_owned(), form, journal }, begun))
+        Ok(Some((Self { path: path.to_owned(), form, journal }, begun)))
     }
 
     /// Adds an outcome; it is written when enough has come together, or by [`Ledger::flush`].
@@ -168,8 +162,21 @@ fn with_more(path: &Path, more: &str) -> PathBuf {
 }
 
 /// The folder that a file lies in.
-pub(crate) fn folder_of(path: &Path) -> &Path {
+fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A file within an input would become an input.
+///
+/// # Errors
+/// Where it is one, or its folder is not there.
+pub(crate) fn must_be_outside(path: &Path, inputs: &[String]) -> Result<(), CliError> {
+    let around = folder_of(path).canonicalize().map_err(|error| unusable(path, &error))?;
+    match inputs.iter().find(|input| is_folder_around(input, &around)) {
+        Some(input) => Err(CliError::usage(format!("--out: {} lies within the input {input}", path.display()))
+            .hint("it would become an input; name a file outside")),
+        None => Ok(()),
+    }
 }
 
 /// A file that is whole is not written again.
@@ -179,7 +186,7 @@ pub(crate) fn is_complete(path: &dyn std::fmt::Display) -> CliError {
 }
 
 /// It cannot be begun.
-pub(crate) fn unusable(path: &Path, error: &io::Error) -> CliError {
+fn unusable(path: &Path, error: &io::Error) -> CliError {
     CliError::usage(format!("--out: cannot write {}: {error}", path.display()))
         .hint("name a file in a folder that is there and that you may write to")
 }

@@ -25,7 +25,7 @@ use crate::client::Client;
 use crate::cluster::{self, Signals};
 use crate::error::{CliError, Exit};
 use crate::follow::{Following, Kept, follow, must_be_in_input_order};
-use crate::ledger::{Form, Outs, is_complete};
+use crate::ledger::{Form, Outs, is_complete, must_be_outside};
 use crate::{Vision, identity, run, words};
 
 /// Messages and bytes that may be published and not confirmed yet: enough to keep the broker busy, little enough to
@@ -68,6 +68,7 @@ pub(crate) fn submit(
         Some((path, _)) if !args.wait => return Err(needs_wait(&path, "--follow --out FILE")),
         Some((path, of)) => {
             must_be_in_input_order(args.show.order)?;
+            must_be_outside(&path, &args.work.inputs)?;
             let options = args.work.options.iter().cloned().collect();
             Some((path, Form::of(of, kind, &options, settings, vision.as_ref())?))
         }

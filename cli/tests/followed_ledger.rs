@@ -141,7 +141,9 @@ async fn a_file_of_another_batch_is_left_as_it_is() {
     let folder = Folder::new();
     let file = folder.path("all.ndjson");
     ask(&server, &["results", one.as_str(), "--out", &file]).await;
-    let before = read(&file);
+    // What would be cut off of the right file.
+    let before = read(&file) + "{\"index\":2,\"inp";
+    std::fs::write(&file, &before).unwrap();
 
     let ended = ask(&server, &["results", other.as_str(), "--out", &file, "--resume"]).await;
 
@@ -243,6 +245,7 @@ async fn classes_of_another_model_are_not_taken_for_those_of_the_outcomes() {
 fn what_cannot_be_combined_is_said_before_anybody_is_asked() {
     let folder = Folder::new();
     let (file, out) = (folder.path("a.parquet"), folder.path("out"));
+    let around = folder.path("");
     for (args, problem) in [
         (vec!["results", "0197c2a4", "--out", &file, "--from", "3"], "cannot be used with"),
         (vec!["results", "0197c2a4", "--out", &file, "--limit", "3"], "cannot be used with"),
@@ -251,6 +254,7 @@ fn what_cannot_be_combined_is_said_before_anybody_is_asked() {
         (vec!["results", "0197c2a4", "--resume"], "--out <FILE>"),
         (vec!["submit", "time.sleep", "1", "--out", &file], "it needs --wait\n  hint: add it; or later"),
         (vec!["submit", "time.sleep", "1", "--wait", "--out", &out], "the task makes no files"),
+        (vec!["submit", "text.count", &around, "--wait", "--out", &file], "lies within the input"),
         (vec!["submit", "time.sleep", "1", "--wait", "--out", &file, "--order", "completion"], "in the order of"),
         (vec!["submit", "time.sleep", "1", "--wait", "--out", &folder.path("a.coco.json")], "has no COCO form"),
     ] {

@@ -10,7 +10,7 @@ use super::sink::Stop;
 use crate::args::OrderArg;
 use crate::client::{Client, Trouble};
 use crate::error::{CliError, Exit};
-use crate::ledger::{Form, Ledger, Opened};
+use crate::ledger::{Form, Ledger};
 
 /// A file of a cluster's outcomes is written in the order of their inputs.
 ///
@@ -52,7 +52,7 @@ impl Kept {
             (Some(download), Some(output)) => download.remember(output),
             _ => Ok(()),
         })?;
-        let Opened::Ledger(ledger, begun) = opened else { return Ok(None) };
+        let Some((ledger, begun)) = opened else { return Ok(None) };
         if has_masks && download.is_none() {
             download = Some(Download::of_masks(ledger.spool()?)?);
         }

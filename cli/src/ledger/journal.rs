@@ -20,6 +20,8 @@ const FULL_BYTES: usize = 1 << 16;
 pub(super) struct Journal {
     path: PathBuf,
     file: File,
+    /// Where what counts ends, and the rest is to be cut off before anything is added.
+    cut: Option<u64>,
     /// What was rendered and is not yet written.
     text: Vec<u8>,
 }
@@ -35,7 +37,8 @@ pub(crate) struct Begun {
 
 impl Journal {
     /// Makes the file, or goes on with it. Of a file that is gone on with, a half line at its end and everything from
-    /// the first `cancelled` outcome on is cut off.
+    /// the first `cancelled` outcome on is cut off by the first [`Journal::flush`]: until then somebody may find that
+    /// it is the wrong file.
     pub(super) fn open(
         path: PathBuf,
         resume: bool,
@@ -57,8 +60,8 @@ impl Journal {
                 return Err(usage.hint("wait for it to end, or name another file"));
             }
         }
-        let begun = if resume { scan(&path, &file, seen)? } else { Begun::default() };
-        Ok((Self { path, file, text: Vec::new() }, begun))
+        let (begun, cut) = if resume { scan(&path, &file, seen)? } else { Default::default() };
+        Ok((Self { path, file, cut, text: Vec::new() }, begun))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -91,18 +94,19 @@ impl Journal {
 
     /// Writes what was added.
     pub(super) fn flush(&mut self) -> Result<(), CliError> {
-        let written = self.file.write_all(&self.text);
+        let cut = self.cut.take().map_or(Ok(()), |bytes| self.file.set_len(bytes));
+        let written = cut.and_then(|()| self.file.write_all(&self.text));
         self.text.clear();
         written.map_err(|error| not_written(&self.path, &error))
     }
 }
 
-/// Reads what is there, a line at a time, and cuts off what does not count.
+/// Reads what is there, a line at a time, and says where what counts ends.
 fn scan(
     path: &Path,
     file: &File,
     mut seen: impl FnMut(&Record<'_>) -> Result<(), CliError>,
-) -> Result<Begun, CliError> {
+) -> Result<(Begun, Option<u64>), CliError> {
     let mut progress = Progress::default();
     let (mut line, mut last) = (Vec::new(), Vec::new());
     let mut reader = BufReader::with_capacity(1 << 18, file);
@@ -134,9 +138,8 @@ fn scan(
         kept_bytes += read as u64;
         std::mem::swap(&mut line, &mut last);
     }
-    file.set_len(kept_bytes).map_err(|error| not_written(path, &error))?;
     // A record is a line.
-    Ok(Begun { progress, last: line::parse(&last).ok() })
+    Ok((Begun { progress, last: line::parse(&last).ok() }, Some(kept_bytes)))
 }
 
 #[cfg(test)]
@@ -154,7 +157,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("all.ndjson");
         std::fs::write(&path, text).unwrap();
-        let opened = Journal::open(path.clone(), true, |_| Ok(())).map(|(_, begun)| begun);
+        let opened = Journal::open(path.clone(), true, |_| Ok(())).map(|(mut journal, begun)| {
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "it may be the wrong file");
+            journal.flush().unwrap();
+            begun
+        });
         (opened, std::fs::read_to_string(path).unwrap())
     }
 

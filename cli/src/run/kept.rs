@@ -12,8 +12,8 @@ use tidemill_producer::inputs::{Inputs, Source};
 
 use crate::args::{OrderArg, Run};
 use crate::error::{CliError, Exit};
-use crate::ledger::{FileForm, Form, Ledger, Opened, Outs, folder_of, unusable};
-use crate::out::{Out, is_folder_around};
+use crate::ledger::{FileForm, Form, Ledger, Outs, must_be_outside};
+use crate::out::Out;
 use crate::{Vision, interrupt};
 
 /// What is to be kept, checked.
@@ -76,11 +76,7 @@ impl Plan {
         let Some((path, form)) = self.file else {
             return Ok(Some((Kept { out, ..Kept::default() }, Inputs::walk(sources))));
         };
-        let around = folder_of(&path).canonicalize().map_err(|error| unusable(&path, &error))?;
-        if let Some(input) = run.work.inputs.iter().find(|input| is_folder_around(input, &around)) {
-            return Err(CliError::usage(format!("--out: {} lies within the input {input}", path.display()))
-                .hint("it would become an input; name a file outside"));
-        }
+        must_be_outside(&path, &run.work.inputs)?;
         let needs_spool = out.is_none() && form.has_masks();
         let staging = out.as_ref().map(Out::staging);
         let guard = interrupt::ends_at_once(move || {
@@ -92,7 +88,7 @@ impl Plan {
             (Some(out), Some(output)) => out.remember(output),
             _ => Ok(()),
         })?;
-        let Opened::Ledger(ledger, begun) = opened else { return Ok(None) };
+        let Some((ledger, begun)) = opened else { return Ok(None) };
         let spool = needs_spool.then(|| ledger.spool()).transpose()?;
         let mut inputs = Inputs::walk(sources);
         if let Some(last) = &begun.last {
