@@ -63,6 +63,9 @@ fn told_to_stop_it_takes_nothing_new_and_answers_what_it_has_begun() {
     let new = json!({"task": "net.download", "items": [url]}).to_string();
     let waiting = served.ask("POST", "/v1/batches?wait=true", &new);
     let (mut asked, _) = slow.accept().unwrap();
+    // What is not read would be taken for a broken connection when it is closed.
+    let head = BufReader::new(asked.try_clone().unwrap()).lines().map(Result::unwrap);
+    assert!(head.take_while(|line| !line.is_empty()).count() > 0);
 
     kill(Pid::from_raw(served.0.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     // The signal is heard a moment later.

@@ -200,12 +200,19 @@ async fn outcome(served: &Served, batch: &BatchId) -> Result<Arc<Outcome>, Probl
     let store = &served.api.store;
     let mut seen = Version::default();
     loop {
-        seen = tokio::select! {
-            changed = store.changed(batch, seen) => changed?,
-            () = served.stop.cancelled() => return Err(Problem::stopping()),
+        let stops = tokio::select! {
+            changed = store.changed(batch, seen) => {
+                seen = changed?;
+                false
+            }
+            () = served.stop.cancelled() => true,
         };
+        // Also when we stop: it may have come just now.
         if let Some(outcome) = store.read(batch, Order::Input, 0, 1).await?.outcomes.pop() {
             return Ok(outcome);
+        }
+        if stops {
+            return Err(Problem::stopping());
         }
     }
 }
