@@ -7,15 +7,18 @@ use std::time::Duration;
 use reqwest::{Method, Response, StatusCode, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tidemill_core::batch::BatchId;
+use serde_json::value::RawValue;
+use tidemill_core::batch::{BatchId, ItemIndex};
 use tidemill_core::blobs::choose_cryptography;
 use tidemill_core::broker::Heartbeat;
 use tidemill_core::failure::chain;
+use tidemill_core::outcome::Outcome;
 use tidemill_core::settings::{Secret, Settings};
 use tidemill_core::store::{BatchInfo, Books, DeadItem, Order};
 
 pub(crate) use self::blobs::BlobTrouble;
 use crate::error::{CliError, Exit};
+use crate::line;
 
 /// A machine that does not answer by then is not there.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -258,6 +261,13 @@ impl Client {
             workers: Vec<Heartbeat>,
         }
         Ok(self.get::<Listed>("/v1/workers").await?.workers)
+    }
+
+    /// One item's outcome.
+    pub(crate) async fn outcome(&self, batch: &BatchId, index: ItemIndex) -> Result<Outcome, ApiError> {
+        let line: Box<RawValue> = self.get(&format!("/v1/batches/{batch}/items/{index}")).await?;
+        line::parse(line.get().as_bytes())
+            .map_err(|message| ApiError::new(Trouble::Fault, format!("{}: {message}", self.shown)))
     }
 
     /// Begins to read a batch's outcomes.

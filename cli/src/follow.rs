@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!  results API ─▶ reader ─▶ sink ─▶ printer
-//!       ▲            │        └──▶ download
+//!       ▲            │        └──▶ kept: download, ledger
 //!       └─ patience ◀┘  from the next place on
 //! ```
 
 mod download;
+mod kept;
 mod patience;
 mod reader;
 mod sink;
@@ -21,6 +22,7 @@ use tidemill_core::batch::BatchId;
 use tidemill_core::outcome::Status;
 use tidemill_core::store::{BatchInfo, Order, Progress};
 
+pub(crate) use self::kept::{Kept, must_be_in_input_order};
 use self::reader::Reader;
 use self::sink::Sink;
 use crate::args::Format;
@@ -34,12 +36,12 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// How outcomes are followed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Following<'a> {
+pub(crate) struct Following {
     /// In which order they come.
     pub(crate) order: Order,
     /// How they are printed.
     pub(crate) format: Option<Format>,
-    /// The place of the first.
+    /// The place of the first; a file that is gone on with knows better.
     pub(crate) from: u64,
     /// How many at most.
     pub(crate) limit: Option<u64>,
@@ -48,40 +50,56 @@ pub(crate) struct Following<'a> {
     /// Whether it waits even for an API that was never reached, and a batch that is not known yet: whoever has just
     /// submitted one knows that it will be.
     pub(crate) is_patient: bool,
-    /// The folder that produced files are fetched into.
-    pub(crate) download: Option<&'a Path>,
     /// No bar, no summary.
     pub(crate) is_quiet: bool,
 }
 
-/// Prints outcomes until the batch is complete, or there are no more now, and says in one line what became of it. An
-/// interrupt ends the process at once.
+/// Prints and keeps outcomes until the batch is complete, or there are no more now, and says in one line what became of
+/// it. An interrupt ends the process at once.
 ///
 /// The exit speaks of the whole batch: `Ok` where it is complete and every item is ok, else `NotAllOk`.
 ///
 /// # Errors
 /// [`CliError`] with [`Exit::Unreachable`] where the API cannot be reached and is not to be waited for.
-pub(crate) async fn follow(client: &Client, batch: &BatchId, following: Following<'_>) -> Result<Exit, CliError> {
-    let sink = Sink::open(&following)?;
+pub(crate) async fn follow(
+    client: &Client,
+    batch: &BatchId,
+    mut following: Following,
+    kept: Kept,
+) -> Result<Exit, CliError> {
+    following.from += kept.place();
     let place = Arc::new(AtomicU64::new(following.from));
-    let staging = sink.staging();
+    let staging = kept.staging();
+    let file = kept.file().map(Path::to_owned);
     let guard = interrupt::ends_at_once({
-        let (batch, place) = (batch.clone(), Arc::clone(&place));
+        let (batch, file, place) = (batch.clone(), file.clone(), Arc::clone(&place));
         move || {
             // What cannot be removed stays: there is no time left to say so.
             staging.map(|staging| drop(std::fs::remove_dir_all(staging))).unwrap_or_default();
-            how_to_come_back(&batch, following.order, place.load(Ordering::Relaxed))
+            let back = match file {
+                Some(file) => unfinished(&batch, &file),
+                None => how_to_read_on(&batch, following.order, place.load(Ordering::Relaxed)),
+            };
+            format!("interrupted: the batch goes on, and `tidemill cancel {batch}` ends it; {back}")
         }
     });
     let bar = show_progress(client, batch, &following);
-    let mut reader = Reader::new(client, batch, following, sink, place);
+    let reader = Reader::new(client, batch, following, Sink::new(&following, kept)?, Arc::clone(&place));
     let read = reader.read().await;
     if let Some(bar) = bar {
         bar.abort();
     }
     printer::clear();
+    let (info, kept) = read?;
+    let is_whole = info.as_ref().is_some_and(|info| is_at_the_end(info, place.load(Ordering::Relaxed)));
+    if is_whole {
+        kept.finish().await?;
+    }
     drop(guard);
-    let Some(info) = read? else { return Ok(Exit::Ok) };
+    if let (Some(file), false, false) = (file, is_whole, following.is_quiet) {
+        printer::say(&unfinished(batch, &file));
+    }
+    let Some(info) = info else { return Ok(Exit::Ok) };
     if !following.is_quiet {
         tell(&info, &following);
     }
@@ -90,16 +108,23 @@ pub(crate) async fn follow(client: &Client, batch: &BatchId, following: Followin
     Ok(if is_well { Exit::Ok } else { Exit::NotAllOk })
 }
 
-fn how_to_come_back(batch: &BatchId, order: Order, place: u64) -> String {
+fn how_to_read_on(batch: &BatchId, order: Order, place: u64) -> String {
     let order = if order == Order::Completion { " --order completion" } else { "" };
-    format!(
-        "interrupted: the batch goes on; `tidemill results {batch} --follow --from {place}{order}` reads on, \
-         `tidemill cancel {batch}` ends it"
-    )
+    format!("`tidemill results {batch} --follow --from {place}{order}` reads on")
+}
+
+fn unfinished(batch: &BatchId, file: &Path) -> String {
+    let file = file.display();
+    format!("{file} is not finished; `tidemill results {batch} --follow --out {file} --resume` goes on with it")
+}
+
+/// Whether the batch is complete, and nothing comes at this place any more.
+fn is_at_the_end(info: &BatchInfo, place: u64) -> bool {
+    info.progress.is_complete() && info.progress.total.is_some_and(|total| place >= total)
 }
 
 /// The bar follows the batch, not what was read of it: a reader may begin late and be slow.
-fn show_progress(client: &Client, batch: &BatchId, following: &Following<'_>) -> Option<tokio::task::JoinHandle<()>> {
+fn show_progress(client: &Client, batch: &BatchId, following: &Following) -> Option<tokio::task::JoinHandle<()>> {
     let is_quiet = following.is_quiet;
     if !Bar::new("", is_quiet).is_wanted() || !following.waits {
         return None;
@@ -118,7 +143,7 @@ fn show_progress(client: &Client, batch: &BatchId, following: &Following<'_>) ->
 }
 
 /// One line behind the outcomes, where there is something to say or somebody who watches.
-fn tell(info: &BatchInfo, following: &Following<'_>) {
+fn tell(info: &BatchInfo, following: &Following) {
     let progress = &info.progress;
     let counts = counts(progress);
     if progress.is_complete() {

@@ -7,6 +7,7 @@
 
 mod coco;
 mod columns;
+mod form;
 mod journal;
 mod parquet;
 mod record;
@@ -16,83 +17,20 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
 use tidemill_core::blobs::Blobs;
 use tidemill_core::outcome::Outcome;
 
 pub(crate) use self::coco::Coco;
 pub(crate) use self::columns::Columns;
+pub(crate) use self::form::{FileForm, Form, Outs};
 pub(crate) use self::journal::Begun;
 use self::journal::Journal;
 pub(crate) use self::record::Record;
 use crate::error::{CliError, Exit};
+use crate::out::is_folder_around;
 
-/// What a file's ending says of its form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FileForm {
-    Ndjson,
-    Parquet,
-    Coco,
-}
-
-impl FileForm {
-    /// By the ending; `None` is a folder's.
-    fn of(path: &Path) -> Option<Self> {
-        let name = path.file_name()?.to_string_lossy().to_lowercase();
-        let endings = [
-            (".ndjson", Self::Ndjson),
-            (".jsonl", Self::Ndjson),
-            (".parquet", Self::Parquet),
-            (".coco.json", Self::Coco),
-        ];
-        endings.into_iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, form)| form)
-    }
-}
-
-/// Where `--out` says that things go.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Outs {
-    /// The folder for produced files.
-    pub(crate) folder: Option<PathBuf>,
-    /// The file for outcomes.
-    pub(crate) file: Option<(PathBuf, FileForm)>,
-}
-
-impl Outs {
-    /// Tells folder and file apart by their endings.
-    ///
-    /// # Errors
-    /// Where there are two of a kind.
-    pub(crate) fn of(paths: &[PathBuf]) -> Result<Self, CliError> {
-        let mut outs = Self::default();
-        for path in paths {
-            let before = match FileForm::of(path) {
-                Some(form) => outs.file.replace((path.clone(), form)).map(|(path, _)| ("files for outcomes", path)),
-                None => outs.folder.replace(path.clone()).map(|path| ("folders for produced files", path)),
-            };
-            if let Some((what, before)) = before {
-                let message = format!("--out: {} and {} are two {what}", before.display(), path.display());
-                return Err(CliError::usage(message).hint(
-                    "give one of each at most; .ndjson, .jsonl, .parquet and .coco.json are files for outcomes, \
-                     everything else is a folder",
-                ));
-            }
-        }
-        Ok(outs)
-    }
-}
-
-/// What the journal is made into.
-#[derive(Debug)]
-pub(crate) enum Form {
-    /// It is what was asked for.
-    Ndjson,
-    /// Columns.
-    Parquet(Columns),
-    /// Annotations of pictures.
-    Coco(Coco),
-}
-
-/// The file of one run.
+/// The file of one batch.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     path: PathBuf,
@@ -100,16 +38,9 @@ pub(crate) struct Ledger {
     journal: Journal,
 }
 
-/// A ledger, opened.
-pub(crate) enum Opened {
-    /// Outcomes can be added, after those that it has.
-    Ledger(Ledger, Begun),
-    /// There is nothing to add.
-    Complete,
-}
-
 impl Ledger {
-    /// Makes the file, or with `resume` goes on with what is there; `seen` is told each outcome that it has.
+    /// Makes the file, or with `resume` goes on with what is there, after the outcomes that it has; `seen` is told each of
+    /// them. `None` where it is complete.
     ///
     /// # Errors
     /// Where it is there and is not to be gone on with, or is not of outcomes in the order of their inputs, or cannot
@@ -119,7 +50,7 @@ impl Ledger {
         form: Form,
         resume: bool,
         seen: impl FnMut(&Record<'_>) -> Result<(), CliError>,
-    ) -> Result<Opened, CliError> {
+    ) -> Result<Option<(Self, Begun)>, CliError> {
         let journal = match form {
             Form::Ndjson => path.to_owned(),
             Form::Parquet(_) | Form::Coco(_) => with_more(path, ".part.ndjson"),
@@ -128,30 +59,31 @@ impl Ledger {
         if is_finished && resume {
             // Stopped between the last two steps.
             drop(fs::remove_file(&journal));
-            return Ok(Opened::Complete);
+            return Ok(None);
         }
         if let Some(there) = [path, &journal].into_iter().find(|there| !resume && there.exists()) {
-            let rest =
-                if is_finished { "remove it, or name another" } else { "--resume goes on with it; or remove it" };
-            return Err(CliError::usage(format!("--out: {} is there already", there.display())).hint(rest));
+            if is_finished {
+                return Err(is_complete(&path.display()));
+            }
+            return Err(CliError::usage(format!("--out: {} is there already", there.display()))
+                .hint("--resume goes on with it; or remove it, or name another file with --out"));
         }
         let (journal, begun) = Journal::open(journal, resume, seen)?;
-        Ok(Opened::Ledger(Self { path: path.to_owned(), form, journal }, begun))
+        Ok(Some((Self { path: path.to_owned(), form, journal }, begun)))
     }
 
     /// Adds an outcome; it is written when enough has come together, or by [`Ledger::flush`].
     ///
     /// # Errors
     /// Where it cannot be written, or a mask that it is made of cannot be read.
-    pub(crate) fn add(&mut self, outcome: &Outcome, blobs: &Blobs) -> Result<(), CliError> {
+    pub(crate) fn add(&mut self, outcome: &Outcome, blobs: Option<&Blobs>) -> Result<(), CliError> {
         match &self.form {
-            Form::Ndjson => self.journal.add(outcome, false, None),
-            Form::Parquet(_) => self.journal.add(outcome, true, None),
+            Form::Ndjson | Form::Parquet(_) => self.journal.add(outcome, self.has_names(), None),
             Form::Coco(coco) => {
                 let note = coco.note(outcome, blobs).map_err(|problem| {
                     CliError::new(Exit::Fault, format!("{}: item {}: {problem}", self.path.display(), outcome.index))
                 })?;
-                self.journal.add(outcome, true, note)
+                self.journal.add(outcome, self.has_names(), note)
             }
         }
     }
@@ -188,9 +120,38 @@ impl Ledger {
         fs::remove_file(self.journal.path()).map_err(failed)
     }
 
+    /// Whether the items' names are written.
+    pub(crate) fn has_names(&self) -> bool {
+        !matches!(self.form, Form::Ndjson)
+    }
+
     /// The file's name.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// An empty folder beside the file, which is removed with the value. Its name is always the same, so that a killed
+    /// command leaves no more than one.
+    ///
+    /// # Errors
+    /// Where it cannot be made.
+    pub(crate) fn spool(&self) -> Result<TempDir, CliError> {
+        let name = format!("{}.part.files", self.path.file_name().unwrap_or_default().to_string_lossy());
+        let folder = folder_of(&self.path);
+        match fs::remove_dir_all(folder.join(&name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(&self.path, &error)),
+            _ => {}
+        }
+        let made = tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir_in(folder);
+        made.map_err(|error| unusable(&self.path, &error))
+    }
+
+    /// Removes the file, if nothing was written to it: nobody has to clear away what was never begun.
+    pub(crate) fn discard_if_empty(self) {
+        if self.journal.is_empty() {
+            // It is in nobody's way but that of the same command.
+            drop(fs::remove_file(self.journal.path()));
+        }
     }
 }
 
@@ -200,26 +161,37 @@ fn with_more(path: &Path, more: &str) -> PathBuf {
     name.into()
 }
 
+/// The folder that a file lies in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A file within an input would become an input.
+///
+/// # Errors
+/// Where it is one, or its folder is not there.
+pub(crate) fn must_be_outside(path: &Path, inputs: &[String]) -> Result<(), CliError> {
+    let around = folder_of(path).canonicalize().map_err(|error| unusable(path, &error))?;
+    match inputs.iter().find(|input| is_folder_around(input, &around)) {
+        Some(input) => Err(CliError::usage(format!("--out: {} lies within the input {input}", path.display()))
+            .hint("it would become an input; name a file outside")),
+        None => Ok(()),
+    }
+}
+
+/// A file that is whole is not written again.
+pub(crate) fn is_complete(path: &dyn std::fmt::Display) -> CliError {
+    CliError::usage(format!("--out: {path} is there already, and complete"))
+        .hint("remove it, or name another file with --out")
+}
+
+/// It cannot be begun.
+fn unusable(path: &Path, error: &io::Error) -> CliError {
+    CliError::usage(format!("--out: cannot write {}: {error}", path.display()))
+        .hint("name a file in a folder that is there and that you may write to")
+}
+
 fn not_written(path: &Path, error: &io::Error) -> CliError {
     CliError::new(Exit::Fault, format!("cannot write {}: {error}", path.display()))
         .hint("is there room on the disk, and may you write there? The same command with --resume goes on")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_folder_and_a_file_are_told_apart_by_their_endings() {
-        let of = |paths: &[&str]| Outs::of(&paths.iter().map(PathBuf::from).collect::<Vec<_>>());
-        let outs = of(&["small", "all.Parquet"]).unwrap();
-        assert_eq!(outs.folder, Some("small".into()));
-        assert_eq!(outs.file, Some(("all.Parquet".into(), FileForm::Parquet)));
-        assert_eq!(of(&["x.coco.json"]).unwrap().file.unwrap().1, FileForm::Coco);
-        assert_eq!(of(&["a.jsonl"]).unwrap().file.unwrap().1, FileForm::Ndjson);
-        assert_eq!(of(&["x.json"]).unwrap().folder, Some("x.json".into()));
-        for two in [["a", "b"], ["a.ndjson", "b.parquet"]] {
-            assert_eq!(of(&two).unwrap_err().exit, Exit::Usage, "{two:?}");
-        }
-    }
 }

@@ -1,15 +1,26 @@
 //! `results`: the outcomes of a batch.
 
+use std::path::Path;
+
+use tidemill_core::batch::Batch;
 use tidemill_core::settings::Settings;
 
-use crate::args::{Results, Shared};
+use crate::args::{OrderArg, Results, Shared};
 use crate::client::Client;
 use crate::error::{CliError, Exit};
-use crate::follow::{Following, follow};
+use crate::follow::{Following, Kept, follow, must_be_in_input_order};
+use crate::ledger::{FileForm, Form};
+use crate::{Vision, printer};
 
-/// Prints them.
-pub(crate) fn results(args: &Results, shared: &Shared, settings: &Settings) -> Result<Exit, CliError> {
+/// Prints them, or writes them into a file.
+pub(crate) fn results(
+    args: &Results,
+    shared: &Shared,
+    settings: &Settings,
+    vision: Option<Vision>,
+) -> Result<Exit, CliError> {
     let client = Client::new(settings)?;
+    let is_quiet = shared.quiet > 0;
     let following = Following {
         order: args.order.into(),
         format: args.format,
@@ -17,8 +28,45 @@ pub(crate) fn results(args: &Results, shared: &Shared, settings: &Settings) -> R
         limit: args.limit,
         waits: args.follow,
         is_patient: false,
-        download: args.download.as_deref(),
-        is_quiet: shared.quiet > 0,
+        is_quiet,
     };
-    crate::block_on(follow(&client, &args.batch, following))
+    let file = args.out.as_deref().map(|path| form_of(path, args.order)).transpose()?;
+    crate::block_on(async {
+        let file = match file {
+            None => None,
+            Some((path, of)) => {
+                let batch = client.batch(&args.batch).await?.batch;
+                Some((path.to_owned(), form(of, &batch, settings, vision.as_ref())?))
+            }
+        };
+        let Some(kept) = Kept::open(args.download.as_deref(), file, args.resume)? else {
+            if !is_quiet {
+                printer::say("the file of --out is complete; there is nothing to go on with");
+            }
+            return Ok(Exit::Ok);
+        };
+        kept.must_be_of(&client, &args.batch).await?;
+        follow(&client, &args.batch, following, kept).await
+    })
+}
+
+/// The form of the file that `--out` names.
+fn form_of(path: &Path, order: OrderArg) -> Result<(&Path, FileForm), CliError> {
+    must_be_in_input_order(order)?;
+    let form = FileForm::of(path).ok_or_else(|| {
+        let usage = CliError::usage(format!("--out: {} is no file for outcomes", path.display()));
+        usage.hint("name one that ends in .ndjson, .parquet or .coco.json; the folder for produced files is --download")
+    })?;
+    Ok((path, form))
+}
+
+/// What it takes for the outcomes of this batch.
+fn form(of: FileForm, batch: &Batch, settings: &Settings, vision: Option<&Vision>) -> Result<Form, CliError> {
+    let register = crate::register(settings, None);
+    let kind = register.find(&batch.task).map_err(|unknown| {
+        CliError::usage(format!("--out: {unknown} here"))
+            .hint("name a file that ends in .ndjson, or use the cluster's version")
+    });
+    let options = serde_json::from_str(batch.options.get()).unwrap_or_default();
+    Form::of(of, kind?, &options, settings, vision)
 }

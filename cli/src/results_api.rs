@@ -31,8 +31,8 @@ async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
     let store = cluster::store(settings)?;
     let listener = listen(settings).await?;
     let blobs = settings.blobs.url.is_some().then(|| cluster::blobs(settings)).transpose()?;
-    let api = api(settings, broker.clone(), store.clone(), blobs.clone());
     let stop = CancellationToken::new();
+    let api = api(settings, broker.clone(), store.clone(), blobs.clone(), stop.clone());
     let collecting = async {
         let (store, told): (&dyn Store, _) = (&*store, stop.clone());
         collect(&*broker, store, |_| {}, told).await.map_err(|error| cluster::broker_error(&error))
@@ -61,7 +61,13 @@ pub(crate) async fn listen(settings: &Settings) -> Result<TcpListener, CliError>
 }
 
 /// The API over these, with what the settings say of it.
-pub(crate) fn api(settings: &Settings, broker: Arc<dyn Broker>, store: Arc<dyn Shared>, blobs: Option<Blobs>) -> Api {
+pub(crate) fn api(
+    settings: &Settings,
+    broker: Arc<dyn Broker>,
+    store: Arc<dyn Shared>,
+    blobs: Option<Blobs>,
+    stop_taking: CancellationToken,
+) -> Api {
     Api {
         store: Arc::clone(&store),
         broker: Arc::clone(&broker),
@@ -75,6 +81,7 @@ pub(crate) fn api(settings: &Settings, broker: Arc<dyn Broker>, store: Arc<dyn S
         catalogue: catalogue(settings),
         metrics: install_metrics().inspect_err(|error| tracing::warn!(%error, "no metrics")).ok(),
         access: (&settings.api).into(),
+        stop_taking,
     }
 }
 

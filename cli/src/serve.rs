@@ -2,9 +2,10 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidemill_core::blobs::{Blobs, FetchLimits};
-use tidemill_core::broker::{self, Broker};
+use tidemill_core::broker::{self, Broker, Queue};
 use tidemill_core::compute::Pool;
 use tidemill_core::settings::Settings;
 use tidemill_core::store::{self, Shared, Store};
@@ -20,6 +21,9 @@ use crate::args;
 use crate::cluster::{self, Signals};
 use crate::error::{CliError, Exit};
 use crate::{Vision, handover, networks, results_api, worker};
+
+/// How often is looked whether the collector has taken all that was reported.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Serves until it is told to stop.
 pub(crate) fn serve(shared: &args::Shared, settings: &Settings, vision: Option<Vision>) -> Result<Exit, CliError> {
@@ -77,17 +81,21 @@ async fn run(
     };
     let tools = Tools { compute: pool, blobs: blobs.clone() };
     let worker = Worker::new(setup, Arc::clone(&broker), Arc::new(register), tools);
-    let api = results_api::api(settings, Arc::clone(&broker), Arc::clone(&store), Some(blobs.clone()));
+    let stop = CancellationToken::new();
+    let api = results_api::api(settings, Arc::clone(&broker), Arc::clone(&store), Some(blobs.clone()), stop.clone());
 
     if let Some(engine) = &engine {
         networks::preload(settings, &**engine).await;
     }
-    let stop = CancellationToken::new();
     // The worker first, then whoever takes its outcomes, then whoever reads them: nothing that was begun is lost to a
     // reader that waits for it.
     let (worked, collected) = (CancellationToken::new(), CancellationToken::new());
     let working = async {
         let ended = worker.run(stop.clone()).await.map_err(|error| cluster::broker_error(&error));
+        // A collector that is told to end takes nothing more, not even what has been reported already.
+        while broker.depth(Queue::Results).await.is_ok_and(|waiting| waiting > 0) {
+            tokio::time::sleep(LOOK).await;
+        }
         worked.cancel();
         match ended? {
             Ended::DeviceLost(reason) => Err(networks::device_lost(&reason).hint("start it again")),

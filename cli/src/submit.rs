@@ -3,7 +3,7 @@
 mod upload;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,9 +24,9 @@ use crate::args::{Shared, Submit};
 use crate::client::Client;
 use crate::cluster::{self, Signals};
 use crate::error::{CliError, Exit};
-use crate::follow::{Following, follow};
-use crate::ledger::Outs;
-use crate::{identity, run, words};
+use crate::follow::{Following, Kept, follow, must_be_in_input_order};
+use crate::ledger::{Form, Outs, is_complete, must_be_outside};
+use crate::{Vision, identity, run, words};
 
 /// Messages and bytes that may be published and not confirmed yet: enough to keep the broker busy, little enough to
 /// hold in memory.
@@ -41,32 +41,42 @@ const LOOK: Duration = Duration::from_millis(500);
 const ASK_WITHIN: Duration = Duration::from_secs(1);
 
 /// Submits a batch.
-pub(crate) fn submit(args: Submit, shared: &Shared, settings: &Settings) -> Result<Exit, CliError> {
+pub(crate) fn submit(
+    args: Submit,
+    shared: &Shared,
+    settings: &Settings,
+    vision: Option<Vision>,
+) -> Result<Exit, CliError> {
     let register = crate::register(settings, None);
     let (kind, job) = run::prepare(&args.work, &register)?;
     let sources = words::sources(&args.work, kind, &*job)?;
     let about = kind.about();
-    let makes_files = about.makes_files;
-    let outs = Outs::of(&args.show.out)?;
-    if let Some((file, _)) = &outs.file {
-        let usage = CliError::usage(format!("--out {}: `submit` writes no file of outcomes", file.display()));
-        return Err(
-            usage.hint("`tidemill run` does; here outcomes are printed: send them to a file with --wait > FILE")
-        );
-    }
-    if let Some(out) = &outs.folder {
-        let problem = match (args.wait, makes_files) {
-            (false, _) => Some("it needs --wait; later, `tidemill results BATCH --download DIR` fetches the files"),
-            (true, false) => Some("the task makes no files; its outcomes are printed"),
-            (true, true) => None,
-        };
-        if let Some(problem) = problem {
-            return Err(CliError::usage(format!("--out {}: {problem}", out.display())));
+    let Outs { folder, file } = Outs::of(&args.show.out)?;
+    let needs_wait = |out: &Path, later: &str| {
+        CliError::usage(format!("--out {}: it needs --wait", out.display()))
+            .hint(format!("add it; or later `tidemill results BATCH {later}`"))
+    };
+    match &folder {
+        Some(out) if !args.wait => return Err(needs_wait(out, "--download DIR")),
+        Some(out) if !about.makes_files => {
+            let problem = format!("--out {}: the task makes no files; its outcomes are printed", out.display());
+            return Err(CliError::usage(problem));
         }
+        _ => {}
     }
+    let file = match file {
+        Some((path, _)) if !args.wait => return Err(needs_wait(&path, "--follow --out FILE")),
+        Some((path, of)) => {
+            must_be_in_input_order(args.show.order)?;
+            must_be_outside(&path, &args.work.inputs)?;
+            let options = args.work.options.iter().cloned().collect();
+            Some((path, Form::of(of, kind, &options, settings, vision.as_ref())?))
+        }
+        None => None,
+    };
     cluster::runtime()?.block_on(async {
         let submission = Submission::begin(&args, shared, settings, job, about.arguments).await?;
-        submission.send(sources).await
+        submission.send(sources, folder.as_deref(), file).await
     })
 }
 
@@ -84,9 +94,8 @@ struct Submission<'a> {
     known: Option<BatchInfo>,
 }
 
-/// Why the sending ended.
-enum Sent {
-    Whole(Produced),
+/// Why the sending ended before its end.
+enum Ended {
     Failed(ProduceError),
     Deadline,
     Interrupted,
@@ -128,17 +137,24 @@ impl<'a> Submission<'a> {
         Ok(Self { args, shared, settings, job, arguments, client, batch: Arc::new(batch), known })
     }
 
-    async fn send(&self, sources: Vec<Source>) -> Result<Exit, CliError> {
+    async fn send(
+        &self,
+        sources: Vec<Source>,
+        folder: Option<&Path>,
+        file: Option<(PathBuf, Form)>,
+    ) -> Result<Exit, CliError> {
         let id = &self.batch.id;
         if let Some(total) = self.known.as_ref().and_then(|known| known.progress.total) {
             self.say(&format!("batch {id} was accepted whole before: {total} items"));
-            return self.accepted().await;
+            return self.accepted(self.keep(folder, file).await?).await;
         }
         let patience = self.settings.submit.patience;
         let patience = self.args.deadline.map_or(patience, |deadline| deadline.min(patience));
         let broker = cluster::broker(self.settings, "submit", Some(patience))?;
         cluster::ready(&broker, Some(patience)).await?;
         let from = self.known.as_ref().map_or(0, |known| known.accepted);
+        // What cannot be written is said before anything is sent.
+        let kept = self.keep(folder, file).await?;
         let (published, ()) =
             tokio::join!(self.publish(&broker, sources, from), self.warn_if_nobody_serves(self.job.lane()));
         let (accepted, sent) = published?;
@@ -147,15 +163,34 @@ impl<'a> Submission<'a> {
             drop(self.client.accept(id, accepted).await);
         }
         match sent {
-            Sent::Whole(Produced { total, .. }) => {
+            Ok(Produced { total, .. }) => {
                 tracing::info!(batch = id.as_str(), total, "the batch is accepted");
-                self.accepted().await
+                self.accepted(kept).await
             }
-            Sent::Interrupted => {
+            Err(ended) => {
+                kept.discard_if_empty();
+                self.not_accepted(ended, accepted, &broker)
+            }
+        }
+    }
+
+    /// Opens what is kept besides what is printed. The same batch again goes on with the file that it has begun.
+    async fn keep(&self, folder: Option<&Path>, file: Option<(PathBuf, Form)>) -> Result<Kept, CliError> {
+        let resume = self.args.resume.is_some() || self.args.idempotency_key.is_some();
+        let name = file.as_ref().map(|(path, _)| path.display().to_string()).unwrap_or_default();
+        let kept = Kept::open(folder, file, resume)?.ok_or_else(|| is_complete(&name))?;
+        kept.must_be_of(&self.client, &self.batch.id).await?;
+        Ok(kept)
+    }
+
+    /// Why it was not accepted whole, and how to go on.
+    fn not_accepted(&self, ended: Ended, accepted: u64, broker: &RabbitMq) -> Result<Exit, CliError> {
+        match ended {
+            Ended::Interrupted => {
                 self.say(&self.how_to_go_on(accepted));
                 Ok(Exit::Interrupted)
             }
-            Sent::Deadline => {
+            Ended::Deadline => {
                 let why = match broker.health() {
                     Health::Ready => "the deadline is over".to_owned(),
                     Health::Blocked(reason) => format!("the deadline is over, and the broker takes nothing: {reason}"),
@@ -163,18 +198,23 @@ impl<'a> Submission<'a> {
                 };
                 Err(CliError::new(Exit::Unreachable, why).hint(self.how_to_go_on(accepted)))
             }
-            Sent::Failed(ProduceError::Broker(error)) => {
+            Ended::Failed(ProduceError::Broker(error)) => {
                 let error = cluster::broker_error(&error);
                 Err(CliError::new(error.exit, error.message).hint(self.how_to_go_on(accepted)))
             }
-            Sent::Failed(error @ (ProduceError::NotReady(_) | ProduceError::Inputs(_))) => {
+            Ended::Failed(error @ (ProduceError::NotReady(_) | ProduceError::Inputs(_))) => {
                 Err(CliError::new(Exit::Unreachable, error.to_string()).hint(self.how_to_go_on(accepted)))
             }
         }
     }
 
     /// Publishes the batch; gives how many items were accepted, and why it ended.
-    async fn publish(&self, broker: &RabbitMq, sources: Vec<Source>, from: u64) -> Result<(u64, Sent), CliError> {
+    async fn publish(
+        &self,
+        broker: &RabbitMq,
+        sources: Vec<Source>,
+        from: u64,
+    ) -> Result<(u64, Result<Produced, Ended>), CliError> {
         let mut signals = Signals::listen()?;
         let accepted = watch::Sender::new(from);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -200,12 +240,9 @@ impl<'a> Submission<'a> {
             }
         };
         let sent = tokio::select! {
-            produced = producing => match produced {
-                Ok(produced) => Sent::Whole(produced),
-                Err(error) => Sent::Failed(error),
-            },
-            () = over => Sent::Deadline,
-            () = signals.next() => Sent::Interrupted,
+            produced = producing => produced.map_err(Ended::Failed),
+            () = over => Err(Ended::Deadline),
+            () = signals.next() => Err(Ended::Interrupted),
             () = self.note(accepted.subscribe()) => unreachable!("it notes for ever"),
             () = self.watch(broker) => unreachable!("it watches for ever"),
         };
@@ -248,7 +285,7 @@ impl<'a> Submission<'a> {
     }
 
     /// What follows once the broker has it all.
-    async fn accepted(&self) -> Result<Exit, CliError> {
+    async fn accepted(&self, kept: Kept) -> Result<Exit, CliError> {
         let id = &self.batch.id;
         if !self.args.wait {
             return crate::tasks::print(&format!("{id}\n"));
@@ -262,10 +299,9 @@ impl<'a> Submission<'a> {
             limit: None,
             waits: true,
             is_patient: true,
-            download: show.out.first().map(PathBuf::as_path),
             is_quiet: self.shared.quiet > 0,
         };
-        follow(&self.client, id, following).await
+        follow(&self.client, id, following, kept).await
     }
 
     async fn warn_if_nobody_serves(&self, lane: Lane) {

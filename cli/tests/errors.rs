@@ -116,6 +116,18 @@ fn an_unknown_model() {
 }
 
 #[test]
+fn a_model_to_measure_that_is_not_there() {
+    assert_snapshot!(said(2, &["bench", "efficientnet-lite9"]), @r#"
+    error: no model is called "efficientnet-lite9"; did you mean efficientnet-lite0?
+      hint: `tidemill models` lists them
+    "#);
+    assert_snapshot!(said(2, &["bench", "NOSUCH"]), @r#"
+    error: no model is called "NOSUCH"
+      hint: `tidemill models` lists them
+    "#);
+}
+
+#[test]
 fn items_that_cannot_be_read() {
     assert_snapshot!(said(2, &["run", "compute.map", "--items", "no-such.ndjson", "-o", "expr=x"]), @"
     error: --items: cannot read no-such.ndjson: No such file or directory (os error 2)

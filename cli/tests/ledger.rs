@@ -1,77 +1,24 @@
 //! `--out FILE`: outcomes in a file, and a run that goes on after any end.
 #![allow(clippy::unwrap_used, reason = "a test may end so")]
 
+#[path = "support/files.rs"]
+mod files;
 mod support;
 
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use parquet::file::reader::{FileReader as _, SerializedFileReader};
-use parquet::record::Field;
 use serde_json::{Value, json};
-use support::{Ended, run, tidemill};
+
+use self::files::{Folder, lines, rows, until_it_has};
+use self::support::{Ended, run, tidemill};
 
 const EXPR: &str = "expr=x*x - 2*x";
 /// More than a pipe holds, so that a command which has written some of them is in the middle of reading.
 const ITEMS: u64 = 50_000;
-
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.path().join(name).to_str().unwrap().to_owned()
-    }
-
-    fn names(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.0.path()).unwrap();
-        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-}
-
-/// What a file says, but for what differs from run to run.
-fn lines(path: &str) -> Vec<Value> {
-    let line = |line: std::io::Result<String>| {
-        let mut line: Value = serde_json::from_str(&line.unwrap()).unwrap();
-        for key in ["worker", "timing"] {
-            line.as_object_mut().unwrap().remove(key);
-        }
-        line
-    };
-    BufReader::new(File::open(path).unwrap()).lines().map(line).collect()
-}
-
-fn value(cell: &Field) -> Value {
-    match cell {
-        Field::Null => Value::Null,
-        Field::Bool(value) => json!(value),
-        Field::Long(value) => json!(value),
-        Field::ULong(value) => json!(value),
-        Field::Double(value) => json!(value),
-        Field::Str(value) => json!(value),
-        other => panic!("{other:?}"),
-    }
-}
-
-fn rows(path: &str) -> Vec<Value> {
-    let reader = SerializedFileReader::new(File::open(path).unwrap()).unwrap();
-    let row = |row: parquet::errors::Result<parquet::record::Row>| {
-        let row = row.unwrap();
-        let kept =
-            row.get_column_iter().filter(|(name, _)| !["worker", "queued_ms", "run_ms"].contains(&name.as_str()));
-        Value::Object(kept.map(|(name, cell)| (name.clone(), value(cell))).collect())
-    };
-    reader.get_row_iter(None).unwrap().map(row).collect()
-}
 
 /// Inputs that come, and do not end before they are taken away.
 struct Fed {
@@ -86,19 +33,7 @@ impl Fed {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut inputs = child.stdin.take().unwrap();
         inputs.write_all(numbers(items).as_bytes()).unwrap();
-        let mut seen = 0;
-        let mut reader = None;
-        while seen < lines {
-            std::thread::yield_now();
-            let Some(reader) = reader.as_mut() else {
-                reader = File::open(file).ok();
-                continue;
-            };
-            let mut more = Vec::new();
-            reader.read_to_end(&mut more).unwrap();
-            seen += more.iter().filter(|byte| **byte == b'\n').count();
-            assert!(child.try_wait().unwrap().is_none(), "its inputs have not ended");
-        }
+        until_it_has(lines, file, &mut child);
         Self { child, inputs: Some(inputs) }
     }
 
@@ -256,6 +191,10 @@ fn a_run_that_was_stopped_while_the_file_was_made_makes_it_again() {
 
     let ended = run(&[&args(&file)[..], &["--resume"]].concat());
     assert_eq!((ended.code, ended.stderr.contains("is complete")), (Some(0), true), "{}", ended.stderr);
+    let ended = run(&args(&file));
+    assert_eq!(ended.code, Some(2));
+    let hint = "all.parquet is there already, and complete\n  hint: remove it, or name another file with --out\n";
+    assert!(ended.stderr.ends_with(hint), "{}", ended.stderr);
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod asked;
 mod batches;
 mod blobs;
 mod body;
+mod connections;
 mod create;
 mod dead;
 mod guard;
@@ -27,7 +28,6 @@ mod pump;
 mod results;
 
 use std::fmt;
-use std::future::IntoFuture as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,10 +80,15 @@ pub struct Api {
     pub metrics: Option<PrometheusHandle>,
     /// Who may call.
     pub access: Access,
+    /// Nothing new is taken once this is cancelled; what was begun is still answered.
+    pub stop_taking: CancellationToken,
 }
 
 impl Api {
     fn submitter(&self) -> Result<&dyn Submitter, Problem> {
+        if self.stop_taking.is_cancelled() {
+            return Err(Problem::stopping());
+        }
         self.submitter.as_deref().ok_or_else(|| {
             let detail = "this results API publishes no batches; `tidemill submit` does";
             Problem::new(StatusCode::NOT_IMPLEMENTED, "no_submitter", "not done here", detail)
@@ -148,18 +153,16 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> 
     }
     tracing::info!(%address, "the results API listens");
     let router = router(Arc::new(Served { api, stop: stop.clone() }));
-    let serving = axum::serve(listener.tap_io(prepare), router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let serving = connections::serve(listener.tap_io(prepare), router, stop.clone());
     let grace_is_over = async {
         stop.cancelled().await;
         tokio::time::sleep(GRACE).await;
     };
     tokio::select! {
-        served = serving.into_future() => Ok(served?),
-        () = grace_is_over => {
-            tracing::warn!("some answers had not ended and were broken off");
-            Ok(())
-        }
+        () = serving => {}
+        () = grace_is_over => tracing::warn!("some answers had not ended and were broken off"),
     }
+    Ok(())
 }
 
 /// A reader that vanished without a word would be waited for as long as its batch runs.

@@ -30,6 +30,8 @@ pub struct Server {
     pub store: Arc<InProcess>,
     /// What it publishes to.
     pub broker: Arc<EmbeddedBroker>,
+    /// Makes it take nothing new.
+    pub stop_taking: CancellationToken,
     /// Ends it.
     pub stop: CancellationToken,
 }
@@ -57,14 +59,16 @@ impl Server {
             catalogue: catalogue(),
             metrics: None,
             access: Access::default(),
+            stop_taking: CancellationToken::new(),
         });
+        let stop_taking = api.stop_taking.clone();
         let listener = TcpListener::bind(address).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn({
             let stop = stop.clone();
             async move { http::serve(listener, api, stop).await.unwrap() }
         });
-        Self { url, store, broker, stop }
+        Self { url, store, broker, stop_taking, stop }
     }
 
     /// Opens a batch, seals it with `total` where there is one, and records these items as `ok`.

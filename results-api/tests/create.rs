@@ -93,6 +93,28 @@ async fn a_batch_comes_as_json_or_as_lines_and_is_the_same() {
 }
 
 #[tokio::test]
+async fn when_it_stops_nothing_new_is_taken_and_what_was_begun_is_answered() {
+    let (server, _) = with_submitter().await;
+    let new = json!({"task": "compute.map", "options": {"expr": "x"}, "items": [1]});
+    let created = server.send("POST", "/v1/batches", &[JSON], new.to_string()).await.json(201);
+    let id: BatchId = created["id"].as_str().unwrap().parse().unwrap();
+    let mut results = client().get(format!("{server}/v1/batches/{id}/results")).send().await.unwrap();
+
+    server.stop_taking.cancel();
+
+    for (path, headers) in [("/v1/batches", [JSON]), ("/v1/predict/classify", [("content-type", "image/png")])] {
+        let answer = server.send("POST", path, &headers, new.to_string()).await;
+        assert_eq!(answer.problem(503)["type"], "urn:tidemill:problem:stopping", "{path}");
+        assert!(answer.headers.contains_key("retry-after"), "{path}");
+    }
+    let ready = server.get("/readyz").await.json(503);
+    assert_eq!((&ready["ready"], &ready["stopping"]), (&false.into(), &true.into()));
+    server.record(&id, [0]).await;
+    let line = results.chunk().await.unwrap().unwrap();
+    assert!(line.starts_with(b"{\"index\":0,"));
+}
+
+#[tokio::test]
 async fn a_line_that_is_no_json_harms_only_itself() {
     let (server, submitter) = with_submitter().await;
     let lines = "{\"task\":\"compute.map\"}\n1\n{broken\n3\n";

@@ -4,13 +4,16 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::Value;
 use support::Asking;
 use tidemill_core::batch::BatchId;
 use tidemill_results_api::http::{Access, Api, ServeError, serve};
 use tidemill_results_api::testing::Server;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 fn with_token(api: Api) -> Api {
@@ -93,6 +96,7 @@ async fn without_a_token_it_does_not_listen_where_others_can_call() {
         catalogue: Default::default(),
         metrics: None,
         access,
+        stop_taking: CancellationToken::new(),
     };
     let stop = CancellationToken::new();
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
@@ -166,4 +170,19 @@ async fn every_route_is_described() {
         }
     }
     assert_eq!(described["paths"].as_object().unwrap().len(), routes.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_never_says_what_they_want_is_not_listened_to_for_ever() {
+    let server = Server::start().await;
+    let mut stream = TcpStream::connect(server.url.trim_start_matches("http://")).await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n").await.unwrap();
+
+    let started = Instant::now();
+    let mut answer = Vec::new();
+    // Whether it is closed or cut off is the same to us.
+    drop(stream.read_to_end(&mut answer).await);
+
+    assert_eq!(String::from_utf8_lossy(&answer), "");
+    assert_eq!(started.elapsed().as_secs(), Duration::from_secs(60).as_secs());
 }

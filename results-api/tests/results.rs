@@ -92,6 +92,22 @@ async fn a_stop_breaks_a_stream_off_so_that_nobody_takes_it_for_the_end() {
 }
 
 #[tokio::test]
+async fn what_came_before_a_stop_is_given_to_who_has_waited_for_it() {
+    let server = Server::start().await;
+    let batch = server.batch(Some(2), [0]).await;
+    let response = client().get(format!("{server}/v1/batches/{batch}/results")).send().await.unwrap();
+    let mut pieces = response.bytes_stream();
+    assert!(pieces.next().await.unwrap().is_ok());
+
+    server.record(&batch, [1]).await;
+    server.stop.cancel();
+
+    let rest = tokio::time::timeout(PATIENCE, pieces.next()).await.unwrap();
+    assert!(rest.unwrap().unwrap().starts_with(b"{\"index\":1,"));
+    assert!(pieces.next().await.is_none(), "and that was all");
+}
+
+#[tokio::test]
 async fn a_store_that_goes_away_in_the_middle_breaks_the_stream_off() {
     let server = Server::start().await;
     let batch = server.batch(None, [0]).await;

@@ -29,6 +29,7 @@ Examples:
   tidemill results 0197c2a4 --follow                     all of them, as they come
   tidemill results 0197c2a4 --from 500000 --limit 10     ten from the middle
   tidemill results 0197c2a4 --follow --download small    with the files that were made
+  tidemill results 0197c2a4 --follow --out all.parquet   in a file; --resume goes on with it after a stop
   tidemill results 0197c2a4 | jq 'select(.status != \"ok\")'";
 
 /// `results`.
@@ -54,6 +55,12 @@ pub(crate) struct Results {
     /// Fetch produced files into this folder; names and folders of the inputs are kept
     #[arg(long, value_name = "DIR")]
     pub(crate) download: Option<PathBuf>,
+    /// Write all outcomes into this file, in the order of their inputs: .ndjson, .parquet, .coco.json
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "limit"])]
+    pub(crate) out: Option<PathBuf>,
+    /// Go on with the file of --out that was left unfinished, for the same batch
+    #[arg(long, requires = "out")]
+    pub(crate) resume: bool,
 }
 
 /// `cancel`.

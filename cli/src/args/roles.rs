@@ -14,6 +14,7 @@ Examples:
   tidemill submit compute.factorize --range 1..1000000              prints the batch's id
   tidemill submit image.transform photos/ -o steps='[{\"thumbnail\":[320,320]}]' --wait --out small
   tidemill submit vision.classify s3://bucket/a.jpg --wait --order completion
+  tidemill submit vision.classify s3://bucket/photos/ --wait --out labels.parquet
   tidemill submit compute.factorize --items numbers.ndjson --idempotency-key monday
   tidemill submit compute.factorize --items numbers.ndjson --resume 0192…";
 

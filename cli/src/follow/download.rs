@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use tempfile::TempDir;
 use tidemill_core::blobs::{BlobRef, Blobs, FetchLimits};
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Ending, Outcome};
@@ -20,29 +22,61 @@ const AT_ONCE: usize = 8;
 /// Nothing is fetched by way of these: the client does it.
 const NO_LIMITS: FetchLimits = FetchLimits { max_bytes: u64::MAX, timeout: Duration::MAX };
 
-/// The folder for fetched files.
+/// Files that are fetched.
 pub(super) struct Download {
-    out: Out,
-    /// Where they lie until they are placed. A file that several outcomes name is fetched once.
+    to: To,
+    /// Where they lie until they are placed or looked at. A file that several outcomes name is fetched once.
     staged: Blobs,
 }
 
+/// What becomes of them.
+enum To {
+    /// All are placed in a folder.
+    Folder(Out),
+    /// Masks are only looked at.
+    Look(TempDir),
+}
+
 impl Download {
-    pub(super) fn open(folder: &Path) -> Result<Self, CliError> {
+    /// All files, into a folder.
+    pub(super) fn into_folder(folder: &Path) -> Result<Self, CliError> {
         let out = Out::open(folder, &[])?;
         let staged = out.blobs(NO_LIMITS)?;
-        Ok(Self { out, staged })
+        Ok(Self { to: To::Folder(out), staged })
+    }
+
+    /// Masks alone, to be looked at.
+    pub(super) fn of_masks(folder: TempDir) -> Result<Self, CliError> {
+        let staged = Blobs::in_folder(folder.path(), NO_LIMITS);
+        let staged = staged.map_err(|error| CliError::new(Exit::Configuration, error.message))?;
+        Ok(Self { to: To::Look(folder), staged })
     }
 
     pub(super) fn staging(&self) -> PathBuf {
-        self.out.staging()
+        match &self.to {
+            To::Folder(out) => out.staging(),
+            To::Look(folder) => folder.path().to_owned(),
+        }
+    }
+
+    /// The files that were fetched.
+    pub(super) fn staged(&self) -> &Blobs {
+        &self.staged
+    }
+
+    /// See [`Out::remember`].
+    pub(super) fn remember(&mut self, output: &RawValue) -> Result<(), CliError> {
+        match &mut self.to {
+            To::Folder(out) => out.remember(output),
+            To::Look(_) => Ok(()),
+        }
     }
 
     /// Fetches and places the files of these outcomes, and adds to each where they are. An outcome whose file is gone
     /// becomes a failure.
     pub(super) async fn fetch(&mut self, client: &Client, outcomes: &mut [Outcome]) -> Result<(), Stop> {
         let wanted: HashMap<String, BlobRef> =
-            outcomes.iter().flat_map(blobs_of).map(|blob| (blob.blob.clone(), blob)).collect();
+            outcomes.iter().flat_map(|outcome| self.wanted(outcome)).map(|blob| (blob.blob.clone(), blob)).collect();
         let staged = &self.staged;
         let fetched = futures::stream::iter(wanted.into_values())
             .map(|blob| async move { Ok::<_, Stop>((blob.blob.clone(), fetch_one(client, staged, &blob).await?)) })
@@ -52,13 +86,36 @@ impl Download {
             .try_collect()
             .await?;
         for outcome in outcomes {
-            if let Some(failure) = blobs_of(outcome).iter().find_map(|blob| failed.get(&blob.blob)) {
+            if let Some(failure) = self.wanted(outcome).iter().find_map(|blob| failed.get(&blob.blob)) {
                 outcome.ending = Ending::Failed(failure.clone());
-            } else if let Some(placed) = self.out.place(outcome, &self.staged) {
+            } else if let To::Folder(out) = &mut self.to
+                && let Some(placed) = out.place(outcome, &self.staged)
+            {
                 *outcome = placed;
             }
         }
         Ok(())
+    }
+
+    /// Removes what was only looked at.
+    pub(super) fn forget(&self, outcomes: &[Outcome]) {
+        if matches!(self.to, To::Look(_)) {
+            let looked_at = outcomes.iter().flat_map(|outcome| self.wanted(outcome));
+            for path in looked_at.filter_map(|blob| self.staged.path_of(&blob).ok()) {
+                // Two outcomes may have had the same one.
+                drop(std::fs::remove_file(path));
+            }
+        }
+    }
+
+    /// The files that are fetched for an outcome.
+    fn wanted(&self, outcome: &Outcome) -> Vec<BlobRef> {
+        let Ending::Ok(output) = &outcome.ending else { return Vec::new() };
+        let mut fields: Map<String, Value> = serde_json::from_str(output.get()).unwrap_or_default();
+        if matches!(self.to, To::Look(_)) {
+            fields.retain(|key, _| key == "mask");
+        }
+        fields.into_values().filter_map(|field| serde_json::from_value(field).ok()).collect()
     }
 }
 
@@ -82,15 +139,8 @@ async fn fetch_one(client: &Client, staged: &Blobs, blob: &BlobRef) -> Result<Op
     }
 }
 
-/// The files that an outcome names, as [`Out::place`] finds them.
-fn blobs_of(outcome: &Outcome) -> Vec<BlobRef> {
-    let Ending::Ok(output) = &outcome.ending else { return Vec::new() };
-    let fields: Map<String, Value> = serde_json::from_str(output.get()).unwrap_or_default();
-    fields.into_values().filter_map(|field| serde_json::from_value(field).ok()).collect()
-}
-
 /// A local disk that will not take it is no matter of waiting.
 fn not_written(path: &Path, error: &std::io::Error) -> Stop {
-    let message = format!("--download: cannot write {}: {error}", path.display());
+    let message = format!("cannot write {}: {error}", path.display());
     Stop::Cli(CliError::new(Exit::Fault, message).hint("is there room on the disk?"))
 }

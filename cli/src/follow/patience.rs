@@ -28,7 +28,7 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    pub(super) fn new(following: &Following<'_>) -> Self {
+    pub(super) fn new(following: &Following) -> Self {
         let Following { waits, is_patient, is_quiet, .. } = *following;
         let was_reached = false;
         Self { waits, is_patient, is_quiet, was_reached, away_since: None, is_told: false, pause: FIRST }

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use tidemill_core::batch::BatchId;
 use tidemill_core::store::BatchInfo;
 
-use super::Following;
+use super::kept::Kept;
 use super::patience::Patience;
 use super::sink::{Sink, Stop};
+use super::{Following, is_at_the_end};
 use crate::client::{ApiError, Client, Trouble, Wanted};
 use crate::error::{CliError, Exit};
 
@@ -20,7 +21,7 @@ const LINE_BYTES: usize = 64 << 20;
 pub(super) struct Reader<'a> {
     client: &'a Client,
     batch: &'a BatchId,
-    following: Following<'a>,
+    following: Following,
     sink: Sink,
     /// The place of the next outcome; shared with whoever says goodbye.
     place: Arc<AtomicU64>,
@@ -33,7 +34,7 @@ impl<'a> Reader<'a> {
     pub(super) fn new(
         client: &'a Client,
         batch: &'a BatchId,
-        following: Following<'a>,
+        following: Following,
         sink: Sink,
         place: Arc<AtomicU64>,
     ) -> Self {
@@ -41,18 +42,16 @@ impl<'a> Reader<'a> {
         Self { client, batch, following, sink, place, begun: Vec::new(), patience }
     }
 
-    /// Reads to the end, and says where the batch stands then; nothing where nobody listens any more.
-    pub(super) async fn read(&mut self) -> Result<Option<BatchInfo>, CliError> {
+    /// Reads to the end, and says where the batch stands then, nothing where nobody listens any more; and gives what is
+    /// kept.
+    pub(super) async fn read(mut self) -> Result<(Option<BatchInfo>, Kept), CliError> {
         loop {
             let error = match self.once().await {
-                Ok(Some(info)) => {
-                    self.sink.end()?;
-                    return Ok(Some(info));
-                }
+                Ok(Some(info)) => return Ok((Some(info), self.sink.end()?)),
                 Ok(None) => self.cut_short(),
                 Err(Stop::Api(error)) => error,
                 Err(Stop::Cli(error)) => return Err(error),
-                Err(Stop::Deaf) => return Ok(None),
+                Err(Stop::Deaf) => return Ok((None, self.sink.end()?)),
             };
             self.patience.wait_out(error).await?;
         }
@@ -79,17 +78,12 @@ impl<'a> Reader<'a> {
         let info = self.client.batch(self.batch).await?;
         let has_enough = self.following.limit.is_some_and(|limit| self.received() >= limit);
         // Something between us and the API may end an answer as if it were whole.
-        let is_whole = !self.following.waits || has_enough || self.is_at_the_end_of(&info);
+        let is_whole = !self.following.waits || has_enough || is_at_the_end(&info, self.place.load(Ordering::Relaxed));
         Ok(is_whole.then_some(info))
     }
 
     fn received(&self) -> u64 {
         self.place.load(Ordering::Relaxed).saturating_sub(self.following.from)
-    }
-
-    fn is_at_the_end_of(&self, info: &BatchInfo) -> bool {
-        info.progress.is_complete()
-            && info.progress.total.is_some_and(|total| self.place.load(Ordering::Relaxed) >= total)
     }
 
     /// Passes whole lines on.

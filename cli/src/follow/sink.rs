@@ -1,12 +1,11 @@
-//! The sink: lines as they came, or parsed, with their files, in the form that was asked for.
+//! The sink: lines as they came, or parsed, kept, and printed in the form that was asked for.
 
 use std::io;
-use std::path::PathBuf;
 
 use tidemill_core::outcome::Outcome;
 
 use super::Following;
-use super::download::Download;
+use super::kept::Kept;
 use crate::client::{ApiError, Client};
 use crate::error::{CliError, Exit};
 use crate::line;
@@ -14,8 +13,9 @@ use crate::printer::Printer;
 
 /// Where outcomes end.
 pub(super) struct Sink {
-    printer: Printer,
-    download: Option<Download>,
+    /// Outcomes in a file are printed too where somebody says how.
+    printer: Option<Printer>,
+    kept: Kept,
 }
 
 /// Why no more is taken.
@@ -34,6 +34,12 @@ impl From<ApiError> for Stop {
     }
 }
 
+impl From<CliError> for Stop {
+    fn from(error: CliError) -> Self {
+        Self::Cli(error)
+    }
+}
+
 impl From<io::Error> for Stop {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe { Self::Deaf } else { Self::Cli(not_printed(&error)) }
@@ -46,26 +52,23 @@ fn not_printed(error: &io::Error) -> CliError {
 }
 
 impl Sink {
-    pub(super) fn open(following: &Following<'_>) -> Result<Self, CliError> {
-        let download = following.download.map(Download::open).transpose()?;
-        Ok(Self { printer: Printer::new(following.format).map_err(|error| not_printed(&error))?, download })
-    }
-
-    /// Where files lie until they are placed.
-    pub(super) fn staging(&self) -> Option<PathBuf> {
-        self.download.as_ref().map(Download::staging)
+    pub(super) fn new(following: &Following, kept: Kept) -> Result<Self, CliError> {
+        let is_printed = kept.file().is_none() || following.format.is_some();
+        let printer = is_printed.then(|| Printer::new(following.format)).transpose();
+        Ok(Self { printer: printer.map_err(|error| not_printed(&error))?, kept })
     }
 
     /// Whether lines must tell the names of their items.
     pub(super) fn needs_names(&self) -> bool {
-        self.download.is_some()
+        self.kept.needs_names()
     }
 
     /// Takes whole lines, all or, where something cannot be fetched now, none.
     pub(super) async fn take(&mut self, client: &Client, lines: &[u8]) -> Result<(), Stop> {
-        if self.download.is_none() && self.printer.takes_lines() {
-            self.printer.lines(lines)?;
-            return Ok(self.printer.flush()?);
+        let as_they_come = |printer: &&mut Printer| printer.takes_lines() && self.kept.is_nothing();
+        if let Some(printer) = self.printer.as_mut().filter(as_they_come) {
+            printer.lines(lines)?;
+            return Ok(printer.flush()?);
         }
         let parsed: Result<Vec<Outcome>, String> =
             lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(line::parse).collect();
@@ -73,20 +76,19 @@ impl Sink {
             let message = format!("{}: {message}", client.url());
             Stop::Cli(CliError::new(Exit::Fault, message).hint("is it a results API of this version?"))
         })?;
-        if let Some(download) = &mut self.download {
-            download.fetch(client, &mut outcomes).await?;
-        }
+        self.kept.keep(client, &mut outcomes).await?;
+        let Some(printer) = &mut self.printer else { return Ok(()) };
         for outcome in &outcomes {
-            self.printer.print(outcome)?;
+            printer.print(outcome)?;
         }
-        Ok(self.printer.flush()?)
+        Ok(printer.flush()?)
     }
 
-    /// Ends what is printed.
-    pub(super) fn end(&mut self) -> Result<(), CliError> {
-        match self.printer.end() {
+    /// Ends what is printed; gives what is kept.
+    pub(super) fn end(mut self) -> Result<Kept, CliError> {
+        match self.printer.as_mut().map_or(Ok(()), Printer::end) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(not_printed(&error)),
-            _ => Ok(()),
+            _ => Ok(self.kept),
         }
     }
 }

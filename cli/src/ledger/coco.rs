@@ -22,6 +22,8 @@ use super::rle::regions;
 pub(crate) struct Coco {
     /// Whether masks are annotated; else the labels of whole pictures.
     pub(crate) has_masks: bool,
+    /// The model.
+    pub(crate) model: String,
     /// The classes' names.
     pub(crate) labels: Vec<String>,
 }
@@ -57,11 +59,12 @@ impl Coco {
     /// needed any more.
     ///
     /// # Errors
-    /// Why the mask cannot be read, for people.
-    pub(super) fn note(&self, outcome: &Outcome, blobs: &Blobs) -> Result<Option<Box<RawValue>>, String> {
+    /// Why the mask cannot be read, or that the classes are another model's, for people.
+    pub(super) fn note(&self, outcome: &Outcome, blobs: Option<&Blobs>) -> Result<Option<Box<RawValue>>, String> {
         #[derive(Deserialize)]
-        struct Masked {
-            mask: Blob,
+        struct Made {
+            model: String,
+            mask: Option<Blob>,
         }
         // No `BlobRef`: where files were placed, the field also says where.
         #[derive(Deserialize)]
@@ -69,10 +72,18 @@ impl Coco {
             blob: String,
         }
         let Ending::Ok(output) = &outcome.ending else { return Ok(None) };
+        let made: Made = serde_json::from_str(output.get()).map_err(|error| error.to_string())?;
+        if made.model != self.model {
+            return Err(format!(
+                "it was made by the model {}, and the classes here are those of {}",
+                made.model, self.model
+            ));
+        }
         if !self.has_masks {
             return Ok(None);
         }
-        let Masked { mask } = serde_json::from_str(output.get()).map_err(|error| format!("no mask: {error}"))?;
+        let mask = made.mask.ok_or("it has no mask")?;
+        let blobs = blobs.ok_or("its mask is nowhere")?;
         let path = blobs.path_of_digest(&mask.blob).map_err(|error| error.message)?;
         let (classes, width, height) = read_mask(&path).map_err(|error| format!("cannot read its mask: {error}"))?;
         let notes: Vec<Note> = regions(&classes, width, height)
@@ -190,7 +201,7 @@ mod tests {
 
     #[test]
     fn labels_of_pictures_are_annotations_with_a_score() {
-        let coco = Coco { has_masks: false, labels: vec!["cat".into(), "dog \"x\"".into()] };
+        let coco = Coco { has_masks: false, model: "m".into(), labels: vec!["cat".into(), "dog \"x\"".into()] };
         let output = r#""status":"ok","output":{"model":"m","width":4,"height":3,"labels":[{"label":"dog \"x\"","probability":0.75},{"label":"cat","probability":0.25}]}"#;
         let failed = r#""status":"failed","error":{"kind":"decode","message":"no","retryable":false}"#;
         let file = converted(&coco, &(line(0, failed) + &line(1, output)));
@@ -208,7 +219,7 @@ mod tests {
 
     #[test]
     fn masks_are_annotations_with_their_runs_and_the_background_is_none() {
-        let coco = Coco { has_masks: true, labels: vec!["background".into(), "person".into()] };
+        let coco = Coco { has_masks: true, model: "m".into(), labels: vec!["background".into(), "person".into()] };
         let output = r#""status":"ok","output":{"model":"m","width":3,"height":2,"classes":[],"mask":{"blob":"sha256:0"}},"name":"a/0.jpg","note":[{"category_id":1,"area":3,"bbox":[0,0,2,2],"size":[2,3],"counts":[0,2,1,1,2]}]"#;
         let file = converted(&coco, &line(0, output));
 
@@ -225,7 +236,7 @@ mod tests {
 
     #[test]
     fn an_empty_batch_is_a_file_without_pictures() {
-        let file = converted(&Coco { has_masks: false, labels: Vec::new() }, "");
+        let file = converted(&Coco { has_masks: false, model: "m".into(), labels: Vec::new() }, "");
         assert_eq!([&file["images"], &file["annotations"]], [&json!([]), &json!([])]);
     }
 }

@@ -8,8 +8,9 @@ use serde_json::value::RawValue;
 use tidemill_core::outcome::{Outcome, Status};
 use tidemill_core::store::Progress;
 
-use super::{Record, not_written};
+use super::{Record, not_written, unusable};
 use crate::error::{CliError, Exit};
+use crate::line;
 
 /// Written in one go at least at this size.
 const FULL_BYTES: usize = 1 << 16;
@@ -19,6 +20,8 @@ const FULL_BYTES: usize = 1 << 16;
 pub(super) struct Journal {
     path: PathBuf,
     file: File,
+    /// Where what counts ends, and the rest is to be cut off before anything is added.
+    cut: Option<u64>,
     /// What was rendered and is not yet written.
     text: Vec<u8>,
 }
@@ -28,13 +31,14 @@ pub(super) struct Journal {
 pub(crate) struct Begun {
     /// How the items ended that it has: the first ones of the batch.
     pub(crate) progress: Progress,
-    /// The input of the last of them.
-    pub(crate) last: Option<Box<RawValue>>,
+    /// The last of them.
+    pub(crate) last: Option<Outcome>,
 }
 
 impl Journal {
     /// Makes the file, or goes on with it. Of a file that is gone on with, a half line at its end and everything from
-    /// the first `cancelled` outcome on is cut off.
+    /// the first `cancelled` outcome on is cut off by the first [`Journal::flush`]: until then somebody may find that
+    /// it is the wrong file.
     pub(super) fn open(
         path: PathBuf,
         resume: bool,
@@ -47,10 +51,7 @@ impl Journal {
         } else {
             options.create_new(true)
         };
-        let file = options.open(&path).map_err(|error| {
-            let usage = CliError::usage(format!("--out: cannot write {}: {error}", path.display()));
-            usage.hint("name a file in a folder that is there and that you may write to")
-        })?;
+        let file = options.open(&path).map_err(|error| unusable(&path, &error))?;
         match file.try_lock() {
             // Some file systems have no locks.
             Ok(()) | Err(TryLockError::Error(_)) => {}
@@ -59,8 +60,8 @@ impl Journal {
                 return Err(usage.hint("wait for it to end, or name another file"));
             }
         }
-        let begun = if resume { scan(&path, &file, seen)? } else { Begun::default() };
-        Ok((Self { path, file, text: Vec::new() }, begun))
+        let (begun, cut) = if resume { scan(&path, &file, seen)? } else { Default::default() };
+        Ok((Self { path, file, cut, text: Vec::new() }, begun))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -86,20 +87,26 @@ impl Journal {
         if self.text.len() >= FULL_BYTES { self.flush() } else { Ok(()) }
     }
 
+    /// Whether nothing is in the file.
+    pub(super) fn is_empty(&self) -> bool {
+        self.file.metadata().is_ok_and(|about| about.len() == 0)
+    }
+
     /// Writes what was added.
     pub(super) fn flush(&mut self) -> Result<(), CliError> {
-        let written = self.file.write_all(&self.text);
+        let cut = self.cut.take().map_or(Ok(()), |bytes| self.file.set_len(bytes));
+        let written = cut.and_then(|()| self.file.write_all(&self.text));
         self.text.clear();
         written.map_err(|error| not_written(&self.path, &error))
     }
 }
 
-/// Reads what is there, a line at a time, and cuts off what does not count.
+/// Reads what is there, a line at a time, and says where what counts ends.
 fn scan(
     path: &Path,
     file: &File,
     mut seen: impl FnMut(&Record<'_>) -> Result<(), CliError>,
-) -> Result<Begun, CliError> {
+) -> Result<(Begun, Option<u64>), CliError> {
     let mut progress = Progress::default();
     let (mut line, mut last) = (Vec::new(), Vec::new());
     let mut reader = BufReader::with_capacity(1 << 18, file);
@@ -115,7 +122,7 @@ fn scan(
         let number = progress.recorded() + 1;
         let foreign = |problem: &str| {
             CliError::usage(format!("--resume: {}, line {number}: {problem}", path.display()))
-                .hint("only a file that `tidemill run --out` wrote in the order of the inputs can be gone on with")
+                .hint("only a file that --out wrote in the order of the inputs can be gone on with")
         };
         let record: Record<'_> =
             serde_json::from_slice(&line).map_err(|error| foreign(&format!("it is no outcome: {error}")))?;
@@ -131,12 +138,8 @@ fn scan(
         kept_bytes += read as u64;
         std::mem::swap(&mut line, &mut last);
     }
-    file.set_len(kept_bytes).map_err(|error| not_written(path, &error))?;
-    let last = match last.is_empty() {
-        true => None,
-        false => serde_json::from_slice::<Record<'_>>(&last).ok().map(|record| record.input.to_owned()),
-    };
-    Ok(Begun { progress, last })
+    // A record is a line.
+    Ok((Begun { progress, last: line::parse(&last).ok() }, Some(kept_bytes)))
 }
 
 #[cfg(test)]
@@ -154,7 +157,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("all.ndjson");
         std::fs::write(&path, text).unwrap();
-        let opened = Journal::open(path.clone(), true, |_| Ok(())).map(|(_, begun)| begun);
+        let opened = Journal::open(path.clone(), true, |_| Ok(())).map(|(mut journal, begun)| {
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "it may be the wrong file");
+            journal.flush().unwrap();
+            begun
+        });
         (opened, std::fs::read_to_string(path).unwrap())
     }
 
@@ -167,7 +174,7 @@ mod tests {
             assert_eq!(left, whole);
             assert_eq!(begun.progress.recorded(), 2);
             assert_eq!(begun.progress.count(Status::Failed), 1);
-            assert_eq!(begun.last.unwrap().get(), "10");
+            assert_eq!(begun.last.unwrap().input.get(), "10");
         }
     }
 

@@ -1,7 +1,6 @@
 //! Kept: what a run leaves behind, a folder of files and a file of outcomes; and where a run that goes on begins.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tempfile::TempDir;
 use tidemill_core::blobs::{Blobs, FetchLimits};
@@ -10,12 +9,11 @@ use tidemill_core::settings::Settings;
 use tidemill_core::store::Progress;
 use tidemill_core::task::Kind;
 use tidemill_producer::inputs::{Inputs, Source};
-use tidemill_tasks::vision::card::Question;
 
 use crate::args::{OrderArg, Run};
 use crate::error::{CliError, Exit};
-use crate::ledger::{Coco, Columns, FileForm, Form, Ledger, Opened, Outs};
-use crate::out::{Out, is_folder_around};
+use crate::ledger::{FileForm, Form, Ledger, Outs, must_be_outside};
+use crate::out::Out;
 use crate::{Vision, interrupt};
 
 /// What is to be kept, checked.
@@ -66,13 +64,8 @@ impl Plan {
             }
             _ => {}
         }
-        let form = |form| {
-            Ok::<_, CliError>(match form {
-                FileForm::Ndjson => Form::Ndjson,
-                FileForm::Parquet => Form::Parquet(Columns::of(kind.schemas().output.as_value())),
-                FileForm::Coco => Form::Coco(coco(run, about.name, settings, vision)?),
-            })
-        };
+        let options = run.work.options.iter().cloned().collect();
+        let form = |form| Form::of(form, kind, &options, settings, vision);
         let file = file.map(|(path, of)| Ok::<_, CliError>((path, form(of)?))).transpose()?;
         Ok(Self { folder, file })
     }
@@ -83,12 +76,8 @@ impl Plan {
         let Some((path, form)) = self.file else {
             return Ok(Some((Kept { out, ..Kept::default() }, Inputs::walk(sources))));
         };
-        let around = folder_of(&path).canonicalize().map_err(|error| unusable(&path, &error))?;
-        if let Some(input) = run.work.inputs.iter().find(|input| is_folder_around(input, &around)) {
-            return Err(CliError::usage(format!("--out: {} lies within the input {input}", path.display()))
-                .hint("it would become an input; name a file outside"));
-        }
-        let needs_spool = out.is_none() && matches!(&form, Form::Coco(coco) if coco.has_masks);
+        must_be_outside(&path, &run.work.inputs)?;
+        let needs_spool = out.is_none() && form.has_masks();
         let staging = out.as_ref().map(Out::staging);
         let guard = interrupt::ends_at_once(move || {
             // What cannot be removed stays: there is no time left to say so.
@@ -99,13 +88,11 @@ impl Plan {
             (Some(out), Some(output)) => out.remember(output),
             _ => Ok(()),
         })?;
-        let Opened::Ledger(ledger, begun) = opened else { return Ok(None) };
-        // Only whoever has the ledger may do this: the folder's name is always the same, so that a killed run leaves
-        // no more than one.
-        let spool = needs_spool.then(|| spool(&path)).transpose().map_err(|error| unusable(&path, &error))?;
+        let Some((ledger, begun)) = opened else { return Ok(None) };
+        let spool = needs_spool.then(|| ledger.spool()).transpose()?;
         let mut inputs = Inputs::walk(sources);
         if let Some(last) = &begun.last {
-            inputs.pass_over(begun.progress.recorded(), last).await.map_err(|problem| {
+            inputs.pass_over(begun.progress.recorded(), &last.input).await.map_err(|problem| {
                 CliError::usage(format!("--resume: {} is of other inputs: {problem}", path.display()))
                     .hint("give the same inputs in the same order, or name another file")
             })?;
@@ -136,7 +123,7 @@ impl Kept {
     pub(super) fn keep(&mut self, outcome: &Outcome, blobs: &Blobs) -> Result<Option<Outcome>, CliError> {
         let placed = self.out.as_mut().and_then(|out| out.place(outcome, blobs));
         if let Some(ledger) = &mut self.ledger {
-            ledger.add(placed.as_ref().unwrap_or(outcome), blobs)?;
+            ledger.add(placed.as_ref().unwrap_or(outcome), Some(blobs))?;
         }
         Ok(placed)
     }
@@ -161,51 +148,4 @@ impl Kept {
         drop(guard);
         Ok(None)
     }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// An empty folder beside the file, which is removed with the value.
-fn spool(file: &Path) -> io::Result<TempDir> {
-    let name = format!("{}.part.files", file.file_name().unwrap_or_default().to_string_lossy());
-    let folder = folder_of(file);
-    match std::fs::remove_dir_all(folder.join(&name)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir_in(folder)
-}
-
-fn unusable(path: &Path, error: &io::Error) -> CliError {
-    CliError::usage(format!("--out: cannot write {}: {error}", path.display()))
-        .hint("name a file in a folder that is there and that you may write to")
-}
-
-/// The classes of the model that the options name.
-fn coco(run: &Run, task: &str, settings: &Settings, vision: Option<&Vision>) -> Result<Coco, CliError> {
-    let option = |key: &str| run.work.options.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value);
-    let (question, has_masks) = match task {
-        "vision.classify" => (Question::Classify, false),
-        "vision.segment" => (Question::Segment, true),
-        _ => {
-            return Err(CliError::usage(format!(
-                "--out: {task} has no COCO form; vision.classify and vision.segment have"
-            ))
-            .hint("name a file that ends in .ndjson or .parquet"));
-        }
-    };
-    let pictures = option("pictures").and_then(|pictures| pictures.as_array());
-    if has_masks && pictures.is_some_and(|pictures| !pictures.iter().any(|picture| picture == "mask")) {
-        return Err(CliError::usage("--out: COCO is made of the masks, and the option pictures leaves them out")
-            .hint("add \"mask\" to pictures, or leave the option out"));
-    }
-    let model = option("model").and_then(|model| model.as_str());
-    let card = crate::models_of(settings)
-        .find(model, question)
-        .map_err(|invalid| CliError::usage(format!("options of {task}: {invalid}")))?;
-    let labels =
-        vision.map_or_else(|| Err("this command runs no networks".to_owned()), |vision| (vision.labels)(&card));
-    Ok(Coco { has_masks, labels: labels.map_err(|problem| CliError::new(Exit::Configuration, problem))? })
 }

@@ -72,10 +72,13 @@ pub(super) async fn ready(State(served): State<Arc<Served>>, headers: HeaderMap)
     let store = tokio::time::timeout(STORE_ANSWERS_WITHIN, served.api.store.health()).await;
     let store = store.unwrap_or_else(|_| Health::Away("it does not answer".into()));
     let broker = served.api.broker.health();
-    let is_ready = broker == Health::Ready && store == Health::Ready;
+    let stops = served.api.stop_taking.is_cancelled();
+    let is_ready = broker == Health::Ready && store == Health::Ready && !stops;
     // Reasons name hosts: they are for those who may call.
     let tells = guard::check(&served.api.access, &headers).is_ok();
-    let body = json!({ "ready": is_ready, "broker": told(&broker, tells), "store": told(&store, tells) });
+    let body = json!({
+        "ready": is_ready, "stopping": stops, "broker": told(&broker, tells), "store": told(&store, tells)
+    });
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(body)).into_response()
 }

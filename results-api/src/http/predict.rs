@@ -22,6 +22,7 @@ use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Ending, Outcome};
 use tidemill_core::store::{Order, Version};
 use tidemill_core::task::{Lane, raw};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use self::picture::Picture;
@@ -125,7 +126,7 @@ pub(super) async fn segment(
 
 /// Runs the task on the picture, and gives what it says.
 async fn predict(
-    served: &Served,
+    served: &Arc<Served>,
     task: &str,
     options: &Value,
     picture: Picture,
@@ -152,11 +153,9 @@ async fn predict(
     };
     let submitted = tokio::time::timeout_at(until, submitter.submit(new, entries)).await.map_err(|_| late())??;
     let batch = submitted.id;
-    let Ok(outcome) = tokio::time::timeout_at(until, outcome(served, &batch)).await else {
-        batches::stop(served, &batch).await?;
-        return Err(late());
-    };
-    let outcome = outcome?;
+    let awaited = Awaited { served: Arc::clone(served), batch: Some(batch.clone()) };
+    let outcome = tokio::time::timeout_at(until, outcome(served, &batch)).await.map_err(|_| late())??;
+    awaited.answered();
     if let Err(error) = served.api.store.release(&batch).await {
         tracing::debug!(%error, "an answered prediction stays as long as any batch");
     }
@@ -170,17 +169,50 @@ async fn predict(
     }
 }
 
+/// A prediction that somebody waits for. Dropped without an answer, because the caller has gone or the deadline is
+/// over, it cancels the batch.
+struct Awaited {
+    served: Arc<Served>,
+    batch: Option<BatchId>,
+}
+
+impl Awaited {
+    fn answered(mut self) {
+        self.batch = None;
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        // Without a runtime the process ends, and nothing is run any more.
+        let (Some(batch), Ok(runtime)) = (self.batch.take(), Handle::try_current()) else { return };
+        let served = Arc::clone(&self.served);
+        runtime.spawn(async move {
+            if let Err(problem) = batches::stop(&served, &batch).await {
+                tracing::warn!(?problem, %batch, "a prediction that nobody waits for could not be cancelled");
+            }
+        });
+    }
+}
+
 /// The outcome of a batch's one item.
 async fn outcome(served: &Served, batch: &BatchId) -> Result<Arc<Outcome>, Problem> {
     let store = &served.api.store;
     let mut seen = Version::default();
     loop {
-        seen = tokio::select! {
-            changed = store.changed(batch, seen) => changed?,
-            () = served.stop.cancelled() => return Err(Problem::away("the results API stops; try again in a moment")),
+        let stops = tokio::select! {
+            changed = store.changed(batch, seen) => {
+                seen = changed?;
+                false
+            }
+            () = served.stop.cancelled() => true,
         };
+        // Also when we stop: it may have come just now.
         if let Some(outcome) = store.read(batch, Order::Input, 0, 1).await?.outcomes.pop() {
             return Ok(outcome);
+        }
+        if stops {
+            return Err(Problem::stopping());
         }
     }
 }

@@ -62,6 +62,13 @@ impl Problem {
         Self { retry_after: Some(RETRY_AFTER_SECONDS), ..problem }
     }
 
+    /// We stop; another may be there, or we come back.
+    pub(super) fn stopping() -> Self {
+        let detail = "the results API stops; try again in a moment";
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "not available now", detail);
+        Self { retry_after: Some(RETRY_AFTER_SECONDS), ..problem }
+    }
+
     /// A fault of ours; the log has more.
     pub(super) fn fault() -> Self {
         let detail = "this is a fault of ours; the log of the results API tells more at this request's id";

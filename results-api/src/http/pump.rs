@@ -59,6 +59,8 @@ pub(super) struct Running {
     pump: Pump,
     page: u64,
     seen: Version,
+    /// Whether it has had to wait for outcomes to come.
+    has_caught_up: bool,
     is_over: bool,
 }
 
@@ -66,7 +68,8 @@ impl Pump {
     /// Reads what is there, without waiting: the first piece, perhaps empty, and the rest. So that what is wrong is
     /// known before the answer has begun.
     pub(super) async fn start(self) -> Result<(Bytes, Running), StoreError> {
-        let mut running = Running { pump: self, page: FIRST_PAGE, seen: Version::default(), is_over: false };
+        let mut running =
+            Running { pump: self, page: FIRST_PAGE, seen: Version::default(), has_caught_up: false, is_over: false };
         let first = running.piece().await?;
         Ok((first.into(), running))
     }
@@ -86,13 +89,19 @@ impl Running {
     /// The next piece, never empty; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
         while !self.is_over {
-            if self.pump.stop.is_cancelled() {
+            // Who has caught up still gets what has come until now: it may be the end that they wait for.
+            let stops = self.pump.stop.is_cancelled();
+            if stops && !self.has_caught_up {
                 return Err(Broken::Stopping);
             }
             let piece = self.piece().await?;
             if !piece.is_empty() {
                 return Ok(Some(piece.into()));
             }
+            if stops && !self.is_over {
+                return Err(Broken::Stopping);
+            }
+            self.has_caught_up = true;
             if !self.is_over && !self.wait().await? {
                 return Ok(Some(Bytes::from_static(b": still here\n\n")));
             }
@@ -100,7 +109,7 @@ impl Running {
         Ok(None)
     }
 
-    /// Waits until the batch has changed; `false` when it is time to say that we live.
+    /// Waits until the batch has changed or we stop; `false` when it is time to say that we live.
     async fn wait(&mut self) -> Result<bool, Broken> {
         let is_silence_long = async {
             match self.pump.form {
@@ -114,7 +123,7 @@ impl Running {
                 Ok(true)
             }
             () = is_silence_long => Ok(false),
-            () = self.pump.stop.cancelled() => Err(Broken::Stopping),
+            () = self.pump.stop.cancelled() => Ok(true),
         }
     }
 

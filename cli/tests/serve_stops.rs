@@ -1,0 +1,88 @@
+//! `tidemill serve` that is told to stop while it works.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
+
+mod support;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use support::tidemill;
+
+/// One that ends with its value, and where it serves.
+struct Served(Child, String);
+
+impl Served {
+    /// With leave to ask an address of loopback.
+    fn start() -> Self {
+        let mut command = tidemill(&["serve", "--listen", "127.0.0.1:0"]);
+        command.env("TIDEMILL__NET__ALLOW_PRIVATE", "127.0.0.3").stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let said: String = lines.find_map(|line| line.ok().filter(|line| line.contains("serves at"))).unwrap();
+        // Whatever more it says must find a reader.
+        std::thread::spawn(move || lines.for_each(drop));
+        let address = said.split("http://").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+        Self(child, address)
+    }
+
+    /// Sends a request; its answer is still to come.
+    fn ask(&self, method: &str, path: &str, body: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.1).unwrap();
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
+        let length = body.len();
+        write!(stream, "{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").unwrap();
+        stream
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // It may have ended already.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// The whole answer, its head in small letters.
+fn answer(mut stream: TcpStream) -> String {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.replace("Retry-After", "retry-after")
+}
+
+#[test]
+fn told_to_stop_it_takes_nothing_new_and_answers_what_it_has_begun() {
+    let mut served = Served::start();
+    // An item lasts as long as this does not answer.
+    let slow = TcpListener::bind("127.0.0.3:0").unwrap();
+    let url = format!("http://{}/page", slow.local_addr().unwrap());
+    let new = json!({"task": "net.download", "items": [url]}).to_string();
+    let waiting = served.ask("POST", "/v1/batches?wait=true", &new);
+    let (mut asked, _) = slow.accept().unwrap();
+    // What is not read would be taken for a broken connection when it is closed.
+    let head = BufReader::new(asked.try_clone().unwrap()).lines().map(Result::unwrap);
+    assert!(head.take_while(|line| !line.is_empty()).count() > 0);
+
+    kill(Pid::from_raw(served.0.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    // The signal is heard a moment later.
+    let not_ready = loop {
+        let ready = answer(served.ask("GET", "/readyz", ""));
+        if !ready.starts_with("HTTP/1.1 200") {
+            break ready;
+        }
+    };
+    let refused = answer(served.ask("POST", "/v1/batches", &new));
+    asked.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nflour").unwrap();
+    let answered = answer(waiting);
+
+    assert!(not_ready.starts_with("HTTP/1.1 503") && not_ready.contains("\"stopping\":true"), "{not_ready}");
+    assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("retry-after: "), "{refused}");
+    let problem: Value = serde_json::from_str(refused.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(problem["type"], "urn:tidemill:problem:stopping");
+    assert!(answered.contains("\"status\":\"ok\""), "{answered}");
+    assert_eq!(served.0.wait().unwrap().code(), Some(0));
+}

@@ -1,0 +1,90 @@
+//! Pictures that are answered in the same call, without anybody who works on them.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
+
+mod support;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use support::Asking;
+use tidemill_core::batch::{BatchId, unix_millis};
+use tidemill_core::broker::Heartbeat;
+use tidemill_core::store::{Shared as _, Store as _, Version};
+use tidemill_core::task::Lane;
+use tidemill_results_api::http::{Api, Entry, NewBatch, SubmitError, Submitted, Submitter};
+use tidemill_results_api::testing::{InProcess, Server, batch};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+/// Accepts a batch, and tells which.
+#[derive(Debug)]
+struct Accepts {
+    store: Arc<InProcess>,
+    accepted: mpsc::Sender<BatchId>,
+}
+
+#[async_trait]
+impl Submitter for Accepts {
+    async fn submit(
+        &self,
+        _: NewBatch,
+        _: BoxStream<'static, Result<Entry, SubmitError>>,
+    ) -> Result<Submitted, SubmitError> {
+        let batch = batch();
+        self.store.open(&batch).await.unwrap();
+        self.store.seal(&batch.id, 1).await.unwrap();
+        self.accepted.send(batch.id.clone()).await.unwrap();
+        Ok(Submitted { id: batch.id, items: 1, is_new: true })
+    }
+}
+
+/// A server with a worker that says that it runs networks, and the batches that it accepts.
+async fn server() -> (Server, mpsc::Receiver<BatchId>) {
+    let store: Arc<InProcess> = Arc::default();
+    let (sender, accepted) = mpsc::channel(1);
+    let submitter: Arc<dyn Submitter> = Arc::new(Accepts { store: Arc::clone(&store), accepted: sender });
+    let heartbeat = Heartbeat {
+        name: "mill".into(),
+        at: unix_millis(),
+        every: 60_000,
+        lanes: vec![Lane::Vision],
+        ..Heartbeat::default()
+    };
+    store.beat(&[heartbeat]).await.unwrap();
+    let server = Server::start_over(store, "127.0.0.1:0", |api| Api { submitter: Some(submitter), ..api }).await;
+    (server, accepted)
+}
+
+async fn until_cancelled(server: &Server, batch: &BatchId) {
+    let mut seen = Version::default();
+    while !server.store.progress(batch).await.unwrap().cancelled {
+        seen = server.store.changed(batch, seen).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_prediction_whose_caller_hangs_up_is_cancelled() {
+    let (server, mut accepted) = server().await;
+    let mut caller = TcpStream::connect(server.url.trim_start_matches("http://")).await.unwrap();
+    let head = "POST /v1/predict/classify?deadline=600000 HTTP/1.1\r\nhost: localhost\r\n\
+                content-type: image/png\r\ncontent-length: 5\r\n\r\n";
+    caller.write_all(format!("{head}flour").as_bytes()).await.unwrap();
+    let batch = accepted.recv().await.unwrap();
+    assert!(!server.store.progress(&batch).await.unwrap().cancelled);
+
+    drop(caller);
+
+    until_cancelled(&server, &batch).await;
+}
+
+#[tokio::test]
+async fn a_prediction_that_comes_too_late_is_cancelled() {
+    let (server, mut accepted) = server().await;
+    let answer = server.send("POST", "/v1/predict/classify?deadline=1", &[("content-type", "image/png")], "x").await;
+    assert_eq!(answer.problem(504)["type"], "urn:tidemill:problem:deadline");
+    if let Ok(batch) = accepted.try_recv() {
+        until_cancelled(&server, &batch).await;
+    }
+}
