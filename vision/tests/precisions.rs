@@ -82,10 +82,11 @@ fn alike(exact: &[Seen], half: &[Seen], ahead: f64) -> (usize, usize) {
 }
 
 /// 132 crops, the corners of gravel and of the night sky among them, on which the network sees nothing in particular: there
-/// two classes are nearly as probable, and rounding to 8 bits decides between them. So fp16 must agree on 99 of 100 of all
-/// of them, bf16 on all whole photos, and on 99 of 100 of those crops where one class is 0.05 ahead of the next.
-#[test]
-fn in_half_precision_crops_are_seen_as_in_fp32_where_that_is_sure() {
+/// two classes are nearly as probable, and rounding to 8 bits decides between them. A model sees those again in fp32, so
+/// that 99 of 100 of all crops agree; fp16 agrees on as many by itself, and so does bf16 on whole photos and on those
+/// crops where one class is 0.05 ahead of the next.
+#[tokio::test]
+async fn half_precision_sees_on_crops_what_fp32_sees() {
     let card = card();
     let crops: Vec<Vec<u8>> = photos().iter().flat_map(|photo| crops(photo, &card)).collect();
     assert!(crops.len() >= 120, "{} crops", crops.len());
@@ -103,8 +104,14 @@ fn in_half_precision_crops_are_seen_as_in_fp32_where_that_is_sure() {
         println!("{precision}: alike {found:?} of all crops, of clear ones, of whole photos");
         found
     });
+    let model = model(&card, Some(Precision::Bf16));
+    let classes = futures::future::join_all(crops.iter().map(|crop| model.classify(crop.clone(), 1))).await;
+    let classes = classes.into_iter().map(|classes| i64::from(classes.unwrap()[0].class));
+    let again = classes.zip(&exact).filter(|(class, exact)| *class == exact.class).count();
+    println!("bf16 with a second look: alike {again} of {} crops", crops.len());
 
     let holds = |(alike, of): (usize, usize)| alike * 100 >= of * 99;
+    assert!(holds((again, crops.len())), "{again} of {}", crops.len());
     assert!(fp16.into_iter().all(holds), "{fp16:?}");
     assert!(holds(bf16[1]) && holds(bf16[2]) && bf16[1].1 > 50, "{bf16:?}");
     assert!(bf16[0].0 * 100 >= bf16[0].1 * 90, "{bf16:?}");
@@ -126,16 +133,20 @@ fn small(home: &Path) -> Card {
     Card::load(home.join("models/mine")).unwrap()
 }
 
-fn started(card: &Card, precision: Option<Precision>) -> Precision {
+fn model(card: &Card, precision: Option<Precision>) -> Model {
     let config = InstanceConfig {
         devices: vec![Device::Cpu],
         precision,
         instances: 1,
         threads: 1,
-        max_batch: 1,
+        max_batch: 8,
         max_delay: Duration::ZERO,
     };
-    Model::start(card.clone(), &config).unwrap().precision()
+    Model::start(card.clone(), &config).unwrap()
+}
+
+fn started(card: &Card, precision: Option<Precision>) -> Precision {
+    model(card, precision).precision()
 }
 
 #[test]
