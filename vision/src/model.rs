@@ -255,7 +255,11 @@ impl Model {
         };
         tokio::select! {
             biased;
-            answered = answered => answered,
+            // Where the device is lost its instance ends, and what it was asked after that is not answered.
+            answered = answered => match answered {
+                Err(ModelError::Stopped) if self.lost.is_told() => Err(ModelError::Lost(self.lost.told().await)),
+                answered => answered,
+            },
             reason = self.lost.told() => Err(ModelError::Lost(reason)),
         }
     }
