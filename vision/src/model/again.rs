@@ -1,5 +1,5 @@
-//! A second look: pictures about which bf16 is undecided are seen again in fp32, so that it gives the classes that fp32
-//! gives.
+//! A second look: pictures about which half precision is undecided are seen again in fp32, so that the classes are those
+//! that fp32 gives.
 
 use tch::{Kind, TchError, Tensor};
 
