@@ -10,7 +10,7 @@ use futures::stream::FuturesUnordered;
 use futures::{StreamExt as _, stream};
 use serde_json::value::RawValue;
 use tidemill_core::batch::{Attempt, Batch, BatchId, ItemIndex, Priority};
-use tidemill_core::broker::{Body, Broker, BrokerError, Message, Queue};
+use tidemill_core::broker::{Body, Broker, BrokerError, Message, Queue, ReplyTo};
 use tidemill_core::chunk::{Chunk, Item};
 use tidemill_core::failpoint::reach;
 use tidemill_core::failure::Failure;
@@ -49,6 +49,9 @@ pub struct Producer<'a> {
     pub ready: Option<&'a dyn Ready>,
     /// Told how many items, from the first on, the broker has confirmed.
     pub accepted: watch::Sender<u64>,
+    /// Where a copy of the outcomes is waited for. It is asked for where the whole batch travels as one chunk: a longer one
+    /// gains nothing by it.
+    pub reply_to: Option<ReplyTo>,
 }
 
 /// How much may be published and not confirmed yet.
@@ -185,13 +188,14 @@ impl<'a> Producer<'a> {
                 let item = Item { index, input: input.json, name: input.name, source: input.source };
                 if let Some(items) = cutter.push(item) {
                     sending.refuse(&mut refused).await?;
-                    sending.chunk(items).await?;
+                    sending.chunk(items, None).await?;
                 }
             }
             sending.refuse(&mut refused).await?;
         }
         if let Some(items) = cutter.take() {
-            sending.chunk(items).await?;
+            let reply_to = self.reply_to.clone().filter(|_| is_whole && items.len() as u64 == total);
+            sending.chunk(items, reply_to).await?;
         }
         sending.land().await?;
         if is_whole || span.seal_when_stopped {
@@ -248,7 +252,7 @@ impl<'p> Sending<'p, '_> {
             }
         }
         if let Some(items) = cutter.take() {
-            self.chunk(items).await?;
+            self.chunk(items, None).await?;
         }
         let when_there_is_room = async {
             if let Some(window) = window {
@@ -266,14 +270,15 @@ impl<'p> Sending<'p, '_> {
         }
     }
 
-    async fn chunk(&mut self, items: Vec<Item>) -> Result<(), ProduceError> {
+    async fn chunk(&mut self, items: Vec<Item>, reply_to: Option<ReplyTo>) -> Result<(), ProduceError> {
         let upto = items.last().map_or(0, |item| item.index.0 + 1);
         let chunk = Chunk { batch: Arc::clone(&self.batch), attempt: Attempt::FIRST, items };
         let bytes = chunk.weight_bytes();
         if let Some(window) = self.producer.window {
             window.take(bytes).await;
         }
-        self.send(self.queue, Message::new(Body::Chunk(chunk), self.batch.priority), bytes, upto).await
+        let message = Message { reply_to, ..Message::new(Body::Chunk(chunk), self.batch.priority) };
+        self.send(self.queue, message, bytes, upto).await
     }
 
     /// Publishes the outcomes of what was refused. It never waits for the window: an earlier item may still be uncut,

@@ -60,7 +60,7 @@ impl Submitter for OneByOne {
             total += 1;
         }
         self.store.seal(&batch.id, total).await.unwrap();
-        Ok(Submitted { id: batch.id.clone(), items: total, is_new: new.idempotency_key.is_none() })
+        Ok(Submitted { id: batch.id.clone(), items: total, is_new: new.idempotency_key.is_none(), expected: None })
     }
 }
 

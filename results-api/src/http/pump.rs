@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidemill_core::batch::BatchId;
+use tidemill_core::outcome::Outcome;
+use tidemill_core::segment::Segment;
 use tidemill_core::store::{Order, Rendered, Shared, StoreError, Version};
 use tokio_util::sync::CancellationToken;
+
+use crate::ahead::Expected;
 
 /// About how many bytes a page has; three are held for one reader.
 const PAGE_BYTES: usize = 1 << 20;
@@ -16,6 +20,8 @@ const FIRST_PAGE: u64 = 64;
 const MAX_PAGE: u64 = 8192;
 /// How often a stream of events says that it lives; proxies end what is silent for a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long nothing but what is expected is looked for: by then it has come, or is lost, or takes its time anyway.
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// How outcomes are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +47,8 @@ pub(super) struct Pump {
     /// Whether each object has the relative path of its item, as `name`.
     pub(super) has_names: bool,
     pub(super) form: Form,
+    /// Where all the outcomes may come from sooner than from the store, and how many.
+    pub(super) expected: Option<(Expected, u64)>,
     pub(super) stop: CancellationToken,
 }
 
@@ -59,14 +67,21 @@ pub(super) struct Running {
     pump: Pump,
     page: u64,
     seen: Version,
+    /// All of it, from elsewhere than from the store.
+    whole: Option<Segment>,
     is_over: bool,
 }
 
 impl Pump {
-    /// Reads what is there, without waiting: the first piece, perhaps empty, and the rest. So that what is wrong is
-    /// known before the answer has begun.
+    /// Reads what is there, without waiting (but for a moment, for what is expected): the first piece, perhaps empty, and
+    /// the rest. So that what is wrong is known before the answer has begun.
     pub(super) async fn start(self) -> Result<(Bytes, Running), StoreError> {
-        let mut running = Running { pump: self, page: FIRST_PAGE, seen: Version::default(), is_over: false };
+        let mut running =
+            Running { pump: self, page: FIRST_PAGE, seen: Version::default(), whole: None, is_over: false };
+        if let Some((expected, items)) = &mut running.pump.expected {
+            let recorded = tokio::time::timeout(MOMENT, expected.recorded(*items));
+            running.whole = running.pump.stop.run_until_cancelled(recorded).await.and_then(Result::ok);
+        }
         let first = running.piece().await?;
         Ok((first.into(), running))
     }
@@ -108,7 +123,18 @@ impl Running {
                 Form::Lines => std::future::pending().await,
             }
         };
+        let recorded = async {
+            match &mut self.pump.expected {
+                Some((expected, items)) => expected.recorded(*items).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            biased;
+            whole = recorded => {
+                self.whole = Some(whole);
+                Ok(true)
+            }
             changed = self.pump.store.changed(&self.pump.batch, self.seen) => {
                 self.seen = changed?;
                 Ok(true)
@@ -123,7 +149,10 @@ impl Running {
         let limit = self.page.min(self.pump.left);
         let from = self.pump.next;
         let mut lines = Vec::new();
-        let rendered = self.pump.render(usize::try_from(limit).unwrap_or(usize::MAX), &mut lines).await?;
+        let rendered = match &self.whole {
+            Some(whole) => render(&whole.outcomes(), &mut lines),
+            None => self.pump.render(usize::try_from(limit).unwrap_or(usize::MAX), &mut lines).await?,
+        };
         self.pump.next = rendered.next;
         self.pump.left -= rendered.lines.min(self.pump.left);
         let is_dry = !self.pump.follows && rendered.lines == 0;
@@ -163,6 +192,15 @@ impl Pump {
         }
         Ok(Rendered { lines: page.outcomes.len() as u64, next: page.next, is_last: page.is_last })
     }
+}
+
+/// The outcomes of a whole batch, as lines.
+fn render(outcomes: &[Arc<Outcome>], lines: &mut Vec<u8>) -> Rendered {
+    for outcome in outcomes {
+        outcome.write_line(lines);
+        lines.push(b'\n');
+    }
+    Rendered { lines: outcomes.len() as u64, next: outcomes.len() as u64, is_last: true }
 }
 
 /// Lines as events: the id is the place of the next one, which is where a reader that lost its connection goes on.
