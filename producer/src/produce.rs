@@ -49,8 +49,7 @@ pub struct Producer<'a> {
     pub ready: Option<&'a dyn Ready>,
     /// Told how many items, from the first on, the broker has confirmed.
     pub accepted: watch::Sender<u64>,
-    /// Where a copy of the outcomes is waited for. It is asked for where the whole batch travels as one chunk: a longer one
-    /// gains nothing by it.
+    /// Where copies of the outcomes are waited for.
     pub reply_to: Option<ReplyTo>,
 }
 
@@ -188,14 +187,13 @@ impl<'a> Producer<'a> {
                 let item = Item { index, input: input.json, name: input.name, source: input.source };
                 if let Some(items) = cutter.push(item) {
                     sending.refuse(&mut refused).await?;
-                    sending.chunk(items, None).await?;
+                    sending.chunk(items).await?;
                 }
             }
             sending.refuse(&mut refused).await?;
         }
         if let Some(items) = cutter.take() {
-            let reply_to = self.reply_to.clone().filter(|_| is_whole && items.len() as u64 == total);
-            sending.chunk(items, reply_to).await?;
+            sending.chunk(items).await?;
         }
         sending.land().await?;
         if is_whole || span.seal_when_stopped {
@@ -252,7 +250,7 @@ impl<'p> Sending<'p, '_> {
             }
         }
         if let Some(items) = cutter.take() {
-            self.chunk(items, None).await?;
+            self.chunk(items).await?;
         }
         let when_there_is_room = async {
             if let Some(window) = window {
@@ -270,13 +268,14 @@ impl<'p> Sending<'p, '_> {
         }
     }
 
-    async fn chunk(&mut self, items: Vec<Item>, reply_to: Option<ReplyTo>) -> Result<(), ProduceError> {
+    async fn chunk(&mut self, items: Vec<Item>) -> Result<(), ProduceError> {
         let upto = items.last().map_or(0, |item| item.index.0 + 1);
         let chunk = Chunk { batch: Arc::clone(&self.batch), attempt: Attempt::FIRST, items };
         let bytes = chunk.weight_bytes();
         if let Some(window) = self.producer.window {
             window.take(bytes).await;
         }
+        let reply_to = self.producer.reply_to.clone();
         let message = Message { reply_to, ..Message::new(Body::Chunk(chunk), self.batch.priority) };
         self.send(self.queue, message, bytes, upto).await
     }

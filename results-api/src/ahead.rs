@@ -11,7 +11,7 @@ use futures::stream;
 use futures::{StreamExt as _, TryFutureExt as _};
 use tidemill_core::batch::BatchId;
 use tidemill_core::broker::{Broker, BrokerError};
-use tidemill_core::outcome::Status;
+use tidemill_core::outcome::{Outcome, Status};
 use tidemill_core::segment::Segment;
 use tidemill_core::store::Store;
 use tokio::sync::oneshot;
@@ -20,11 +20,11 @@ use tokio_util::sync::CancellationToken;
 /// Copies that are recorded at a time.
 const ABREAST: usize = 16;
 
-/// The batches whose outcomes somebody waits for. Cheap to clone; clones share.
+/// The batches of one item whose outcome somebody waits for. Cheap to clone; clones share.
 #[derive(Clone, Debug, Default)]
 pub struct Ahead(Arc<Mutex<HashMap<BatchId, oneshot::Sender<Segment>>>>);
 
-/// Somebody who waits for a batch's outcomes; the batch is forgotten when this is dropped.
+/// Somebody who waits for a batch's outcome; the batch is forgotten when this is dropped.
 #[derive(Debug)]
 pub struct Expected {
     batch: BatchId,
@@ -34,8 +34,7 @@ pub struct Expected {
 }
 
 impl Ahead {
-    /// Begins to wait for a batch, which is to be published after this. Of two who wait for the same one the later has the
-    /// copy.
+    /// Begins to wait for a batch, which is published after this. Of two who wait for the same one the later has the copy.
     pub fn expect(&self, batch: &BatchId) -> Expected {
         let (tell, copy) = oneshot::channel();
         self.lock().insert(batch.clone(), tell);
@@ -57,7 +56,7 @@ impl Ahead {
             Some((copy, copies))
         });
         let recording = copies.for_each_concurrent(ABREAST, |copy| self.record_one(store, copy));
-        drop(stop.run_until_cancelled(recording).await);
+        stop.run_until_cancelled(recording).await;
         Ok(())
     }
 
@@ -84,15 +83,16 @@ impl Ahead {
 }
 
 impl Expected {
-    /// Resolves when a copy was recorded that has all `items` of the batch, with it; never where none will be.
-    pub(crate) async fn recorded(&mut self, items: u64) -> Segment {
+    /// Resolves when the outcome of the batch's one item was recorded from a copy, with it; never where none will be.
+    pub(crate) async fn recorded(&mut self) -> Arc<Outcome> {
         if let Some(copy) = &mut self.copy {
             let copy = copy.await;
             self.copy = None;
             if let Ok(copy) = copy
-                && copy.indices() == [0..items]
+                && copy.indices() == [0..1]
+                && let Some(outcome) = copy.outcomes().pop()
             {
-                return copy;
+                return outcome;
             }
         }
         std::future::pending().await
@@ -107,5 +107,82 @@ impl Drop for Expected {
         if waiting.get(&self.batch).is_some_and(oneshot::Sender::is_closed) {
             waiting.remove(&self.batch);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use tidemill_core::outcome::Ending;
+    use tidemill_core::store::embedded::Embedded;
+
+    use super::*;
+    use crate::testing::{batch, dead, ok};
+
+    fn copy(batch: &BatchId, outcomes: Vec<Outcome>) -> Segment {
+        let outcomes: Vec<_> = outcomes.into_iter().map(Arc::new).collect();
+        Segment::encode(batch, &outcomes).remove(0)
+    }
+
+    async fn opened(store: &Embedded) -> BatchId {
+        let batch = batch();
+        store.open(&batch).await.unwrap();
+        store.seal(&batch.id, 1).await.unwrap();
+        batch.id
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_recorded_and_answers_whoever_waits() {
+        let (ahead, store) = (Ahead::default(), Embedded::default());
+        let id = opened(&store).await;
+        let mut expected = ahead.expect(&id);
+
+        ahead.record_one(&store, copy(&id, vec![ok(0)])).await;
+        // Doubled: nobody waits any more.
+        ahead.record_one(&store, copy(&id, vec![ok(0)])).await;
+        store.record(&id, &[Arc::new(ok(0))]).await.unwrap();
+
+        assert!(matches!(&expected.recorded().await.ending, Ending::Ok(output) if output.get() == "0"));
+        let progress = store.progress(&id).await.unwrap();
+        assert_eq!((progress.is_complete(), progress.duplicates), (true, 0));
+    }
+
+    #[tokio::test]
+    async fn a_forged_copy_answers_nobody() {
+        let (ahead, store) = (Ahead::default(), Embedded::default());
+        let (known, other) = (opened(&store).await, opened(&store).await);
+
+        for outcomes in [vec![ok(1)], vec![ok(0), ok(1)], vec![dead(0)]] {
+            let id = opened(&store).await;
+            let mut expected = ahead.expect(&id);
+            ahead.record_one(&store, copy(&id, outcomes)).await;
+            assert!(expected.recorded().now_or_never().is_none());
+            assert!(expected.recorded().now_or_never().is_none(), "and not at the second look");
+        }
+        // Of a batch that is not waited for, and of one that is not known.
+        ahead.record_one(&store, copy(&other, vec![ok(0)])).await;
+        let unknown = BatchId::new();
+        let mut expected = ahead.expect(&unknown);
+        ahead.record_one(&store, copy(&unknown, vec![ok(0)])).await;
+
+        assert!(expected.recorded().now_or_never().is_none());
+        assert_eq!(store.progress(&other).await.unwrap().recorded(), 0);
+        // What was recorded before is the answer, and not what the copy says.
+        store.record(&known, &[Arc::new(dead(0))]).await.unwrap();
+        let mut expected = ahead.expect(&known);
+        ahead.record_one(&store, copy(&known, vec![ok(0)])).await;
+        assert!(expected.recorded().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn who_waits_no_more_is_forgotten_and_nobody_else() {
+        let (ahead, id) = (Ahead::default(), BatchId::new());
+
+        let (first, second) = (ahead.expect(&id), ahead.expect(&id));
+        drop(first);
+
+        assert_eq!(ahead.lock().len(), 1);
+        drop(second);
+        assert!(ahead.lock().is_empty());
     }
 }

@@ -74,8 +74,9 @@ impl Submitter for Publisher {
         }
         // Now and not when its message is collected: whoever has our answer may ask for it at once.
         self.store.open(&batch).await.map_err(|error| of_store(&error))?;
-        // Before it is published.
-        let reply_to = if new.is_waited_for { self.broker.reply_to() } else { None };
+        // Before it is published. Longer batches take their time anyway, and their copies would take as much of the broker's.
+        let is_one = entries.size_hint() == (1, Some(1));
+        let reply_to = if new.is_waited_for && is_one { self.broker.reply_to() } else { None };
         let expected = reply_to.is_some().then(|| self.ahead.expect(&id));
         let from = known.as_ref().map_or(0, |known| known.accepted);
         let accepted = watch::Sender::new(from);

@@ -135,7 +135,7 @@ pub struct Submitted {
     pub items: u64,
     /// Whether it was made by this call, and not by an earlier one with the same key.
     pub is_new: bool,
-    /// Where its outcomes may come from sooner than from the store.
+    /// Where the outcome of its one item may come from sooner than from the store.
     #[serde(skip)]
     pub expected: Option<Expected>,
 }
@@ -226,8 +226,8 @@ pub(super) async fn create(
     if !creating.wait {
         return Ok((status, location, Json(submitted)).into_response());
     }
-    let (reading, expected) = (Reading::whole(creating.order), submitted.expected.map(|it| (it, submitted.items)));
-    Ok(match results::answer(&served, submitted.id, &reading, &headers, expected).await {
+    let reading = Reading::whole(creating.order);
+    Ok(match results::answer(&served, submitted.id, &reading, &headers, submitted.expected).await {
         Ok(outcomes) => (status, location, outcomes).into_response(),
         // It is published all the same.
         Err(problem) => (location, problem).into_response(),

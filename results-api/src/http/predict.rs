@@ -182,16 +182,13 @@ async fn outcome(
     loop {
         let recorded = async {
             match &mut expected {
-                Some(expected) => expected.recorded(1).await,
+                Some(expected) => expected.recorded().await,
                 None => std::future::pending().await,
             }
         };
         seen = tokio::select! {
             biased;
-            copy = recorded => match copy.outcomes().pop() {
-                Some(outcome) => return Ok(outcome),
-                None => continue,
-            },
+            outcome = recorded => return Ok(outcome),
             changed = store.changed(batch, seen) => changed?,
             () = served.stop.cancelled() => return Err(Problem::away("the results API stops; try again in a moment")),
         };

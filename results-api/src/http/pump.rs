@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use tidemill_core::batch::BatchId;
 use tidemill_core::outcome::Outcome;
-use tidemill_core::segment::Segment;
 use tidemill_core::store::{Order, Rendered, Shared, StoreError, Version};
 use tokio_util::sync::CancellationToken;
 
@@ -47,8 +46,8 @@ pub(super) struct Pump {
     /// Whether each object has the relative path of its item, as `name`.
     pub(super) has_names: bool,
     pub(super) form: Form,
-    /// Where all the outcomes may come from sooner than from the store, and how many.
-    pub(super) expected: Option<(Expected, u64)>,
+    /// Where the one outcome may come from sooner than from the store.
+    pub(super) expected: Option<Expected>,
     pub(super) stop: CancellationToken,
 }
 
@@ -67,8 +66,8 @@ pub(super) struct Running {
     pump: Pump,
     page: u64,
     seen: Version,
-    /// All of it, from elsewhere than from the store.
-    whole: Option<Segment>,
+    /// What was expected.
+    came: Option<Arc<Outcome>>,
     is_over: bool,
 }
 
@@ -77,10 +76,10 @@ impl Pump {
     /// the rest. So that what is wrong is known before the answer has begun.
     pub(super) async fn start(self) -> Result<(Bytes, Running), StoreError> {
         let mut running =
-            Running { pump: self, page: FIRST_PAGE, seen: Version::default(), whole: None, is_over: false };
-        if let Some((expected, items)) = &mut running.pump.expected {
-            let recorded = tokio::time::timeout(MOMENT, expected.recorded(*items));
-            running.whole = running.pump.stop.run_until_cancelled(recorded).await.and_then(Result::ok);
+            Running { pump: self, page: FIRST_PAGE, seen: Version::default(), came: None, is_over: false };
+        if let Some(expected) = &mut running.pump.expected {
+            let recorded = tokio::time::timeout(MOMENT, expected.recorded());
+            running.came = running.pump.stop.run_until_cancelled(recorded).await.and_then(Result::ok);
         }
         let first = running.piece().await?;
         Ok((first.into(), running))
@@ -125,14 +124,14 @@ impl Running {
         };
         let recorded = async {
             match &mut self.pump.expected {
-                Some((expected, items)) => expected.recorded(*items).await,
+                Some(expected) => expected.recorded().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             biased;
-            whole = recorded => {
-                self.whole = Some(whole);
+            outcome = recorded => {
+                self.came = Some(outcome);
                 Ok(true)
             }
             changed = self.pump.store.changed(&self.pump.batch, self.seen) => {
@@ -149,8 +148,12 @@ impl Running {
         let limit = self.page.min(self.pump.left);
         let from = self.pump.next;
         let mut lines = Vec::new();
-        let rendered = match &self.whole {
-            Some(whole) => render(&whole.outcomes(), &mut lines),
+        let rendered = match &self.came {
+            Some(outcome) => {
+                outcome.write_line(&mut lines);
+                lines.push(b'\n');
+                Rendered { lines: 1, next: 1, is_last: true }
+            }
             None => self.pump.render(usize::try_from(limit).unwrap_or(usize::MAX), &mut lines).await?,
         };
         self.pump.next = rendered.next;
@@ -192,15 +195,6 @@ impl Pump {
         }
         Ok(Rendered { lines: page.outcomes.len() as u64, next: page.next, is_last: page.is_last })
     }
-}
-
-/// The outcomes of a whole batch, as lines.
-fn render(outcomes: &[Arc<Outcome>], lines: &mut Vec<u8>) -> Rendered {
-    for outcome in outcomes {
-        outcome.write_line(lines);
-        lines.push(b'\n');
-    }
-    Rendered { lines: outcomes.len() as u64, next: outcomes.len() as u64, is_last: true }
 }
 
 /// Lines as events: the id is the place of the next one, which is where a reader that lost its connection goes on.

@@ -60,14 +60,13 @@ pub(super) async fn stream(
     answer(&served, batch, &reading, &headers, None).await
 }
 
-/// The outcomes as an answer: first what is there, then what comes. Those of a batch that has just begun may be expected
-/// from elsewhere, so many.
+/// The outcomes as an answer: first what is there, then what comes.
 pub(super) async fn answer(
     served: &Served,
     batch: BatchId,
     reading: &Reading,
     headers: &HeaderMap,
-    expected: Option<(Expected, u64)>,
+    expected: Option<Expected>,
 ) -> Result<Response, Problem> {
     let form = form(headers);
     let resumed = if form == Form::Events { last_event_id(headers)? } else { None };
