@@ -38,9 +38,8 @@ async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
         let (store, told): (&dyn Store, _) = (&*store, stop.clone());
         collect(&*broker, store, |_| {}, told).await.map_err(|error| cluster::broker_error(&error))
     };
-    let hastening = async {
-        ahead.record(&*broker, &*store, stop.clone()).await.map_err(|error| cluster::broker_error(&error))
-    };
+    let hastening =
+        async { ahead.record(&*broker, &*store, stop.clone()).await.map_err(|error| cluster::broker_error(&error)) };
     let tending = async { tend(&*broker, &*store, stop.clone()).await.map_err(|error| cluster::broker_error(&error)) };
     let serving = async { serve(listener, api, stop.clone()).await.map_err(|error| serve_error(&error)) };
     let sweeping = async {
@@ -65,7 +64,13 @@ pub(crate) async fn listen(settings: &Settings) -> Result<TcpListener, CliError>
 }
 
 /// The API over these, with what the settings say of it.
-pub(crate) fn api(settings: &Settings, broker: Arc<dyn Broker>, store: Arc<dyn Shared>, blobs: Option<Blobs>, ahead: Ahead) -> Api {
+pub(crate) fn api(
+    settings: &Settings,
+    broker: Arc<dyn Broker>,
+    store: Arc<dyn Shared>,
+    blobs: Option<Blobs>,
+    ahead: Ahead,
+) -> Api {
     Api {
         store: Arc::clone(&store),
         broker: Arc::clone(&broker),

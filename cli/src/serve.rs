@@ -77,7 +77,8 @@ async fn run(
     };
     let tools = Tools { compute: pool, blobs: blobs.clone() };
     let worker = Worker::new(setup, Arc::clone(&broker), Arc::new(register), tools);
-    let api = results_api::api(settings, Arc::clone(&broker), Arc::clone(&store), Some(blobs.clone()), Ahead::default());
+    let api =
+        results_api::api(settings, Arc::clone(&broker), Arc::clone(&store), Some(blobs.clone()), Ahead::default());
 
     if let Some(engine) = &engine {
         networks::preload(settings, &**engine).await;

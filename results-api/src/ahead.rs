@@ -28,7 +28,7 @@ pub struct Ahead(Arc<Mutex<HashMap<BatchId, oneshot::Sender<Segment>>>>);
 #[derive(Debug)]
 pub struct Expected {
     batch: BatchId,
-    /// Nothing once it is known that none will be recorded.
+    /// Nothing once it has come.
     copy: Option<oneshot::Receiver<Segment>>,
     ahead: Ahead,
 }
@@ -66,8 +66,9 @@ impl Ahead {
         if !self.lock().contains_key(copy.batch()) || copy.counts()[Status::Dead as usize] > 0 {
             return;
         }
-        let is_recorded = store.record_copy(&copy).inspect_err(|error| tracing::debug!(%error, "a copy is let go")).await;
-        // What was recorded before may be something else.
+        let is_recorded =
+            store.record_copy(&copy).inspect_err(|error| tracing::debug!(%error, "a copy is let go")).await;
+        // Where it was not, whoever waits learns that from the end of the way.
         if let Some(tell) = self.lock().remove(copy.batch())
             && matches!(is_recorded, Ok(true))
         {
@@ -83,19 +84,14 @@ impl Ahead {
 }
 
 impl Expected {
-    /// Resolves when the outcome of the batch's one item was recorded from a copy, with it; never where none will be.
-    pub(crate) async fn recorded(&mut self) -> Arc<Outcome> {
-        if let Some(copy) = &mut self.copy {
-            let copy = copy.await;
-            self.copy = None;
-            if let Ok(copy) = copy
-                && copy.indices() == [0..1]
-                && let Some(outcome) = copy.outcomes().pop()
-            {
-                return outcome;
-            }
-        }
-        std::future::pending().await
+    /// Resolves when the outcome of the batch's one item was recorded from a copy, with it; with nothing where a copy came and
+    /// something else may be recorded, which the store knows by now. That is said once.
+    pub(crate) async fn recorded(&mut self) -> Option<Arc<Outcome>> {
+        let Some(copy) = &mut self.copy else { return std::future::pending().await };
+        let copy = copy.await;
+        self.copy = None;
+        let copy = copy.ok().filter(|copy| matches!(copy.indices(), [one] if *one == (0..1)))?;
+        copy.outcomes().pop()
     }
 }
 
@@ -142,36 +138,46 @@ mod tests {
         ahead.record_one(&store, copy(&id, vec![ok(0)])).await;
         store.record(&id, &[Arc::new(ok(0))]).await.unwrap();
 
-        assert!(matches!(&expected.recorded().await.ending, Ending::Ok(output) if output.get() == "0"));
+        assert!(matches!(&expected.recorded().await.unwrap().ending, Ending::Ok(output) if output.get() == "0"));
         let progress = store.progress(&id).await.unwrap();
         assert_eq!((progress.is_complete(), progress.duplicates), (true, 0));
     }
 
     #[tokio::test]
-    async fn a_forged_copy_answers_nobody() {
+    async fn a_copy_that_is_not_what_was_recorded_answers_nobody() {
         let (ahead, store) = (Ahead::default(), Embedded::default());
-        let (known, other) = (opened(&store).await, opened(&store).await);
 
-        for outcomes in [vec![ok(1)], vec![ok(0), ok(1)], vec![dead(0)]] {
+        for outcomes in [vec![ok(1)], vec![ok(0), ok(1)]] {
             let id = opened(&store).await;
             let mut expected = ahead.expect(&id);
             ahead.record_one(&store, copy(&id, outcomes)).await;
-            assert!(expected.recorded().now_or_never().is_none());
-            assert!(expected.recorded().now_or_never().is_none(), "and not at the second look");
+            assert!(expected.recorded().now_or_never().unwrap().is_none(), "the store is asked");
+            assert!(expected.recorded().now_or_never().is_none(), "once");
         }
-        // Of a batch that is not waited for, and of one that is not known.
-        ahead.record_one(&store, copy(&other, vec![ok(0)])).await;
+        let id = opened(&store).await;
+        store.record(&id, &[Arc::new(dead(0))]).await.unwrap();
+        let mut expected = ahead.expect(&id);
+        ahead.record_one(&store, copy(&id, vec![ok(0)])).await;
+        assert!(expected.recorded().now_or_never().unwrap().is_none());
         let unknown = BatchId::new();
         let mut expected = ahead.expect(&unknown);
         ahead.record_one(&store, copy(&unknown, vec![ok(0)])).await;
+        assert!(expected.recorded().now_or_never().unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn copies_that_nobody_waits_for_and_those_of_the_dead_are_dropped() {
+        let (ahead, store) = (Ahead::default(), Embedded::default());
+        let (other, waited_for) = (opened(&store).await, opened(&store).await);
+        let mut expected = ahead.expect(&waited_for);
+
+        ahead.record_one(&store, copy(&other, vec![ok(0)])).await;
+        ahead.record_one(&store, copy(&waited_for, vec![dead(0)])).await;
 
         assert!(expected.recorded().now_or_never().is_none());
-        assert_eq!(store.progress(&other).await.unwrap().recorded(), 0);
-        // What was recorded before is the answer, and not what the copy says.
-        store.record(&known, &[Arc::new(dead(0))]).await.unwrap();
-        let mut expected = ahead.expect(&known);
-        ahead.record_one(&store, copy(&known, vec![ok(0)])).await;
-        assert!(expected.recorded().now_or_never().is_none());
+        for id in [other, waited_for] {
+            assert_eq!(store.progress(&id).await.unwrap().recorded(), 0);
+        }
     }
 
     #[tokio::test]

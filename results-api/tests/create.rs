@@ -72,7 +72,8 @@ impl Submitter for OneByOne {
 async fn with_submitter() -> (Server, Arc<OneByOne>) {
     let store = Arc::<InProcess>::default();
     let broker: Arc<dyn Broker> = Arc::new(Embedded::new(1 << 20));
-    let given = Arc::new(OneByOne { store: Arc::clone(&store), broker, refused: Mutex::default(), ahead: Ahead::default() });
+    let given =
+        Arc::new(OneByOne { store: Arc::clone(&store), broker, refused: Mutex::default(), ahead: Ahead::default() });
     let submitter = Some(Arc::<OneByOne>::clone(&given) as Arc<dyn Submitter>);
     let server = Server::start_over(store, "127.0.0.1:0", |api| Api { submitter, ..api }).await;
     (server, given)

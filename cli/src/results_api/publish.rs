@@ -15,8 +15,8 @@ use tidemill_core::store::{BatchInfo, Shared, StoreError, StoreErrorKind};
 use tidemill_core::task::{Job, Register, raw};
 use tidemill_producer::inputs::{Input, Inputs};
 use tidemill_producer::{Cut, ProduceError, Produced, Producer, Span};
-use tidemill_results_api::http::{Entry, NewBatch, NewRetry, SubmitError, SubmitErrorKind, Submitted, Submitter};
 use tidemill_results_api::Ahead;
+use tidemill_results_api::http::{Entry, NewBatch, NewRetry, SubmitError, SubmitErrorKind, Submitted, Submitter};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 

@@ -189,10 +189,8 @@ impl Broker for RabbitMq {
         let routes = self.topology.route(queue, &message);
         let parcels = bodies.into_iter().map(|bytes| self.post(message::parcel(&message, bytes, routes.clone())));
         // The copies first: they are what somebody waits for.
-        let ((), published) = tokio::join!(
-            publish::toss(&self.publishing, &copies),
-            futures::future::try_join_all(parcels),
-        );
+        let ((), published) =
+            tokio::join!(publish::toss(&self.publishing, &copies), futures::future::try_join_all(parcels),);
         published.map(drop)
     }
 

@@ -188,7 +188,7 @@ async fn outcome(
         };
         seen = tokio::select! {
             biased;
-            outcome = recorded => return Ok(outcome),
+            Some(outcome) = recorded => return Ok(outcome),
             changed = store.changed(batch, seen) => changed?,
             () = served.stop.cancelled() => return Err(Problem::away("the results API stops; try again in a moment")),
         };

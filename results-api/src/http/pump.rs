@@ -20,7 +20,7 @@ const MAX_PAGE: u64 = 8192;
 /// How often a stream of events says that it lives; proxies end what is silent for a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long nothing but what is expected is looked for: by then it has come, or is lost, or takes its time anyway.
-const MOMENT: Duration = Duration::from_millis(20);
+const MOMENT: Duration = Duration::from_millis(5);
 
 /// How outcomes are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl Pump {
             Running { pump: self, page: FIRST_PAGE, seen: Version::default(), came: None, is_over: false };
         if let Some(expected) = &mut running.pump.expected {
             let recorded = tokio::time::timeout(MOMENT, expected.recorded());
-            running.came = running.pump.stop.run_until_cancelled(recorded).await.and_then(Result::ok);
+            running.came = running.pump.stop.run_until_cancelled(recorded).await.and_then(Result::ok).flatten();
         }
         let first = running.piece().await?;
         Ok((first.into(), running))
@@ -131,7 +131,7 @@ impl Running {
         tokio::select! {
             biased;
             outcome = recorded => {
-                self.came = Some(outcome);
+                self.came = outcome;
                 Ok(true)
             }
             changed = self.pump.store.changed(&self.pump.batch, self.seen) => {

@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::link::{Live, why};
 use super::{RabbitMq, message};
 use crate::broker::{
-    Broker as _, BrokerError, Copies, Deliveries, Delivery, Incoming, Message, Notices, Permits, Queue, ReplyTo, Settle,
-    Settlement,
+    Broker as _, BrokerError, Copies, Deliveries, Delivery, Incoming, Message, Notices, Permits, Queue, ReplyTo,
+    Settle, Settlement,
 };
 use crate::wire::Malformed;
 

@@ -192,8 +192,7 @@ pub(super) fn copy(to: &ReplyTo, bytes: Bytes) -> Parcel {
     // The default exchange, whose keys are the names of queues.
     let route = Route { exchange: String::new(), key: to.as_str().to_owned(), delay: None };
     let kind = wire::Type::Outcomes.as_str();
-    let properties =
-        BasicProperties::default().with_content_type("application/json".into()).with_type(kind.into());
+    let properties = BasicProperties::default().with_content_type("application/json".into()).with_type(kind.into());
     Parcel { route, bytes, properties, is_mandatory: false }
 }
 
