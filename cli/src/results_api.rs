@@ -9,7 +9,7 @@ use tidemill_core::broker::Broker;
 use tidemill_core::settings::Settings;
 use tidemill_core::store::{Shared, Store};
 use tidemill_results_api::http::{Api, Catalogue, ServeError, install_metrics, serve};
-use tidemill_results_api::{collect, sweep, tend};
+use tidemill_results_api::{Ahead, collect, sweep, tend};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -31,12 +31,15 @@ async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
     let store = cluster::store(settings)?;
     let listener = listen(settings).await?;
     let blobs = settings.blobs.url.is_some().then(|| cluster::blobs(settings)).transpose()?;
+    let ahead = Ahead::default();
     let stop = CancellationToken::new();
-    let api = api(settings, broker.clone(), store.clone(), blobs.clone(), stop.clone());
+    let api = api(settings, broker.clone(), store.clone(), blobs.clone(), ahead.clone(), stop.clone());
     let collecting = async {
         let (store, told): (&dyn Store, _) = (&*store, stop.clone());
         collect(&*broker, store, |_| {}, told).await.map_err(|error| cluster::broker_error(&error))
     };
+    let hastening =
+        async { ahead.record(&*broker, &*store, stop.clone()).await.map_err(|error| cluster::broker_error(&error)) };
     let tending = async { tend(&*broker, &*store, stop.clone()).await.map_err(|error| cluster::broker_error(&error)) };
     let serving = async { serve(listener, api, stop.clone()).await.map_err(|error| serve_error(&error)) };
     let sweeping = async {
@@ -44,7 +47,7 @@ async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
         Ok(())
     };
     let all = async {
-        let ended = tokio::try_join!(collecting, tending, serving, sweeping).map(drop);
+        let ended = tokio::try_join!(collecting, hastening, tending, serving, sweeping).map(drop);
         broker.flush().await;
         ended
     };
@@ -66,6 +69,7 @@ pub(crate) fn api(
     broker: Arc<dyn Broker>,
     store: Arc<dyn Shared>,
     blobs: Option<Blobs>,
+    ahead: Ahead,
     stop_taking: CancellationToken,
 ) -> Api {
     Api {
@@ -77,6 +81,7 @@ pub(crate) fn api(
             store,
             register: crate::register(settings, None),
             settings: settings.clone(),
+            ahead,
         })),
         catalogue: catalogue(settings),
         metrics: install_metrics().inspect_err(|error| tracing::warn!(%error, "no metrics")).ok(),

@@ -27,9 +27,10 @@ use tokio::time::Instant;
 
 use self::picture::Picture;
 use super::asked::Asked;
-use super::create::{Entry, NewBatch};
+use super::create::{Entry, NewBatch, Submitted};
 use super::problem::Problem;
 use super::{Served, batches};
+use crate::ahead::Expected;
 
 /// How long a caller waits where he does not say, and at most.
 const USUAL_DEADLINE: u64 = 30_000;
@@ -152,9 +153,10 @@ async fn predict(
         Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline", "too late", detail)
     };
     let submitted = tokio::time::timeout_at(until, submitter.submit(new, entries)).await.map_err(|_| late())??;
-    let batch = submitted.id;
+    let Submitted { id: batch, mut expected, .. } = submitted;
     let awaited = Awaited { served: Arc::clone(served), batch: Some(batch.clone()) };
-    let outcome = tokio::time::timeout_at(until, outcome(served, &batch)).await.map_err(|_| late())??;
+    let outcome = outcome(served, &batch, expected.as_mut());
+    let outcome = tokio::time::timeout_at(until, outcome).await.map_err(|_| late())??;
     awaited.answered();
     if let Err(error) = served.api.store.release(&batch).await {
         tracing::debug!(%error, "an answered prediction stays as long as any batch");
@@ -196,11 +198,23 @@ impl Drop for Awaited {
 }
 
 /// The outcome of a batch's one item.
-async fn outcome(served: &Served, batch: &BatchId) -> Result<Arc<Outcome>, Problem> {
+async fn outcome(
+    served: &Served,
+    batch: &BatchId,
+    mut expected: Option<&mut Expected>,
+) -> Result<Arc<Outcome>, Problem> {
     let store = &served.api.store;
     let mut seen = Version::default();
     loop {
+        let recorded = async {
+            match &mut expected {
+                Some(expected) => expected.recorded().await,
+                None => std::future::pending().await,
+            }
+        };
         let stops = tokio::select! {
+            biased;
+            Some(outcome) = recorded => return Ok(outcome),
             changed = store.changed(batch, seen) => {
                 seen = changed?;
                 false
