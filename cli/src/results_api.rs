@@ -9,7 +9,7 @@ use tidemill_core::broker::Broker;
 use tidemill_core::settings::Settings;
 use tidemill_core::store::{Shared, Store};
 use tidemill_results_api::http::{Api, Catalogue, ServeError, install_metrics, serve};
-use tidemill_results_api::{collect, sweep, tend};
+use tidemill_results_api::{Ahead, collect, sweep, tend};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -31,12 +31,15 @@ async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
     let store = cluster::store(settings)?;
     let listener = listen(settings).await?;
     let blobs = settings.blobs.url.is_some().then(|| cluster::blobs(settings)).transpose()?;
-    let api = api(settings, broker.clone(), store.clone(), blobs.clone());
+    let ahead = Ahead::default();
+    let api = api(settings, broker.clone(), store.clone(), blobs.clone(), ahead.clone());
     let stop = CancellationToken::new();
     let collecting = async {
         let (store, told): (&dyn Store, _) = (&*store, stop.clone());
         collect(&*broker, store, |_| {}, told).await.map_err(|error| cluster::broker_error(&error))
     };
+    let hastening =
+        async { ahead.record(&*broker, &*store, stop.clone()).await.map_err(|error| cluster::broker_error(&error)) };
     let tending = async { tend(&*broker, &*store, stop.clone()).await.map_err(|error| cluster::broker_error(&error)) };
     let serving = async { serve(listener, api, stop.clone()).await.map_err(|error| serve_error(&error)) };
     let sweeping = async {
@@ -44,7 +47,7 @@ async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
         Ok(())
     };
     let all = async {
-        let ended = tokio::try_join!(collecting, tending, serving, sweeping).map(drop);
+        let ended = tokio::try_join!(collecting, hastening, tending, serving, sweeping).map(drop);
         broker.flush().await;
         ended
     };
@@ -61,7 +64,13 @@ pub(crate) async fn listen(settings: &Settings) -> Result<TcpListener, CliError>
 }
 
 /// The API over these, with what the settings say of it.
-pub(crate) fn api(settings: &Settings, broker: Arc<dyn Broker>, store: Arc<dyn Shared>, blobs: Option<Blobs>) -> Api {
+pub(crate) fn api(
+    settings: &Settings,
+    broker: Arc<dyn Broker>,
+    store: Arc<dyn Shared>,
+    blobs: Option<Blobs>,
+    ahead: Ahead,
+) -> Api {
     Api {
         store: Arc::clone(&store),
         broker: Arc::clone(&broker),
@@ -71,6 +80,7 @@ pub(crate) fn api(settings: &Settings, broker: Arc<dyn Broker>, store: Arc<dyn S
             store,
             register: crate::register(settings, None),
             settings: settings.clone(),
+            ahead,
         })),
         catalogue: catalogue(settings),
         metrics: install_metrics().inspect_err(|error| tracing::warn!(%error, "no metrics")).ok(),

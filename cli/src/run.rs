@@ -186,6 +186,7 @@ impl Mill {
                 max_input_bytes: usize::MAX,
                 ready: None,
                 accepted: watch::Sender::new(0),
+                reply_to: None,
             };
             let span = Span { from: 0, seal_when_stopped: true };
             let producing = producer.produce(Arc::clone(&self.batch), job, inputs, span, &cancel);

@@ -11,7 +11,7 @@ use tidemill_core::store::{self, Shared, Store};
 use tidemill_core::task::{Lane, Tools};
 use tidemill_core::web::Web;
 use tidemill_results_api::http::serve as serve_http;
-use tidemill_results_api::{collect, sweep, tend};
+use tidemill_results_api::{Ahead, collect, sweep, tend};
 use tidemill_tasks::vision::Engine;
 use tidemill_worker::{Ended, Setup, Worker};
 use tokio_util::sync::CancellationToken;
@@ -77,7 +77,8 @@ async fn run(
     };
     let tools = Tools { compute: pool, blobs: blobs.clone() };
     let worker = Worker::new(setup, Arc::clone(&broker), Arc::new(register), tools);
-    let api = results_api::api(settings, Arc::clone(&broker), Arc::clone(&store), Some(blobs.clone()));
+    let api =
+        results_api::api(settings, Arc::clone(&broker), Arc::clone(&store), Some(blobs.clone()), Ahead::default());
 
     if let Some(engine) = &engine {
         networks::preload(settings, &**engine).await;

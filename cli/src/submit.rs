@@ -188,6 +188,7 @@ impl<'a> Submission<'a> {
             max_input_bytes: MAX_INPUT_BYTES,
             ready: uploads.as_ref().map(|uploads| uploads as &dyn Ready),
             accepted: accepted.clone(),
+            reply_to: None,
         };
         let stop = CancellationToken::new();
         let span = Span { from, seal_when_stopped: false };

@@ -75,6 +75,22 @@ fn a_batch_that_comes_over_http_is_worked_on_as_any_other() {
 }
 
 #[test]
+fn whoever_waits_for_one_item_is_answered_once_and_the_books_balance() {
+    let Some((cluster, _roles)) = cluster() else { return };
+
+    for x in 0..5 {
+        let new = json!({"task": "compute.map", "options": {"expr": "x*x"}, "items": [x]});
+        let (headers, outcomes) = post_and_wait(&cluster, &new);
+        assert_eq!((outcomes.len(), &outcomes[0]["output"]), (1, &json!(x * x)));
+        let id = headers["location"].to_str().unwrap().rsplit_once('/').unwrap().1;
+        // A fresh batch gets through behind the outcome itself, so that has come too.
+        cluster.must_be_sound(id, 1);
+        let books = String::from_utf8(cluster.run(&["verify", id]).stdout).unwrap();
+        assert!(books.contains("duplicates  0 suppressed"), "a copy is no duplicate: {books}");
+    }
+}
+
+#[test]
 fn whoever_waits_has_the_outcomes_as_the_answer() {
     let Some((cluster, _roles)) = cluster() else { return };
 

@@ -165,6 +165,30 @@ pub struct NetworkWork {
     pub output_ms: u64,
 }
 
+/// Where somebody waits for copies of outcomes: a queue that the broker has named and that goes with its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplyTo(String);
+
+impl ReplyTo {
+    /// What RabbitMQ calls the queues that it names. Nobody else can make one of such a name, so a forged address leads
+    /// to no queue of ours.
+    const PREFIX: &str = "amq.gen-";
+    const MAX_BYTES: usize = 64;
+
+    /// The address of that name; `None` where it is not one that a broker gives.
+    pub fn new(name: &str) -> Option<Self> {
+        let is_one = name.len() <= Self::MAX_BYTES
+            && name.strip_prefix(Self::PREFIX).is_some_and(|rest| !rest.is_empty())
+            && name.bytes().all(|byte| byte.is_ascii_graphic());
+        is_one.then(|| Self(name.to_owned()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// A body and how it is to travel.
 #[derive(Clone, Debug)]
 pub struct Message {
@@ -178,12 +202,14 @@ pub struct Message {
     pub refusal: Option<String>,
     /// How often it was published again because nobody could work on it yet.
     pub rounds: u32,
+    /// Of a chunk: where a copy of its outcomes is waited for. Of outcomes: where a copy goes besides, which may be lost.
+    pub reply_to: Option<ReplyTo>,
 }
 
 impl Message {
     /// A message to be delivered at once.
     pub fn new(body: Body, priority: Priority) -> Self {
-        Self { body, priority, delay: Duration::ZERO, refusal: None, rounds: 0 }
+        Self { body, priority, delay: Duration::ZERO, refusal: None, rounds: 0, reply_to: None }
     }
 }
 
@@ -237,6 +263,20 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// [`BrokerError`]
     async fn notices(&self) -> Result<Notices, BrokerError>;
 
+    /// Takes in copies of outcomes, ahead of the outcomes themselves, which come over [`Queue::Results`] in any case.
+    /// Nothing comes where they would be no sooner.
+    ///
+    /// # Errors
+    /// [`BrokerError`]
+    async fn copies(&self) -> Result<Copies, BrokerError> {
+        Ok(Box::new(Silence))
+    }
+
+    /// Where copies are to be sent now; `None` where nobody takes them in.
+    fn reply_to(&self) -> Option<ReplyTo> {
+        None
+    }
+
     /// Whether it can be spoken to now.
     fn health(&self) -> Health {
         Health::Ready
@@ -260,6 +300,19 @@ pub type Deliveries = Box<dyn Incoming<Delivery>>;
 
 /// The notices since [`Broker::notices`] was called.
 pub type Notices = Box<dyn Incoming<Notice>>;
+
+/// Copies of outcomes since [`Broker::copies`] was called.
+pub type Copies = Box<dyn Incoming<Segment>>;
+
+/// Nothing ever comes.
+struct Silence;
+
+#[async_trait]
+impl Incoming<Segment> for Silence {
+    async fn next(&mut self) -> Option<Segment> {
+        std::future::pending().await
+    }
+}
 
 /// Something that comes in bit by bit.
 #[async_trait]

@@ -117,6 +117,13 @@ pub trait Store: Send + Sync + fmt::Debug {
         results
     }
 
+    /// Records a copy of a segment that itself is still to come, unless something of it is known; whether it did. That
+    /// the outcomes come again, in the segment itself, is not counted as a duplicate.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Unknown`] for a batch that was never opened.
+    async fn record_copy(&self, copy: &Segment) -> Result<bool, StoreError>;
+
     /// Marks the batch as cancelled. Idempotent.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use futures::stream::FuturesUnordered;
 use futures::{StreamExt as _, stream};
 use serde_json::value::RawValue;
 use tidemill_core::batch::{Attempt, Batch, BatchId, ItemIndex, Priority};
-use tidemill_core::broker::{Body, Broker, BrokerError, Message, Queue};
+use tidemill_core::broker::{Body, Broker, BrokerError, Message, Queue, ReplyTo};
 use tidemill_core::chunk::{Chunk, Item};
 use tidemill_core::failpoint::reach;
 use tidemill_core::failure::Failure;
@@ -49,6 +49,8 @@ pub struct Producer<'a> {
     pub ready: Option<&'a dyn Ready>,
     /// Told how many items, from the first on, the broker has confirmed.
     pub accepted: watch::Sender<u64>,
+    /// Where copies of the outcomes are waited for.
+    pub reply_to: Option<ReplyTo>,
 }
 
 /// How much may be published and not confirmed yet.
@@ -273,7 +275,9 @@ impl<'p> Sending<'p, '_> {
         if let Some(window) = self.producer.window {
             window.take(bytes).await;
         }
-        self.send(self.queue, Message::new(Body::Chunk(chunk), self.batch.priority), bytes, upto).await
+        let reply_to = self.producer.reply_to.clone();
+        let message = Message { reply_to, ..Message::new(Body::Chunk(chunk), self.batch.priority) };
+        self.send(self.queue, message, bytes, upto).await
     }
 
     /// Publishes the outcomes of what was refused. It never waits for the window: an earlier item may still be uncut,

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!  Broker ─▶ collect ─▶ Store ─▶ stream ─▶ whoever reads in this process
-//!                          └──▶ http ───▶ whoever reads over the network
+//!     └────▶ ahead ───────┤
+//!                         └───▶ http ───▶ whoever reads over the network
 //! ```
 
+mod ahead;
 mod collect;
 pub mod http;
 mod stream;
@@ -12,6 +14,7 @@ mod tend;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use ahead::{Ahead, Expected};
 pub use collect::collect;
 pub use stream::Stream;
 pub use tend::{sweep, tend};

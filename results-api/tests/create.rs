@@ -14,13 +14,16 @@ use support::{Asking, client};
 use tidemill_core::batch::{Attempt, BatchId, ItemIndex};
 use tidemill_core::blobs::{Blobs, FetchLimits};
 use tidemill_core::broker::embedded::Embedded;
-use tidemill_core::broker::{Body, Broker, Message, Queue};
+use tidemill_core::broker::{Body, Broker, Message, Permits, Queue, Settlement};
 use tidemill_core::chunk::{Chunk, Item};
 use tidemill_core::store::Store as _;
 use tidemill_core::task::Lane;
+use tidemill_results_api::Ahead;
 use tidemill_results_api::http::{Api, Entry, NewBatch, SubmitError, SubmitErrorKind, Submitted, Submitter};
 use tidemill_results_api::testing::{InProcess, Server, batch};
+use tokio_util::sync::CancellationToken;
 
+const JOBS: Queue = Queue::Jobs(Lane::Cpu);
 const JSON: (&str, &str) = ("content-type", "application/json");
 const LINES: (&str, &str) = ("content-type", "application/x-ndjson");
 
@@ -30,6 +33,7 @@ struct OneByOne {
     store: Arc<InProcess>,
     broker: Arc<dyn Broker>,
     refused: Mutex<Vec<String>>,
+    ahead: Ahead,
 }
 
 #[async_trait]
@@ -60,14 +64,16 @@ impl Submitter for OneByOne {
             total += 1;
         }
         self.store.seal(&batch.id, total).await.unwrap();
-        Ok(Submitted { id: batch.id.clone(), items: total, is_new: new.idempotency_key.is_none() })
+        let expected = new.is_waited_for.then(|| self.ahead.expect(&batch.id));
+        Ok(Submitted { id: batch.id.clone(), items: total, is_new: new.idempotency_key.is_none(), expected })
     }
 }
 
 async fn with_submitter() -> (Server, Arc<OneByOne>) {
     let store = Arc::<InProcess>::default();
     let broker: Arc<dyn Broker> = Arc::new(Embedded::new(1 << 20));
-    let given = Arc::new(OneByOne { store: Arc::clone(&store), broker, refused: Mutex::default() });
+    let given =
+        Arc::new(OneByOne { store: Arc::clone(&store), broker, refused: Mutex::default(), ahead: Ahead::default() });
     let submitter = Some(Arc::<OneByOne>::clone(&given) as Arc<dyn Submitter>);
     let server = Server::start_over(store, "127.0.0.1:0", |api| Api { submitter, ..api }).await;
     (server, given)
@@ -90,6 +96,22 @@ async fn a_batch_comes_as_json_or_as_lines_and_is_the_same() {
     let lines = format!("{head}\n1\n\n\"two\"\r\n{{\"x\":3}}");
     assert_eq!(server.send("POST", "/v1/batches", &[LINES], lines).await.json(201)["items"], 3);
     assert_eq!(submitter.broker.depth(Queue::Jobs(Lane::Cpu)).await.unwrap(), 6);
+}
+
+#[tokio::test]
+async fn whoever_waits_is_answered_from_the_store_where_the_copy_is_lost() {
+    let (server, submitter) = with_submitter().await;
+    let body = json!({"task": "compute.map", "items": [0]});
+    let work = async {
+        let mut jobs = submitter.broker.consume(JOBS, Permits(1), CancellationToken::new()).await.unwrap();
+        let job = jobs.next().await.unwrap();
+        server.record(job.message.body.batch().unwrap(), [0]).await;
+        job.settle(Settlement::Ack).await.unwrap();
+    };
+
+    let (answer, ()) = tokio::join!(server.send("POST", "/v1/batches?wait=true", &[JSON], body.to_string()), work);
+
+    assert_eq!(answer.json(201)["output"], 0);
 }
 
 #[tokio::test]

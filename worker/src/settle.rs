@@ -24,7 +24,7 @@ pub(crate) async fn settle(worker: &Worker, delivery: Delivery, verdict: Verdict
             let published = async {
                 worker.tally.items.fetch_add(outcomes.len() as u64, Ordering::Relaxed);
                 reach("worker.report.before");
-                worker.reporter.report(batch, outcomes).await?;
+                worker.reporter.report(batch, outcomes, delivery.message.reply_to.clone()).await?;
                 reach("worker.report.after");
                 match again {
                     Some(again) => run_again(broker, again).await,
@@ -72,7 +72,8 @@ async fn refused(worker: &Worker, message: Arc<Message>, refusal: &Refusal) -> R
             run: Duration::ZERO,
         })
     };
-    worker.reporter.report(chunk.batch.id.clone(), chunk.items.iter().map(outcome).collect()).await
+    let outcomes = chunk.items.iter().map(outcome).collect();
+    worker.reporter.report(chunk.batch.id.clone(), outcomes, message.reply_to.clone()).await
 }
 
 async fn give_back(delivery: Delivery, error: &BrokerError) -> Result<(), BrokerError> {

@@ -227,6 +227,7 @@ impl World {
             max_input_bytes: usize::MAX,
             ready: None,
             accepted: watch::Sender::new(0),
+            reply_to: None,
         };
         let span = Span { from: 0, seal_when_stopped: true };
         let inputs = Inputs::walk(vec![Source::Values(deeds.iter().map(raw).collect())]);

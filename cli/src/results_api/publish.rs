@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tidemill_core::batch::{Batch, BatchId, Priority};
-use tidemill_core::broker::{Broker, BrokerErrorKind, Health};
+use tidemill_core::broker::{Broker, BrokerErrorKind, Health, ReplyTo};
 use tidemill_core::nearest::did_you_mean;
 use tidemill_core::retry::RetryPolicy;
 use tidemill_core::settings::Settings;
@@ -15,6 +15,7 @@ use tidemill_core::store::{BatchInfo, Shared, StoreError, StoreErrorKind};
 use tidemill_core::task::{Job, Register, raw};
 use tidemill_producer::inputs::{Input, Inputs};
 use tidemill_producer::{Cut, ProduceError, Produced, Producer, Span};
+use tidemill_results_api::Ahead;
 use tidemill_results_api::http::{Entry, NewBatch, NewRetry, SubmitError, SubmitErrorKind, Submitted, Submitter};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,8 @@ pub(crate) struct Publisher {
     pub(crate) store: Arc<dyn Shared>,
     pub(crate) register: Register,
     pub(crate) settings: Settings,
+    /// Where copies of outcomes are recorded for those who wait.
+    pub(crate) ahead: Ahead,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -67,13 +70,17 @@ impl Submitter for Publisher {
         };
         let id = batch.id.clone();
         if let Some(items) = known.as_ref().and_then(|known| known.progress.total) {
-            return Ok(Submitted { id, items, is_new: false });
+            return Ok(Submitted { id, items, is_new: false, expected: None });
         }
         // Now and not when its message is collected: whoever has our answer may ask for it at once.
         self.store.open(&batch).await.map_err(|error| of_store(&error))?;
+        // Before it is published. Longer batches take their time anyway, and their copies would take as much of the broker's.
+        let is_one = entries.size_hint() == (1, Some(1));
+        let reply_to = if new.is_waited_for && is_one { self.broker.reply_to() } else { None };
+        let expected = reply_to.is_some().then(|| self.ahead.expect(&id));
         let from = known.as_ref().map_or(0, |known| known.accepted);
         let accepted = watch::Sender::new(from);
-        let published = self.publish(Arc::new(batch), &*job, entries, from, &accepted).await;
+        let published = self.publish(Arc::new(batch), &*job, entries, from, &accepted, reply_to).await;
         let before = *accepted.borrow();
         if let Err(error) = &published
             && error.kind == SubmitErrorKind::Full
@@ -86,7 +93,7 @@ impl Submitter for Publisher {
             // Whoever sends it again has to send less; without this note only more than is needed.
             drop(self.store.accept(&id, before).await);
         }
-        published.map(|items| Submitted { id, items, is_new: known.is_none() })
+        published.map(|items| Submitted { id, items, is_new: known.is_none(), expected })
     }
 }
 
@@ -146,6 +153,7 @@ impl Publisher {
         entries: BoxStream<'static, Result<Entry, SubmitError>>,
         from: u64,
         accepted: &watch::Sender<u64>,
+        reply_to: Option<ReplyTo>,
     ) -> Result<u64, SubmitError> {
         let chunk = &self.settings.chunk;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -158,6 +166,7 @@ impl Publisher {
             max_input_bytes: MAX_INPUT_BYTES,
             ready: None,
             accepted: accepted.clone(),
+            reply_to,
         };
         let (bundles, inputs) = Inputs::channel();
         let stop = CancellationToken::new();

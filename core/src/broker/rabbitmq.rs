@@ -17,7 +17,7 @@ mod message;
 mod publish;
 mod topology;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -29,7 +29,10 @@ use tokio_util::task::TaskTracker;
 use self::link::Link;
 use self::publish::Parcel;
 use self::topology::Topology;
-use super::{Broker, BrokerError, BrokerErrorKind, Deliveries, Health, Message, Notice, Notices, Permits, Queue};
+use super::{
+    Body, Broker, BrokerError, BrokerErrorKind, Copies, Deliveries, Health, Message, Notice, Notices, Permits, Queue,
+    ReplyTo,
+};
 use crate::wire;
 
 /// How to reach a RabbitMQ.
@@ -64,6 +67,8 @@ pub struct RabbitMq {
     look_ahead: Option<Duration>,
     publishing: Arc<Link>,
     consuming: Arc<LazyLink>,
+    /// The queue of [`Broker::copies`], while there is one.
+    reply_to: Arc<Mutex<Option<ReplyTo>>>,
     /// What still has acknowledgements to tell.
     settling: TaskTracker,
 }
@@ -98,6 +103,7 @@ impl RabbitMq {
         Ok(Self {
             publishing: Arc::new(publishing),
             consuming: Arc::new(consuming),
+            reply_to: Arc::default(),
             settling: TaskTracker::new(),
             topology,
             patience: options.patience,
@@ -154,6 +160,8 @@ fn addresses(options: &Options) -> Result<Vec<AMQPUri>, BrokerError> {
         .collect()
 }
 
+/// More than this is not copied: what is so large takes its time anyway, and would take twice as much of the broker's.
+const MAX_COPY_BYTES: usize = 256 << 10;
 /// How long the broker may take to hear of the last acknowledgements.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 const HEARTBEAT_SECONDS: u16 = 10;
@@ -171,9 +179,19 @@ impl Broker for RabbitMq {
                 reason: format!("a message of {bytes} bytes is larger than the {} that it may have", wire::MAX_BYTES),
             });
         }
+        let bytes = || bodies.iter().map(bytes::Bytes::len).sum::<usize>();
+        let copies: Vec<Parcel> = match (&message.reply_to, &message.body) {
+            (Some(to), Body::Outcomes { .. }) if bytes() <= MAX_COPY_BYTES => {
+                bodies.iter().map(|bytes| message::copy(to, bytes.clone())).collect()
+            }
+            _ => Vec::new(),
+        };
         let routes = self.topology.route(queue, &message);
         let parcels = bodies.into_iter().map(|bytes| self.post(message::parcel(&message, bytes, routes.clone())));
-        futures::future::try_join_all(parcels).await.map(drop)
+        // The copies first: they are what somebody waits for.
+        let ((), published) =
+            tokio::join!(publish::toss(&self.publishing, &copies), futures::future::try_join_all(parcels),);
+        published.map(drop)
     }
 
     async fn consume(
@@ -197,6 +215,14 @@ impl Broker for RabbitMq {
 
     async fn notices(&self) -> Result<Notices, BrokerError> {
         consume::notices(self).await
+    }
+
+    async fn copies(&self) -> Result<Copies, BrokerError> {
+        consume::copies(self).await
+    }
+
+    fn reply_to(&self) -> Option<ReplyTo> {
+        self.reply_to.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn health(&self) -> Health {

@@ -9,6 +9,7 @@ use crate::batch::{Attempt, Batch, BatchId, ItemIndex, Priority};
 use crate::failure::Failure;
 use crate::outcome::{Ending, Maker, Outcome, Status};
 use crate::retry::RetryPolicy;
+use crate::segment::Segment;
 use crate::task::raw;
 
 /// Runs the whole suite against stores made by an expression of type `Fn() -> Future<Output = Arc<dyn Store>>`. The
@@ -18,6 +19,8 @@ macro_rules! store_conformance {
     ($make:expr) => {
         $crate::store_conformance!(@tests $make;
             the_first_write_of_an_item_wins
+            a_copy_that_came_ahead_is_no_duplicate_of_its_segment
+            a_copy_of_which_something_is_known_is_let_go
             the_ordered_read_ends_before_the_first_gap
             the_completion_read_gives_them_as_they_landed
             a_read_can_begin_anywhere_and_goes_on_where_it_ended
@@ -90,6 +93,11 @@ async fn record(store: &dyn Store, id: &BatchId, outcomes: Vec<Outcome>) -> Resu
     store.record(id, &outcomes).await
 }
 
+fn segment(id: &BatchId, outcomes: Vec<Outcome>) -> Segment {
+    let outcomes: Vec<Arc<Outcome>> = outcomes.into_iter().map(Arc::new).collect();
+    Segment::encode(id, &outcomes).remove(0)
+}
+
 async fn indices(store: &dyn Store, id: &BatchId, order: Order, from: u64, limit: usize) -> Vec<u64> {
     let page = store.read(id, order, from, limit).await.unwrap();
     page.outcomes.iter().map(|outcome| outcome.index.0).collect()
@@ -113,6 +121,39 @@ the_first_write_of_an_item_wins, store, {
     assert!(page.outcomes.iter().all(|outcome| outcome.status() == Status::Ok));
     let progress = store.progress(&id).await.unwrap();
     assert_eq!((progress.recorded(), progress.duplicates), (3, 1));
+});
+
+promise!(/// A copy is recorded as its segment would be, and the books say nothing of it when that comes.
+a_copy_that_came_ahead_is_no_duplicate_of_its_segment, store, {
+    let id = opened(&*store).await;
+    store.seal(&id, 2).await.unwrap();
+
+    assert!(store.record_copy(&segment(&id, vec![ok(0), ok(1)])).await.unwrap());
+    let late = outcome(1, Ending::Failed(Failure::permanent("late", "too late")));
+    for duplicates in [0, 2] {
+        let progress = store.progress(&id).await.unwrap();
+        assert_eq!((progress.is_complete(), progress.recorded()), (true, 2));
+        assert!(store.record_segments(&[segment(&id, vec![ok(0), late.clone()])]).await.iter().all(Result::is_ok));
+        assert_eq!(store.progress(&id).await.unwrap().duplicates, duplicates);
+    }
+
+    let page = store.read(&id, Order::Input, 0, 10).await.unwrap();
+    assert!(page.outcomes.iter().all(|outcome| outcome.status() == Status::Ok), "the copy was first");
+});
+
+promise!(/// A copy that is late, or comes twice, changes nothing.
+a_copy_of_which_something_is_known_is_let_go, store, {
+    let id = opened(&*store).await;
+    record(&*store, &id, vec![ok(1)]).await.unwrap();
+
+    assert!(!store.record_copy(&segment(&id, vec![ok(1), ok(2)])).await.unwrap());
+    assert!(store.record_copy(&segment(&id, vec![ok(3)])).await.unwrap());
+    assert!(!store.record_copy(&segment(&id, vec![ok(3)])).await.unwrap());
+
+    let progress = store.progress(&id).await.unwrap();
+    assert_eq!((progress.recorded(), progress.duplicates), (2, 0));
+    let unknown = store.record_copy(&segment(&BatchId::new(), vec![ok(0)])).await.unwrap_err();
+    assert_eq!(unknown.kind, StoreErrorKind::Unknown);
 });
 
 promise!(/// Nothing is read before what comes before it.

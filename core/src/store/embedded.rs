@@ -14,6 +14,7 @@ use super::{Order, Page, Progress, Store, StoreError, StoreErrorKind, Version};
 use crate::batch::{Batch, BatchId, unix_millis};
 use crate::broker::Heartbeat;
 use crate::outcome::{Outcome, Status};
+use crate::segment::Segment;
 
 /// A batch that is not sealed and has not changed for so long is not gone on with.
 const DESERTED: Duration = Duration::from_secs(60 * 60);
@@ -43,6 +44,8 @@ struct Ledger {
     /// When it last changed.
     touched: Option<Instant>,
     accepted: u64,
+    /// Outcomes that were recorded from copies and are still to come.
+    ahead: u64,
     dead: BTreeSet<u64>,
     /// The outcomes that were taken back of items that have no other yet.
     reviving: BTreeMap<u64, Arc<Outcome>>,
@@ -102,15 +105,24 @@ impl Window {
 }
 
 impl Ledger {
+    fn is_recorded(&self, index: u64) -> bool {
+        let word = usize::try_from(index / 64).ok().and_then(|word| self.recorded.get(word));
+        word.is_some_and(|word| word & (1 << (index % 64)) != 0)
+    }
+
     fn record(&mut self, outcome: &Arc<Outcome>) {
         let index = outcome.index.0;
+        if self.is_recorded(index) {
+            // It may be what a copy was of.
+            match self.ahead.checked_sub(1) {
+                Some(ahead) => self.ahead = ahead,
+                None => self.progress.duplicates += 1,
+            }
+            return;
+        }
         let (word, bit) = (usize::try_from(index / 64).unwrap_or(usize::MAX), 1 << (index % 64));
         if word >= self.recorded.len() {
             self.recorded.resize(word + 1, 0);
-        }
-        if self.recorded[word] & bit != 0 {
-            self.progress.duplicates += 1;
-            return;
         }
         self.recorded[word] |= bit;
         self.reviving.remove(&index);
@@ -217,6 +229,19 @@ impl Store for Embedded {
             }
             ledger.changed();
             Ok(())
+        })
+    }
+
+    async fn record_copy(&self, copy: &Segment) -> Result<bool, StoreError> {
+        self.with("record a copy", copy.batch(), |ledger| {
+            let outcomes = copy.outcomes();
+            if outcomes.iter().any(|outcome| ledger.is_recorded(outcome.index.0)) {
+                return Ok(false);
+            }
+            outcomes.iter().for_each(|outcome| ledger.record(outcome));
+            ledger.ahead += copy.len();
+            ledger.changed();
+            Ok(true)
         })
     }
 

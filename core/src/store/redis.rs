@@ -6,7 +6,7 @@
 //!
 //! | key | kind | what |
 //! |---|---|---|
-//! | `tidemill:{b}:batch` | hash | `meta` (the batch as JSON), `created`, `completed` (ms since 1970), `total`, `ok` `failed` `dead` `cancelled` `expired` (counts), `duplicates`, `stopped` (it was cancelled), `accepted`, `landed` (places in completion order), `version`, `touched` (when it last changed), `forgotten_input`, `forgotten_completion` |
+//! | `tidemill:{b}:batch` | hash | `meta` (the batch as JSON), `created`, `completed` (ms since 1970), `total`, `ok` `failed` `dead` `cancelled` `expired` (counts), `duplicates`, `stopped` (it was cancelled), `accepted`, `ahead` (outcomes that were recorded from copies and are still to come), `landed` (places in completion order), `version`, `touched` (when it last changed), `forgotten_input`, `forgotten_completion` |
 //! | `tidemill:{b}:bits:<page>` | bitmap | which items are recorded; item *i* is bit *i* mod 65,536 of page *i* / 65,536 |
 //! | `tidemill:{b}:pages` | set | the pages that there are |
 //! | `tidemill:{b}:outcomes` | stream | one entry a segment: `s`, its JSON as it came, and `n`, how many outcomes it has; the id is `<p>-0`, where *p* is the place after its last outcome in completion order |
@@ -63,7 +63,7 @@ use self::link::Link;
 use self::notify::Bell;
 use self::script::{Call, Script};
 use super::{Order, Page, Progress, Rendered, Store, StoreError, StoreErrorKind, Version};
-use crate::batch::{Batch, BatchId};
+use crate::batch::{Batch, BatchId, unix_millis};
 use crate::outcome::{Outcome, Status};
 use crate::segment::Segment;
 use crate::settings::{Secret, ServiceUrl};
@@ -180,11 +180,18 @@ impl Store for Redis {
             action: action.into(),
             reason: format!("batch {} cannot be written as JSON: {error}", batch.id),
         })?;
-        let created: u64 = self.run(action, &batch.id, &self.call(&script::OPEN, &batch.id).arg(meta)).await?;
-        // After, for it needs the time; whoever opened and heard nothing opens again.
+        let call = self.call(&script::OPEN, &batch.id).arg(meta);
         let mut command = redis::cmd("ZADD");
-        command.arg(self.index.batches()).arg(created).arg(batch.id.as_str());
-        self.send(action, &command).await
+        command.arg(self.index.batches()).arg("NX").arg(unix_millis()).arg(batch.id.as_str());
+        let opening = self.run::<u64>(action, &batch.id, &call);
+        let listing = self.send(action, &command);
+        if self.link.is_cluster() {
+            // They go to two servers: whoever lists between them would drop what is not known yet.
+            opening.await?;
+            return listing.await;
+        }
+        // One behind the other, in one round trip. Whoever opened and heard nothing opens again.
+        tokio::try_join!(opening, listing).map(drop)
     }
 
     async fn seal(&self, batch: &BatchId, total: u64) -> Result<(), StoreError> {
@@ -207,6 +214,10 @@ impl Store for Redis {
 
     async fn record_segments(&self, segments: &[Segment]) -> Vec<Result<(), StoreError>> {
         self.record_all(segments).await
+    }
+
+    async fn record_copy(&self, copy: &Segment) -> Result<bool, StoreError> {
+        self.record_ahead(copy).await
     }
 
     async fn cancel(&self, batch: &BatchId) -> Result<(), StoreError> {

@@ -29,6 +29,7 @@ use super::asked::Asked;
 use super::problem::Problem;
 use super::results::Reading;
 use super::{Served, body, results};
+use crate::ahead::Expected;
 
 /// The largest batch that is read whole, as JSON.
 const MAX_JSON_BYTES: usize = 16 << 20;
@@ -53,13 +54,16 @@ pub struct NewBatch {
     pub expires: Option<u64>,
     #[serde(default)]
     pub idempotency_key: Option<String>,
+    /// Whether the caller waits for the outcomes.
+    #[serde(skip)]
+    pub is_waited_for: bool,
     /// In JSON only; they reach a [`Submitter`] as its entries.
     #[serde(default)]
     items: Option<Vec<Box<RawValue>>>,
 }
 
 impl NewBatch {
-    /// A batch of this task that is as the settings say.
+    /// A batch of this task that is as the settings say, and whose outcomes are waited for.
     pub(super) fn of(task: &str, options: &Value) -> Self {
         Self {
             task: task.to_owned(),
@@ -69,6 +73,7 @@ impl NewBatch {
             priority: 0,
             expires: None,
             idempotency_key: None,
+            is_waited_for: true,
             items: None,
         }
     }
@@ -122,7 +127,7 @@ pub trait Submitter: Send + Sync + fmt::Debug {
 }
 
 /// A batch that the broker has.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct Submitted {
     /// Its id.
     pub id: BatchId,
@@ -130,6 +135,9 @@ pub struct Submitted {
     pub items: u64,
     /// Whether it was made by this call, and not by an earlier one with the same key.
     pub is_new: bool,
+    /// Where the outcome of its one item may come from sooner than from the store.
+    #[serde(skip)]
+    pub expected: Option<Expected>,
 }
 
 /// Why a batch was not submitted whole.
@@ -199,7 +207,7 @@ pub(super) async fn create(
     body: Body,
 ) -> Result<Response, Problem> {
     let submitter = served.api.submitter()?;
-    let (batch, entries) = match media_type(&headers).as_str() {
+    let (mut batch, entries) = match media_type(&headers).as_str() {
         "application/json" => from_json(body).await?,
         "application/x-ndjson" | "application/jsonl" | "application/ndjson" => from_lines(body).await?,
         _ => {
@@ -211,13 +219,15 @@ pub(super) async fn create(
     if batch.idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > MAX_KEY_BYTES) {
         return Err(Problem::bad_request(format!("idempotency_key: it has 1 to {MAX_KEY_BYTES} bytes")));
     }
+    batch.is_waited_for = creating.wait;
     let submitted = submitter.submit(batch, entries).await?;
     let status = if submitted.is_new { StatusCode::CREATED } else { StatusCode::OK };
     let location = [(header::LOCATION, format!("/v1/batches/{}", submitted.id))];
     if !creating.wait {
         return Ok((status, location, Json(submitted)).into_response());
     }
-    Ok(match results::answer(&served, submitted.id, &Reading::whole(creating.order), &headers).await {
+    let reading = Reading::whole(creating.order);
+    Ok(match results::answer(&served, submitted.id, &reading, &headers, submitted.expected).await {
         Ok(outcomes) => (status, location, outcomes).into_response(),
         // It is published all the same.
         Err(problem) => (location, problem).into_response(),

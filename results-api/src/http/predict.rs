@@ -26,9 +26,10 @@ use tokio::time::Instant;
 
 use self::picture::Picture;
 use super::asked::Asked;
-use super::create::{Entry, NewBatch};
+use super::create::{Entry, NewBatch, Submitted};
 use super::problem::Problem;
 use super::{Served, batches};
+use crate::ahead::Expected;
 
 /// How long a caller waits where he does not say, and at most.
 const USUAL_DEADLINE: u64 = 30_000;
@@ -151,8 +152,8 @@ async fn predict(
         Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline", "too late", detail)
     };
     let submitted = tokio::time::timeout_at(until, submitter.submit(new, entries)).await.map_err(|_| late())??;
-    let batch = submitted.id;
-    let Ok(outcome) = tokio::time::timeout_at(until, outcome(served, &batch)).await else {
+    let Submitted { id: batch, mut expected, .. } = submitted;
+    let Ok(outcome) = tokio::time::timeout_at(until, outcome(served, &batch, expected.as_mut())).await else {
         batches::stop(served, &batch).await?;
         return Err(late());
     };
@@ -171,11 +172,23 @@ async fn predict(
 }
 
 /// The outcome of a batch's one item.
-async fn outcome(served: &Served, batch: &BatchId) -> Result<Arc<Outcome>, Problem> {
+async fn outcome(
+    served: &Served,
+    batch: &BatchId,
+    mut expected: Option<&mut Expected>,
+) -> Result<Arc<Outcome>, Problem> {
     let store = &served.api.store;
     let mut seen = Version::default();
     loop {
+        let recorded = async {
+            match &mut expected {
+                Some(expected) => expected.recorded().await,
+                None => std::future::pending().await,
+            }
+        };
         seen = tokio::select! {
+            biased;
+            Some(outcome) = recorded => return Ok(outcome),
             changed = store.changed(batch, seen) => changed?,
             () = served.stop.cancelled() => return Err(Problem::away("the results API stops; try again in a moment")),
         };

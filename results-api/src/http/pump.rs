@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidemill_core::batch::BatchId;
+use tidemill_core::outcome::Outcome;
 use tidemill_core::store::{Order, Rendered, Shared, StoreError, Version};
 use tokio_util::sync::CancellationToken;
+
+use crate::ahead::Expected;
 
 /// About how many bytes a page has; three are held for one reader.
 const PAGE_BYTES: usize = 1 << 20;
@@ -16,6 +19,8 @@ const FIRST_PAGE: u64 = 64;
 const MAX_PAGE: u64 = 8192;
 /// How often a stream of events says that it lives; proxies end what is silent for a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long nothing but what is expected is looked for: by then it has come, or is lost, or takes its time anyway.
+const MOMENT: Duration = Duration::from_millis(5);
 
 /// How outcomes are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub(super) struct Pump {
     /// Whether each object has the relative path of its item, as `name`.
     pub(super) has_names: bool,
     pub(super) form: Form,
+    /// Where the one outcome may come from sooner than from the store.
+    pub(super) expected: Option<Expected>,
     pub(super) stop: CancellationToken,
 }
 
@@ -59,14 +66,21 @@ pub(super) struct Running {
     pump: Pump,
     page: u64,
     seen: Version,
+    /// What was expected.
+    came: Option<Arc<Outcome>>,
     is_over: bool,
 }
 
 impl Pump {
-    /// Reads what is there, without waiting: the first piece, perhaps empty, and the rest. So that what is wrong is
-    /// known before the answer has begun.
+    /// Reads what is there, without waiting (but for a moment, for what is expected): the first piece, perhaps empty, and
+    /// the rest. So that what is wrong is known before the answer has begun.
     pub(super) async fn start(self) -> Result<(Bytes, Running), StoreError> {
-        let mut running = Running { pump: self, page: FIRST_PAGE, seen: Version::default(), is_over: false };
+        let mut running =
+            Running { pump: self, page: FIRST_PAGE, seen: Version::default(), came: None, is_over: false };
+        if let Some(expected) = &mut running.pump.expected {
+            let recorded = tokio::time::timeout(MOMENT, expected.recorded());
+            running.came = running.pump.stop.run_until_cancelled(recorded).await.and_then(Result::ok).flatten();
+        }
         let first = running.piece().await?;
         Ok((first.into(), running))
     }
@@ -108,7 +122,18 @@ impl Running {
                 Form::Lines => std::future::pending().await,
             }
         };
+        let recorded = async {
+            match &mut self.pump.expected {
+                Some(expected) => expected.recorded().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            biased;
+            outcome = recorded => {
+                self.came = outcome;
+                Ok(true)
+            }
             changed = self.pump.store.changed(&self.pump.batch, self.seen) => {
                 self.seen = changed?;
                 Ok(true)
@@ -123,7 +148,14 @@ impl Running {
         let limit = self.page.min(self.pump.left);
         let from = self.pump.next;
         let mut lines = Vec::new();
-        let rendered = self.pump.render(usize::try_from(limit).unwrap_or(usize::MAX), &mut lines).await?;
+        let rendered = match &self.came {
+            Some(outcome) => {
+                outcome.write_line(&mut lines);
+                lines.push(b'\n');
+                Rendered { lines: 1, next: 1, is_last: true }
+            }
+            None => self.pump.render(usize::try_from(limit).unwrap_or(usize::MAX), &mut lines).await?,
+        };
         self.pump.next = rendered.next;
         self.pump.left -= rendered.lines.min(self.pump.left);
         let is_dry = !self.pump.follows && rendered.lines == 0;

@@ -21,6 +21,7 @@ use super::Served;
 use super::asked::{Asked, Id, Index};
 use super::problem::Problem;
 use super::pump::{Broken, Form, Pump, Running};
+use crate::ahead::Expected;
 
 /// Where a browser's EventSource says how far it came.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -56,7 +57,7 @@ pub(super) async fn stream(
     Asked(reading): Asked<Reading>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    answer(&served, batch, &reading, &headers).await
+    answer(&served, batch, &reading, &headers, None).await
 }
 
 /// The outcomes as an answer: first what is there, then what comes.
@@ -65,6 +66,7 @@ pub(super) async fn answer(
     batch: BatchId,
     reading: &Reading,
     headers: &HeaderMap,
+    expected: Option<Expected>,
 ) -> Result<Response, Problem> {
     let form = form(headers);
     let resumed = if form == Form::Events { last_event_id(headers)? } else { None };
@@ -77,6 +79,7 @@ pub(super) async fn answer(
         follows: reading.follow,
         has_names: reading.names,
         form,
+        expected: expected.filter(|_| resumed.is_none()),
         stop: served.stop.clone(),
     };
     let start = pump.next;
@@ -101,6 +104,9 @@ pub(super) async fn answer(
 
 /// The first piece and all that follow, each made while the one before goes out.
 fn body(first: Bytes, running: Running) -> Body {
+    if running.is_over() {
+        return first.into();
+    }
     let first = (!first.is_empty()).then_some(first);
     let (sender, receiver) = mpsc::channel(1);
     // A reader that has gone drops the stream, and with it the task.

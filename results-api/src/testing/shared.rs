@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use tidemill_core::batch::{Batch, BatchId};
 use tidemill_core::broker::{Health, Heartbeat};
 use tidemill_core::outcome::Outcome;
+use tidemill_core::segment::Segment;
 use tidemill_core::store::embedded::Embedded;
 use tidemill_core::store::{
     BatchInfo, Books, DeadItem, Order, Page, Progress, Shared, Store, StoreError, StoreErrorKind, Version,
@@ -55,6 +56,10 @@ impl Store for InProcess {
 
     async fn record(&self, batch: &BatchId, outcomes: &[Arc<Outcome>]) -> Result<(), StoreError> {
         self.here()?.record(batch, outcomes).await
+    }
+
+    async fn record_copy(&self, copy: &Segment) -> Result<bool, StoreError> {
+        self.here()?.record_copy(copy).await
     }
 
     async fn cancel(&self, batch: &BatchId) -> Result<(), StoreError> {

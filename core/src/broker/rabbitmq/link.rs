@@ -77,6 +77,14 @@ impl Link {
         .await?
     }
 
+    /// The connection, if there is one now that takes messages.
+    pub(super) fn live_now(&self) -> Option<Arc<Live>> {
+        match &*self.state.borrow() {
+            State::Up(live, None) if !live.broken.is_cancelled() => Some(Arc::clone(live)),
+            _ => None,
+        }
+    }
+
     /// Waits until `look` finds something in the state. An error once `until` is there.
     async fn wait<T>(&self, until: Option<Instant>, look: impl Fn(&State) -> Option<T>) -> Result<T, BrokerError> {
         let mut state = self.state.clone();

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::publish::Parcel;
 use super::topology::Route;
 use crate::batch::{BatchId, Priority};
-use crate::broker::{Body, Message, Notice};
+use crate::broker::{Body, Message, Notice, ReplyTo};
+use crate::segment::Segment;
 use crate::wire::{self, Malformed};
 
 /// On disk before it is confirmed.
@@ -72,6 +73,9 @@ pub(super) fn parcel(message: &Message, bytes: Bytes, route: Route) -> Parcel {
     if message.priority > Priority(0) {
         properties = properties.with_priority(message.priority.0);
     }
+    if let (Some(reply_to), Body::Chunk(_)) = (&message.reply_to, &message.body) {
+        properties = properties.with_reply_to(reply_to.as_str().into());
+    }
     if let Some(delay) = route.delay {
         properties = properties.with_expiration(delay.to_string().as_str().into());
     }
@@ -112,6 +116,7 @@ pub(super) fn read(delivery: &mut lapin::message::Delivery, is_dead: bool) -> Re
         rounds: header(properties, headers::ROUNDS)
             .and_then(as_number)
             .map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX)),
+        reply_to: properties.reply_to().as_ref().and_then(|name| ReplyTo::new(name.as_str())),
     })
 }
 
@@ -180,6 +185,20 @@ pub(super) fn read_notice(bytes: &[u8]) -> Result<Notice, Malformed> {
         NoticeForm::Cancel(batch) => Notice::Cancel(batch),
         NoticeForm::Drain(worker) => Notice::Drain(worker),
     })
+}
+
+/// A copy of outcomes, for whoever waits. That nobody does (any more) is no trouble.
+pub(super) fn copy(to: &ReplyTo, bytes: Bytes) -> Parcel {
+    // The default exchange, whose keys are the names of queues.
+    let route = Route { exchange: String::new(), key: to.as_str().to_owned(), delay: None };
+    let kind = wire::Type::Outcomes.as_str();
+    let properties = BasicProperties::default().with_content_type("application/json".into()).with_type(kind.into());
+    Parcel { route, bytes, properties, is_mandatory: false }
+}
+
+/// What a copy holds.
+pub(super) fn read_copy(bytes: Vec<u8>) -> Result<Segment, Malformed> {
+    Segment::parse(bytes.into())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +58,8 @@ struct Request {
 /// The channels of one connection.
 pub(super) struct Publishers {
     channels: Vec<mpsc::Sender<Request>>,
+    /// For what nobody waits for: without confirms. Opened when it is first used.
+    tossing: OnceCell<Channel>,
     next: AtomicUsize,
     number: AtomicU64,
     /// The retry steps that were declared over this connection.
@@ -78,7 +80,13 @@ impl Publishers {
             requests
         };
         let channels = try_join_all(opened).await?.into_iter().map(start).collect();
-        Ok(Self { channels, next: AtomicUsize::new(0), number: AtomicU64::new(0), steps: Mutex::default() })
+        Ok(Self {
+            channels,
+            tossing: OnceCell::new(),
+            next: AtomicUsize::new(0),
+            number: AtomicU64::new(0),
+            steps: Mutex::default(),
+        })
     }
 
     async fn publish(&self, parcel: Arc<Parcel>) -> Fate {
@@ -112,6 +120,22 @@ impl Publishers {
         })?;
         self.steps.lock().unwrap_or_else(PoisonError::into_inner).insert(route.exchange.clone());
         Ok(())
+    }
+}
+
+/// Sends parcels over the connection that there is now. Where they get to is not asked.
+pub(super) async fn toss(link: &Link, parcels: &[Parcel]) {
+    let Some(live) = link.live_now().filter(|_| !parcels.is_empty()) else { return };
+    let tossing = async {
+        let channel = live.publishers.tossing.get_or_try_init(|| live.connection.create_channel()).await?;
+        for Parcel { route, bytes, properties, .. } in parcels {
+            let (exchange, key) = (route.exchange.as_str().into(), route.key.as_str().into());
+            channel.basic_publish(exchange, key, BasicPublishOptions::default(), bytes, properties.clone()).await?;
+        }
+        Ok::<(), lapin::Error>(())
+    };
+    if let Err(error) = tossing.await {
+        tracing::debug!(error = why(&error), "a copy could not be sent");
     }
 }
 

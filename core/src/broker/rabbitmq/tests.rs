@@ -158,11 +158,51 @@ async fn what_cannot_be_read_goes_to_the_dead_letters_and_the_consumer_lives() {
 }
 
 #[tokio::test]
+async fn a_copy_of_outcomes_goes_straight_to_whoever_asked_for_it() {
+    let Some(Sandbox { broker, _server }) = sandbox().await else { return };
+    assert_eq!(broker.reply_to(), None, "nobody listens yet");
+    let mut copies = broker.copies().await.unwrap();
+    let reply_to = broker.reply_to();
+    let worker = broker.clone();
+
+    // The chunk says where.
+    broker.publish(JOBS, Message { reply_to: reply_to.clone(), ..conformance::work(0) }).await.unwrap();
+    let mut jobs = worker.consume(JOBS, Permits(1), CancellationToken::new()).await.unwrap();
+    let job = next(&mut jobs).await;
+    assert!(reply_to.is_some() && job.message.reply_to == reply_to);
+    job.settle(Settlement::Ack).await.unwrap();
+
+    // What is too long is not copied, and what is no copy is passed over.
+    let long = conformance::outcomes(reply_to.clone());
+    let Body::Outcomes { batch, mut outcomes } = long.body.clone() else { panic!("outcomes") };
+    let ending = crate::outcome::Ending::Ok(crate::task::raw(&"x".repeat(MAX_COPY_BYTES)));
+    outcomes = vec![Arc::new(crate::outcome::Outcome { ending, ..(*outcomes.remove(0)).clone() })];
+    worker.publish(Queue::Results, Message { body: Body::Outcomes { batch, outcomes }, ..long }).await.unwrap();
+    let rubbish = message::copy(reply_to.as_ref().unwrap(), "rubbish".into());
+    publish::toss(&worker.publishing, &[rubbish]).await;
+    let short = conformance::outcomes(reply_to);
+    worker.publish(Queue::Results, short.clone()).await.unwrap();
+
+    let copy = tokio::time::timeout(PATIENCE, copies.next()).await.unwrap().unwrap();
+    assert_eq!(Some(copy.batch()), short.body.batch());
+    assert_eq!(broker.depth(Queue::Results).await.unwrap(), 2, "both are in the queue themselves");
+}
+
+#[test]
+fn only_a_queue_that_the_broker_has_named_gets_copies() {
+    for name in ["tidemill.jobs.cpu", "amq.gen-", "amq.gen-a b", &format!("amq.gen-{}", "x".repeat(100)), ""] {
+        assert_eq!(ReplyTo::new(name), None, "{name}");
+    }
+    assert_eq!(ReplyTo::new("amq.gen-JzTY2BRgKO").unwrap().as_str(), "amq.gen-JzTY2BRgKO");
+}
+
+#[tokio::test]
 async fn a_killed_broker_comes_back_with_all_that_was_confirmed() {
     let Some(mut server) = or_skip(Rabbit::own()) else { return };
     let broker = RabbitMq::connect(options(&server)).unwrap();
     broker.ready(Some(PATIENCE)).await.unwrap();
     let mut notices = broker.notices().await.unwrap();
+    let mut copies = broker.copies().await.unwrap();
     let mut jobs = broker.consume(JOBS, Permits(2), CancellationToken::new()).await.unwrap();
     for n in 0..20 {
         broker.publish(JOBS, conformance::work(n)).await.unwrap();
@@ -198,6 +238,15 @@ async fn a_killed_broker_comes_back_with_all_that_was_confirmed() {
         }
     };
     assert_eq!(heard, Some(notice));
+
+    // So does whoever takes in copies, at another address.
+    let copy = loop {
+        broker.publish(Queue::Results, conformance::outcomes(broker.reply_to())).await.unwrap();
+        if let Ok(copy) = tokio::time::timeout(Duration::from_millis(200), copies.next()).await {
+            break copy;
+        }
+    };
+    assert!(copy.is_some());
 }
 
 #[tokio::test]

@@ -20,11 +20,6 @@ impl Ledger {
         Some(BatchInfo { batch, created, completed: *completed, accepted: *accepted, progress: progress.clone() })
     }
 
-    fn is_recorded(&self, index: u64) -> bool {
-        let word = usize::try_from(index / 64).ok().and_then(|word| self.recorded.get(word));
-        word.is_some_and(|word| word & (1 << (index % 64)) != 0)
-    }
-
     /// The outcomes counted anew, as they stand in the order of indices.
     fn books(&self) -> Books {
         let Self { progress, by_index, .. } = self;

@@ -60,6 +60,10 @@ impl Link {
         Ok(Self { target, url, patience, state: Mutex::default(), is_away: AtomicBool::new(false) })
     }
 
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.target, Target::Cluster { .. })
+    }
+
     /// Runs `attempt` until it succeeds, fails for good, or patience ends. It may run more than once, also where its
     /// effect has happened and only the answer was lost. Dropping the future is as such a loss.
     ///

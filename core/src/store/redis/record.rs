@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use redis::{FromRedisValue, ParsingError, Value};
 
-use super::plan::{Known, bands, pack, spans};
+use super::plan::{Known, Span, bands, pack, spans};
 use super::{Redis, millis, script};
 use crate::batch::BatchId;
 use crate::outcome::{Outcome, Status};
@@ -80,6 +80,13 @@ impl Redis {
         results
     }
 
+    /// Records a copy, unless something of it is known; whether it did.
+    pub(super) async fn record_ahead(&self, copy: &Segment) -> Result<bool, StoreError> {
+        let pending = [Pending { place: 0, segment: copy.clone(), dropped: 0 }];
+        let fates = self.write(copy.batch(), &pending, true).await?;
+        Ok(matches!(fates[..], [(Fate::Recorded, _)]))
+    }
+
     async fn record_batch(&self, batch: &BatchId, mut pending: Vec<Pending>) -> Vec<(usize, Result<(), StoreError>)> {
         let mut results = Vec::with_capacity(pending.len());
         if pending.is_empty() {
@@ -105,10 +112,26 @@ impl Redis {
 
     /// Records them in one round trip; gives those of which some is known, with the rest of them.
     async fn record_some(&self, batch: &BatchId, pending: Vec<Pending>) -> Result<Vec<Pending>, StoreError> {
-        let mut call = self.call(&script::RECORD, batch).arg(millis(self.ttl)).arg(pending.len());
+        let fates = self.write(batch, &pending, false).await?;
+        let in_part = pending.into_iter().zip(fates).filter_map(|(one, (fate, spans))| match fate {
+            Fate::Recorded | Fate::Known => None,
+            Fate::InPart(bytes) => cut(one, &Known::new(spans, bytes)),
+        });
+        Ok(in_part.collect())
+    }
+
+    /// Calls the script; gives for each what became of it, and its spans.
+    async fn write(
+        &self,
+        batch: &BatchId,
+        pending: &[Pending],
+        are_copies: bool,
+    ) -> Result<Vec<(Fate, Vec<Span>)>, StoreError> {
+        let mut call = self.call(&script::RECORD, batch).arg(millis(self.ttl)).arg(u8::from(are_copies));
+        call.push(pending.len());
         let mut has_dead = false;
         let mut places = Vec::with_capacity(pending.len());
-        for Pending { segment, dropped, .. } in &pending {
+        for Pending { segment, dropped, .. } in pending {
             let spans = spans(segment);
             let dead = dead(segment);
             has_dead |= !dead.is_empty();
@@ -128,11 +151,7 @@ impl Redis {
             self.send(ACTION, &command).await?;
         }
         let fates: Vec<Fate> = self.run(ACTION, batch, &call).await?;
-        let in_part = pending.into_iter().zip(places).zip(fates).filter_map(|((one, spans), fate)| match fate {
-            Fate::Recorded | Fate::Known => None,
-            Fate::InPart(bytes) => cut(one, &Known::new(spans, bytes)),
-        });
-        Ok(in_part.collect())
+        Ok(fates.into_iter().zip(places).collect())
     }
 }
 

@@ -22,7 +22,7 @@ const ABREAST: usize = 32;
 /// Entries of dead items that are held at a time: such a segment is small, for suspects run alone.
 const ENTRIES: usize = 32;
 
-/// How long a batch stays that was let go: outcomes that come again find it, and count as duplicates.
+/// How long a batch stays that was let go: outcomes that come again, or after their copies, find it.
 const LINGER: Duration = Duration::from_secs(60);
 
 /// A worker that was silent for that long will not say any more. Until then it is only left out.

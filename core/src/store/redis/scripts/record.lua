@@ -1,6 +1,6 @@
 -- Records segments, each whole or not at all.
 --
--- ARGV: ttl in milliseconds, how many segments, then for each segment: its JSON; its spans, 12 bytes each (page as a
+-- ARGV: ttl in milliseconds, whether they are copies of segments that are still to come (1 or 0), how many, then for each segment: its JSON; its spans, 12 bytes each (page as a
 -- double, first and last bit in the page as 16 bits, all little-endian); how many outcomes it has; of which status, as
 -- `status=count;`; how many others were left out of it because they are known; its bands, as `band=token;`; the
 -- indices of the dead, with commas.
@@ -123,7 +123,7 @@ local function store(json, count, by_status, listed, dead)
   end
 end
 
-local ttl = take()
+local ttl, are_copies = take(), take() == '1'
 local results = {}
 for segment = 1, tonumber(take()) do
   local json, packed, count = take(), take(), tonumber(take())
@@ -152,8 +152,21 @@ for status, name in ipairs({'ok', 'failed', 'dead', 'cancelled', 'expired'}) do
     call('HINCRBY', batch, name, whole(counts[status]))
   end
 end
-if duplicates > 0 then
-  call('HINCRBY', batch, 'duplicates', whole(duplicates))
+if are_copies then
+  duplicates = 0
+  if recorded > 0 then
+    call('HINCRBY', batch, 'ahead', whole(recorded))
+  end
+elseif duplicates > 0 then
+  -- What was recorded from copies comes again once, and is no duplicate then.
+  local expected = math.min(duplicates, number('ahead'))
+  if expected > 0 then
+    call('HINCRBY', batch, 'ahead', whole(-expected))
+    duplicates = duplicates - expected
+  end
+  if duplicates > 0 then
+    call('HINCRBY', batch, 'duplicates', whole(duplicates))
+  end
 end
 -- Those that were given another life and now have its outcome are among the dead no more, unless it was the same.
 for _, index in ipairs(recorded > 0 and call('SMEMBERS', base .. 'reviving') or {}) do
