@@ -29,6 +29,8 @@ use crate::wire::Malformed;
 const MOST: usize = 2000;
 /// How long urgent work that waits already is given to arrive before other work is asked for.
 const URGENT_FIRST: Duration = Duration::from_secs(2);
+/// How long an acknowledgement may wait for others to go with it.
+const HOLD_ACKS: Duration = Duration::from_millis(5);
 /// Notices that a slow listener may lag behind by.
 const NOTICES: usize = 1024;
 /// Copies that wait to be recorded, 256 KiB each at most; more are let go.
@@ -292,7 +294,7 @@ async fn open(broker: &RabbitMq, queue: Queue, prefetch: u16, live: &Arc<Live>) 
         }
     }
     let (settler, settled) = mpsc::channel(usize::from(prefetch).max(64));
-    broker.settling.spawn(settle_all(channel.clone(), settled, Arc::clone(live)));
+    broker.settling.spawn(settle_all(channel.clone(), settled, Arc::clone(live), prefetch));
     Ok(Subscription { live: Arc::clone(live), queues, channel, settler, leftover: Vec::new() })
 }
 
@@ -322,11 +324,20 @@ enum Settled {
 }
 
 /// The one task that acknowledges on a channel: as many at once as have come together, with `multiple` where all below
-/// are done.
-async fn settle_all(channel: Channel, mut settled: mpsc::Receiver<Settled>, live: Arc<Live>) {
+/// are done. It holds them for a moment, for each time it tells costs a quorum queue a write to its log, which what is
+/// published meanwhile waits for; but never so many that the prefetch would starve.
+async fn settle_all(channel: Channel, mut settled: mpsc::Receiver<Settled>, live: Arc<Live>, prefetch: u16) {
+    let most = usize::from(prefetch / 2);
     let mut acks = Acks::default();
     let mut batch = Vec::new();
     while settled.recv_many(&mut batch, 256).await > 0 {
+        let until = Instant::now() + HOLD_ACKS;
+        while batch.len() < most && batch.iter().all(|settled| matches!(settled, Settled::Ack(_))) {
+            match tokio::time::timeout_at(until, settled.recv_many(&mut batch, 256)).await {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => break,
+            }
+        }
         let mut done = Ok(());
         for settled in batch.drain(..) {
             match settled {
