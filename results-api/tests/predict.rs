@@ -36,7 +36,7 @@ impl Submitter for Accepts {
         self.store.open(&batch).await.unwrap();
         self.store.seal(&batch.id, 1).await.unwrap();
         self.accepted.send(batch.id.clone()).await.unwrap();
-        Ok(Submitted { id: batch.id, items: 1, is_new: true })
+        Ok(Submitted { id: batch.id, items: 1, is_new: true, expected: None })
     }
 }
 
