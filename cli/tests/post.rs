@@ -130,12 +130,13 @@ fn a_body_that_breaks_off_leaves_the_batch_open_and_the_same_key_goes_on() {
     let whole = lines(&head, (0..30_000).map(|n| n.to_string()));
     let mut stream = begin(&cluster, LINES, &format!("content-length: {}", whole.len()));
     stream.write_all(&whole.as_bytes()[..whole.len() / 2]).unwrap();
-    drop(stream);
-    // It is there, half of it, and not sealed.
     let list = || serde_json::from_str::<Value>(&cluster.until_ok(&["status", "--json"])).unwrap();
+    // A caller who is gone before that has begun nothing.
     while list().as_array().is_none_or(Vec::is_empty) {
         breathe();
     }
+    drop(stream);
+    // It is there, half of it, and not sealed.
     assert_eq!(list()[0]["progress"]["total"], Value::Null);
 
     let (status, submitted) = post(&cluster, LINES, &whole);
