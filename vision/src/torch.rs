@@ -39,7 +39,7 @@ impl Threads {
     /// From now on so many.
     pub(crate) fn set(threads: usize) -> Self {
         let before = Self(tch::get_num_threads());
-        tch::set_num_threads(i32::try_from(threads).unwrap_or(1));
+        tch::set_num_threads(i32::try_from(threads.max(1)).unwrap_or(1));
         before
     }
 }
