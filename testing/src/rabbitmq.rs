@@ -23,14 +23,15 @@ enum Life {
 }
 
 /// Runs a node in the foreground; `$PORT` and `$DATA` are set. No plugins: the protocol is all that is tested. Its own
-/// Erlang port mapper, so that nothing of it outlives it.
+/// Erlang port mapper, so that nothing of it outlives it. Messages that are too large for us are not, on RabbitMQ 4 either,
+/// too large for it.
 const SCRIPT: &str = "\
     export HOME=$DATA RABBITMQ_NODENAME=tidemill-$PORT@localhost RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 RABBITMQ_NODE_PORT=$PORT \
         RABBITMQ_DIST_PORT=$((PORT + 5000)) ERL_EPMD_PORT=$((PORT + 10000)) ERL_EPMD_ADDRESS=127.0.0.1 \
         RABBITMQ_MNESIA_BASE=$DATA/mnesia RABBITMQ_LOG_BASE=$DATA/log RABBITMQ_ENABLED_PLUGINS_FILE=$DATA/plugins \
         RABBITMQ_PID_FILE=$DATA/pid RABBITMQ_CONFIG_FILE=$DATA/rabbitmq.conf RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='+S 2:2 +sbwt none'
     echo '[].' > $DATA/plugins
-    printf 'log.file.level = warning\\nvm_memory_high_watermark.absolute = 2GB\\ndisk_free_limit.absolute = 50MB\\n' > $DATA/rabbitmq.conf
+    printf 'log.file.level = warning\\nvm_memory_high_watermark.absolute = 2GB\\ndisk_free_limit.absolute = 50MB\\nmax_message_size = 33554432\\n' > $DATA/rabbitmq.conf
     epmd -port $ERL_EPMD_PORT -address 127.0.0.1 >/dev/null 2>&1 &
     exec $SERVER";
 
