@@ -89,28 +89,31 @@ async fn half_precision_sees_on_crops_what_fp32_sees() {
     let card = card();
     let crops: Vec<Vec<u8>> = photos().iter().flat_map(|photo| crops(photo, &card)).collect();
     assert!(crops.len() >= 120, "{} crops", crops.len());
-    let whole: Vec<Vec<u8>> = crops.iter().step_by(CROPS_EACH).cloned().collect();
     let load = |precision| Network::load(&card, Device::Cpu, Some(precision)).unwrap();
-    let (exact, exact_whole) = (seen(&load(Precision::Fp32), &crops), seen(&load(Precision::Fp32), &whole));
+    let exact = seen(&load(Precision::Fp32), &crops);
     let kinds: std::collections::HashSet<i64> = exact.iter().map(|seen| seen.class).collect();
     assert!(kinds.len() >= 10, "crops that all look alike would show nothing: {kinds:?}");
 
+    let holds = |(alike, of): (usize, usize)| alike * 100 >= of * 99;
     for precision in [Precision::Bf16, Precision::Fp16] {
-        let network = load(precision);
-        let half = seen(&network, &crops);
+        let half = seen(&load(precision), &crops);
+        let alone = alike(&exact, &half, 0.0);
         let clear = alike(&exact, &half, 0.05);
-        let whole = alike(&exact_whole, &seen(&network, &whole), 0.0);
+        let whole = exact.iter().zip(&half).step_by(CROPS_EACH).all(|(exact, half)| exact.class == half.class);
+        println!("{precision}: {alone:?} alike, of clear ones {clear:?}, whole photos {whole}");
+        assert!(holds(clear) && whole && clear.1 > 50, "{clear:?} in {precision}");
+        // A CPU that is not good at bf16 is never asked for it; and what holds alone needs no other proof, which takes a
+        // minute where fp16 is emulated.
+        if holds(alone) || !tidemill_vision::device::inventory().cpu_bf16 {
+            continue;
+        }
         let model = model(&card, Some(precision));
         let again = futures::future::join_all(crops.iter().map(|crop| model.classify(crop.clone(), 1))).await;
         let again = again.into_iter().zip(&exact);
         let again =
             again.filter(|(classes, exact)| i64::from(classes.as_ref().unwrap()[0].class) == exact.class).count();
-        let alone = alike(&exact, &half, 0.0);
-        println!("{precision}: {alone:?} alike, with a second look {again}, of clear ones {clear:?}, whole {whole:?}");
-
-        let holds = |(alike, of): (usize, usize)| alike * 100 >= of * 99;
+        println!("{precision}: with a second look {again} alike");
         assert!(holds((again, crops.len())), "{again} of {} in {precision}", crops.len());
-        assert!(holds(clear) && holds(whole) && clear.1 > 50, "{clear:?}, {whole:?} in {precision}");
     }
 }
 

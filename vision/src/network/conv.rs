@@ -65,16 +65,26 @@ impl Conv {
         self.weight = weight.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?;
         self.bias = self.bias.f_to_device(device)?;
         if device == tch::Device::Cpu {
-            match sys::pack(&self.weight, self.run) {
+            match self.packed(kind) {
                 Ok(packed) => {
                     (self.weight, self.is_packed) = (packed, true);
                     return Ok(());
                 }
-                Err(error) => tracing::debug!(%error, "a convolution runs without oneDNN"),
+                Err(error) => tracing::debug!(%error, "a convolution runs as libtorch does it"),
             }
         }
         self.bias = self.bias.f_to_kind(kind)?;
         Ok(())
+    }
+
+    /// The weights laid out for oneDNN, where it can run them: not every CPU has code for every kind of number.
+    fn packed(&self, kind: Kind) -> Result<Tensor, TchError> {
+        let packed = sys::pack(&self.weight, self.run)?;
+        let (_, channels, height, width) = self.weight.size4()?;
+        let shape = [1, channels * self.run.groups, height, width];
+        let smallest = Tensor::f_zeros(shape, (kind, tch::Device::Cpu))?;
+        drop(sys::convolve(&smallest, &packed, &self.bias, self.run, false)?);
+        Ok(packed)
     }
 
     /// Returns how many bytes it takes.
