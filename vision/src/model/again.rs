@@ -1,11 +1,11 @@
 //! A second look: pictures about which half precision is undecided are seen again in fp32, so that the classes are those
 //! that fp32 gives.
 
-use tch::{Kind, TchError, Tensor};
+use tch::{TchError, Tensor};
 
 use super::infer::Forward;
 
-/// A quick network, and an exact one for what the quick one is undecided about.
+/// A quick network, and an exact one for what the quick one is undecided about. Both are on the CPU.
 pub(super) struct Again {
     pub(super) quick: Box<dyn Forward>,
     pub(super) exact: Box<dyn Forward>,
@@ -24,8 +24,7 @@ impl Forward for Again {
         let places = doubtful.iter().filter_map(|&place| usize::try_from(place).ok());
         let again: Vec<u8> = places.flat_map(|place| &pixels[place * one..][..one]).copied().collect();
         let exact = self.exact.forward(&again, doubtful.len() as i64)?;
-        let places = Tensor::f_from_slice(&doubtful)?.f_to_device(output.device())?;
-        output.f_index_copy_(0, &places, &exact)
+        output.f_index_copy_(0, &Tensor::f_from_slice(&doubtful)?, &exact)
     }
 
     fn probe(&self) -> Result<(), TchError> {
@@ -40,8 +39,7 @@ impl Forward for Again {
 /// in: `[n, classes]`, two classes or more · out: places from 0 to `n` - 1
 fn doubtful(probabilities: &Tensor, doubt: f64) -> Result<Vec<i64>, TchError> {
     let two = probabilities.f_topk(2, 1, true, true)?.0.f_log()?;
-    let apart = two.f_select(1, 0)?.f_sub(&two.f_select(1, 1)?)?.f_to_kind(Kind::Float)?;
-    let apart = apart.f_to_device(tch::Device::Cpu)?;
+    let apart = two.f_select(1, 0)?.f_sub(&two.f_select(1, 1)?)?;
     Ok((0..apart.size1()?).filter(|&row| apart.double_value(&[row]) < doubt).collect())
 }
 

@@ -1,9 +1,9 @@
 -- Records segments, each whole or not at all.
 --
--- ARGV: ttl in milliseconds, whether they are copies of segments that are still to come (1 or 0), how many, then for each segment: its JSON; its spans, 12 bytes each (page as a
--- double, first and last bit in the page as 16 bits, all little-endian); how many outcomes it has; of which status, as
--- `status=count;`; how many others were left out of it because they are known; its bands, as `band=token;`; the
--- indices of the dead, with commas.
+-- ARGV: ttl in milliseconds, whether they are copies of segments that are still to come (1 or 0), how many segments, then
+-- for each segment: its JSON; its spans, 12 bytes each (page as a double, first and last bit in the page as 16 bits, all
+-- little-endian); how many outcomes it has; of which status, as `status=count;`; how many others were left out of it
+-- because they are known; its bands, as `band=token;`; the indices of the dead, with commas.
 --
 -- Gives for each segment 0 (recorded), 1 (all of it is known, and counted as such) or, where some of it is known and
 -- nothing was done, the bitmap's bytes under each of its spans. Nothing at all for an unknown batch.
