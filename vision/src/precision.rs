@@ -82,7 +82,10 @@ fn exact(card: &Card, quick: &Network) -> Result<Option<Exact>, NetworkError> {
     if quick.device() != Device::Cpu || !has_margins {
         return Ok(None);
     }
-    let network = Network::load(card, quick.device(), Some(Precision::Fp32))?;
+    // It is asked now and then, and about few: comparing the two is warm-up enough.
+    let mut cold = card.clone();
+    cold.warm_up.clear();
+    let network = Network::load(&cold, quick.device(), Some(Precision::Fp32))?;
     let off = golden::deviation(card, quick, &network)
         .map_err(|reason| NetworkError::Torch { model: card.name.clone(), reason })?;
     Ok(Some(Exact { network, doubt: SURE * off }))
