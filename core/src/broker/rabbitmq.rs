@@ -14,6 +14,7 @@
 mod consume;
 mod link;
 mod message;
+mod own;
 mod publish;
 mod topology;
 
@@ -214,11 +215,11 @@ impl Broker for RabbitMq {
     }
 
     async fn notices(&self) -> Result<Notices, BrokerError> {
-        consume::notices(self).await
+        own::notices(self).await
     }
 
     async fn copies(&self) -> Result<Copies, BrokerError> {
-        consume::copies(self).await
+        own::copies(self).await
     }
 
     fn reply_to(&self) -> Option<ReplyTo> {

@@ -1,15 +1,14 @@
 //! Consuming: deliveries of one queue, over however many connections it takes.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{FutureExt as _, StreamExt as _};
 use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions,
-    QueueDeclareOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
@@ -20,10 +19,8 @@ use tokio_util::sync::CancellationToken;
 use super::link::{Live, why};
 use super::{RabbitMq, message};
 use crate::broker::{
-    Broker as _, BrokerError, Copies, Deliveries, Delivery, Incoming, Message, Notices, Permits, Queue, ReplyTo,
-    Settle, Settlement,
+    Broker as _, BrokerError, Deliveries, Delivery, Incoming, Message, Permits, Queue, Settle, Settlement,
 };
-use crate::wire::Malformed;
 
 /// Quorum queues allow no larger prefetch.
 const MOST: usize = 2000;
@@ -31,10 +28,6 @@ const MOST: usize = 2000;
 const URGENT_FIRST: Duration = Duration::from_secs(2);
 /// How long an acknowledgement may wait for others to go with it.
 const HOLD_ACKS: Duration = Duration::from_millis(5);
-/// Notices that a slow listener may lag behind by.
-const NOTICES: usize = 1024;
-/// Copies that wait to be recorded, 256 KiB each at most; more are let go.
-const COPIES: usize = 64;
 
 /// Starts to consume; see [`crate::broker::Broker::consume`].
 pub(super) async fn consume(
@@ -451,117 +444,6 @@ impl Settle for Held {
             // The channel of settlements is as long as the prefetch: only a broken one takes no more.
             tracing::debug!("a delivery goes back with its channel");
         }
-    }
-}
-
-/// Listens to what is announced; see [`crate::broker::Broker::notices`].
-pub(super) async fn notices(broker: &RabbitMq) -> Result<Notices, BrokerError> {
-    let own = Own {
-        broker: broker.clone(),
-        exchange: Some(broker.topology.control().exchange),
-        read: |data| message::read_notice(&data),
-        named: None,
-    };
-    own.listen(NOTICES).await
-}
-
-/// Takes in copies of outcomes; see [`crate::broker::Broker::copies`].
-pub(super) async fn copies(broker: &RabbitMq) -> Result<Copies, BrokerError> {
-    let own = Own {
-        broker: broker.clone(),
-        exchange: None,
-        read: message::read_copy,
-        named: Some(Arc::clone(&broker.reply_to)),
-    };
-    own.listen(COPIES).await
-}
-
-/// A queue of one's own, which goes with the connection, and comes again with the next.
-struct Own<T> {
-    broker: RabbitMq,
-    /// What it is bound to.
-    exchange: Option<String>,
-    read: fn(Vec<u8>) -> Result<T, Malformed>,
-    /// Where its name is told, while it is there. What comes to such a queue may be lost, and is, where it comes too fast.
-    named: Option<Arc<Mutex<Option<ReplyTo>>>>,
-}
-
-impl<T: Send + 'static> Own<T> {
-    /// Listens until the listener is dropped.
-    async fn listen(self, room: usize) -> Result<Box<dyn Incoming<T>>, BrokerError> {
-        let (tell, heard) = mpsc::channel(room);
-        let until = self.broker.patience.map(|patience| Instant::now() + patience);
-        let live = self.broker.consuming.get().live(until).await?;
-        let consumer = self.open(&live).await.ok();
-        tokio::spawn(async move {
-            self.pass_on(live, consumer, &tell).await;
-            self.name(None);
-        });
-        Ok(Box::new(Listener(heard)))
-    }
-
-    async fn pass_on(&self, mut live: Arc<Live>, mut consumer: Option<Consumer>, tell: &mpsc::Sender<T>) {
-        loop {
-            while let Some(listening) = &mut consumer {
-                let next = tokio::select! {
-                    next = listening.next() => next,
-                    () = tell.closed() => return,
-                    () = live.broken.cancelled() => None,
-                };
-                match next.and_then(Result::ok).map(|delivery| (self.read)(delivery.data)) {
-                    Some(Ok(said)) if self.named.is_some() => drop(tell.try_send(said)),
-                    Some(Ok(said)) => {
-                        if tell.send(said).await.is_err() {
-                            return;
-                        }
-                    }
-                    Some(Err(reason)) => tracing::warn!(%reason, "what came to a queue of our own cannot be read"),
-                    None => consumer = None,
-                }
-            }
-            self.name(None);
-            tokio::select! {
-                () = tell.closed() => return,
-                again = self.broker.consuming.get().live(None) => match again {
-                    Ok(again) => live = again,
-                    Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
-                },
-            }
-            consumer = self.open(&live).await.ok();
-            if consumer.is_none() {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-
-    async fn open(&self, live: &Live) -> Result<Consumer, lapin::Error> {
-        let channel = live.connection.create_channel().await?;
-        let own = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
-        let queue = channel.queue_declare("".into(), own, FieldTable::default()).await?;
-        let name = queue.name().clone();
-        if let Some(exchange) = &self.exchange {
-            let (exchange, options) = (exchange.as_str().into(), QueueBindOptions::default());
-            channel.queue_bind(name.clone(), exchange, "".into(), options, FieldTable::default()).await?;
-        }
-        let unacknowledged = BasicConsumeOptions { no_ack: true, ..Default::default() };
-        let consumer = channel.basic_consume(name.clone(), "".into(), unacknowledged, FieldTable::default()).await?;
-        self.name(ReplyTo::new(name.as_str()));
-        Ok(consumer)
-    }
-
-    fn name(&self, name: Option<ReplyTo>) {
-        if let Some(named) = &self.named {
-            *named.lock().unwrap_or_else(PoisonError::into_inner) = name;
-        }
-    }
-}
-
-struct Listener<T>(mpsc::Receiver<T>);
-
-#[async_trait]
-impl<T: Send> Incoming<T> for Listener<T> {
-    async fn next(&mut self) -> Option<T> {
-        self.0.recv().await
     }
 }
 
