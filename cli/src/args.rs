@@ -63,8 +63,8 @@ pub(crate) enum Command {
     Run(Run),
     /// Send a task with its inputs to the cluster
     ///
-    /// It prints the batch's id once the broker has everything on disk. With --wait it prints the outcomes too, as `run`
-    /// does; Ctrl-C then only stops the waiting.
+    /// It prints the batch's id once the broker has everything on disk. With --wait it prints the outcomes, as `run` does,
+    /// while it sends; once all is sent, Ctrl-C only stops the waiting.
     #[command(after_help = roles::SUBMIT_EXAMPLES)]
     Submit(Submit),
     /// Show the batches of the cluster, or how far one has come

@@ -55,7 +55,8 @@ pub(crate) struct Following {
 }
 
 /// Prints and keeps outcomes until the batch is complete, or there are no more now, and says in one line what became of
-/// it. An interrupt ends the process at once.
+/// it. Whoever publishes the batch meanwhile tells by `published` whether it was accepted whole; where it was not, the
+/// reading ends there. From then on an interrupt ends the process at once.
 ///
 /// The exit speaks of the whole batch: `Ok` where it is complete and every item is ok, else `NotAllOk`.
 ///
@@ -66,12 +67,13 @@ pub(crate) async fn follow(
     batch: &BatchId,
     mut following: Following,
     kept: Kept,
+    published: impl Future<Output = bool>,
 ) -> Result<Exit, CliError> {
     following.from += kept.place();
     let place = Arc::new(AtomicU64::new(following.from));
     let staging = kept.staging();
     let file = kept.file().map(Path::to_owned);
-    let guard = interrupt::ends_at_once({
+    let goodbye = {
         let (batch, file, place) = (batch.clone(), file.clone(), Arc::clone(&place));
         move || {
             // What cannot be removed stays: there is no time left to say so.
@@ -82,15 +84,31 @@ pub(crate) async fn follow(
             };
             format!("interrupted: the batch goes on, and `tidemill cancel {batch}` ends it; {back}")
         }
-    });
+    };
     let bar = show_progress(client, batch, &following);
-    let reader = Reader::new(client, batch, following, Sink::new(&following, kept)?, Arc::clone(&place));
-    let read = reader.read().await;
+    let mut reader = Reader::new(client, batch, following, Sink::new(&following, kept)?, Arc::clone(&place));
+    let mut guard = None;
+    let given_up = async {
+        if published.await {
+            guard = Some(interrupt::ends_at_once(goodbye));
+            std::future::pending::<()>().await;
+        }
+    };
+    let read = tokio::select! {
+        biased;
+        () = given_up => None,
+        read = reader.read() => Some(read),
+    };
     if let Some(bar) = bar {
         bar.abort();
     }
     printer::clear();
-    let (info, kept) = read?;
+    let Some(read) = read else {
+        reader.end()?.discard_if_empty();
+        return Ok(Exit::NotAllOk);
+    };
+    let info = read?;
+    let kept = reader.end()?;
     let is_whole = info.as_ref().is_some_and(|info| is_at_the_end(info, place.load(Ordering::Relaxed)));
     if is_whole {
         kept.finish().await?;

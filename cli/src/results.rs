@@ -46,7 +46,7 @@ pub(crate) fn results(
             return Ok(Exit::Ok);
         };
         kept.must_be_of(&client, &args.batch).await?;
-        follow(&client, &args.batch, following, kept).await
+        follow(&client, &args.batch, following, kept, std::future::ready(true)).await
     })
 }
 

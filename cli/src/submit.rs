@@ -1,8 +1,8 @@
 //! `submit`: sends a batch to the cluster.
 
+mod reading;
 mod upload;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,14 +19,15 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::reading::Reading;
 use self::upload::Uploads;
 use crate::args::{Shared, Submit};
 use crate::client::Client;
 use crate::cluster::{self, Signals};
 use crate::error::{CliError, Exit};
-use crate::follow::{Following, Kept, follow, must_be_in_input_order};
+use crate::follow::{Following, Kept, must_be_in_input_order};
 use crate::ledger::{Form, Outs, is_complete, must_be_outside};
-use crate::{Vision, identity, run, words};
+use crate::{Vision, identity, printer, run, words};
 
 /// Messages and bytes that may be published and not confirmed yet: enough to keep the broker busy, little enough to
 /// hold in memory.
@@ -74,10 +75,14 @@ pub(crate) fn submit(
         }
         None => None,
     };
-    cluster::runtime()?.block_on(async {
+    let runtime = cluster::runtime()?;
+    let sent = runtime.block_on(async {
         let submission = Submission::begin(&args, shared, settings, job, about.arguments).await?;
         submission.send(sources, folder.as_deref(), file).await
-    })
+    });
+    // One of its threads may wait for the next line of standard input, and nobody for it.
+    runtime.shutdown_background();
+    sent
 }
 
 /// One submission under way.
@@ -146,7 +151,9 @@ impl<'a> Submission<'a> {
         let id = &self.batch.id;
         if let Some(total) = self.known.as_ref().and_then(|known| known.progress.total) {
             self.say(&format!("batch {id} was accepted whole before: {total} items"));
-            return self.accepted(self.keep(folder, file).await?).await;
+            let (_, accepted) = watch::channel(total);
+            let reading = self.read(self.keep(folder, file).await?, accepted)?;
+            return self.accepted(reading).await;
         }
         let patience = self.settings.submit.patience;
         let patience = self.args.deadline.map_or(patience, |deadline| deadline.min(patience));
@@ -155,8 +162,10 @@ impl<'a> Submission<'a> {
         let from = self.known.as_ref().map_or(0, |known| known.accepted);
         // What cannot be written is said before anything is sent.
         let kept = self.keep(folder, file).await?;
+        let accepted = watch::Sender::new(from);
+        let reading = self.read(kept, accepted.subscribe())?;
         let (published, ()) =
-            tokio::join!(self.publish(&broker, sources, from), self.warn_if_nobody_serves(self.job.lane()));
+            tokio::join!(self.publish(&broker, sources, from, accepted), self.warn_if_nobody_serves(self.job.lane()));
         let (accepted, sent) = published?;
         if accepted > from {
             // The batch goes on without it; only a later --resume would send more than it needs to.
@@ -165,10 +174,12 @@ impl<'a> Submission<'a> {
         match sent {
             Ok(Produced { total, .. }) => {
                 tracing::info!(batch = id.as_str(), total, "the batch is accepted");
-                self.accepted(kept).await
+                self.accepted(reading).await
             }
             Err(ended) => {
-                kept.discard_if_empty();
+                if let Some(reading) = reading {
+                    reading.give_up().await;
+                }
                 self.not_accepted(ended, accepted, &broker)
             }
         }
@@ -214,9 +225,9 @@ impl<'a> Submission<'a> {
         broker: &RabbitMq,
         sources: Vec<Source>,
         from: u64,
+        accepted: watch::Sender<u64>,
     ) -> Result<(u64, Result<Produced, Ended>), CliError> {
         let mut signals = Signals::listen()?;
-        let accepted = watch::Sender::new(from);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let uploads = self.uploads();
         let producer = Producer {
@@ -285,14 +296,13 @@ impl<'a> Submission<'a> {
         }
     }
 
-    /// What follows once the broker has it all.
-    async fn accepted(&self, kept: Kept) -> Result<Exit, CliError> {
-        let id = &self.batch.id;
-        if !self.args.wait {
-            return crate::tasks::print(&format!("{id}\n"));
-        }
-        self.say(&format!("batch {id}"));
+    /// Begins to read the outcomes, where they are waited for: while later items are published the first are printed.
+    fn read(&self, kept: Kept, accepted: watch::Receiver<u64>) -> Result<Option<Reading>, CliError> {
         let show = &self.args.show;
+        if !self.args.wait {
+            return Ok(None);
+        }
+        self.say(&format!("batch {}", self.batch.id));
         let following = Following {
             order: show.order.into(),
             format: show.format,
@@ -302,7 +312,15 @@ impl<'a> Submission<'a> {
             is_patient: true,
             is_quiet: self.shared.quiet > 0,
         };
-        follow(&self.client, id, following, kept).await
+        Reading::begin(self.client.clone(), self.batch.id.clone(), following, kept, accepted).map(Some)
+    }
+
+    /// What follows once the broker has it all.
+    async fn accepted(&self, reading: Option<Reading>) -> Result<Exit, CliError> {
+        match reading {
+            Some(reading) => reading.finish().await,
+            None => crate::tasks::print(&format!("{}\n", self.batch.id)),
+        }
     }
 
     async fn warn_if_nobody_serves(&self, lane: Lane) {
@@ -325,8 +343,7 @@ impl<'a> Submission<'a> {
 
     fn say(&self, text: &str) {
         if self.shared.quiet == 0 {
-            // A closed standard error is no reason to fail.
-            drop(writeln!(std::io::stderr().lock(), "{text}"));
+            printer::say(text);
         }
     }
 }

@@ -55,6 +55,10 @@ fn a_file_whose_writer_is_killed_can_be_resumed_by_submit_and_by_results() {
 
     let mut submitting = start(&cluster, &submit);
     until_it_has(300, &journal, &mut submitting);
+    // Outcomes are written while the rest is published.
+    while newest(&cluster)["progress"]["total"] != 321 {
+        breathe();
+    }
     kill(submitting);
     let mut again = start(&cluster, &submit);
     let said = BufReader::new(again.stderr.take().unwrap()).lines().next().unwrap().unwrap();

@@ -10,7 +10,8 @@ use crate::printer;
 /// The first wait; it doubles up to the last.
 const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(10);
-/// A new batch takes a moment to be known; only then is it worth a word.
+/// A new batch takes a moment to be known: this long, as a rule; only after the longer time is it worth a word.
+const UNTIL_KNOWN: Duration = Duration::from_millis(5);
 const BEFORE_A_WORD: Duration = Duration::from_secs(2);
 /// How long somebody who does not follow waits for an API that went away in the middle.
 const WITHOUT_FOLLOWING: Duration = Duration::from_secs(30);
@@ -30,8 +31,8 @@ pub(super) struct Patience {
 impl Patience {
     pub(super) fn new(following: &Following) -> Self {
         let Following { waits, is_patient, is_quiet, .. } = *following;
-        let was_reached = false;
-        Self { waits, is_patient, is_quiet, was_reached, away_since: None, is_told: false, pause: FIRST }
+        let pause = if is_patient { UNTIL_KNOWN } else { FIRST };
+        Self { waits, is_patient, is_quiet, was_reached: false, away_since: None, is_told: false, pause }
     }
 
     /// Waits a while, longer each time; or gives the error back where waiting will not help or is not wanted.

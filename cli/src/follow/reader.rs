@@ -42,19 +42,23 @@ impl<'a> Reader<'a> {
         Self { client, batch, following, sink, place, begun: Vec::new(), patience }
     }
 
-    /// Reads to the end, and says where the batch stands then, nothing where nobody listens any more; and gives what is
-    /// kept.
-    pub(super) async fn read(mut self) -> Result<(Option<BatchInfo>, Kept), CliError> {
+    /// Reads to the end, and says where the batch stands then; nothing where nobody listens any more.
+    pub(super) async fn read(&mut self) -> Result<Option<BatchInfo>, CliError> {
         loop {
             let error = match self.once().await {
-                Ok(Some(info)) => return Ok((Some(info), self.sink.end()?)),
+                Ok(Some(info)) => return Ok(Some(info)),
                 Ok(None) => self.cut_short(),
                 Err(Stop::Api(error)) => error,
                 Err(Stop::Cli(error)) => return Err(error),
-                Err(Stop::Deaf) => return Ok((None, self.sink.end()?)),
+                Err(Stop::Deaf) => return Ok(None),
             };
             self.patience.wait_out(error).await?;
         }
+    }
+
+    /// Ends what is printed; gives what is kept.
+    pub(super) fn end(self) -> Result<Kept, CliError> {
+        self.sink.end()
     }
 
     /// Reads one answer; the batch, if that was all of it.

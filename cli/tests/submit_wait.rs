@@ -1,0 +1,104 @@
+//! `submit --wait` in a cluster of real processes and real servers, whose inputs come bit by bit.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
+
+mod mill_cluster;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use self::mill_cluster::{Cluster, Role};
+
+const SUBMIT: [&str; 7] = ["submit", "compute.map", "--items", "-", "-o", "expr=10*x", "--wait"];
+
+fn cluster() -> Option<(Cluster, [Role; 2])> {
+    let cluster = Cluster::start()?;
+    let roles = [cluster.api(), cluster.worker()];
+    cluster.until_ok(&["workers"]);
+    Some((cluster, roles))
+}
+
+/// A submission that is given its inputs one by one, and whose outcomes come back meanwhile.
+struct Talk {
+    child: Child,
+    inputs: ChildStdin,
+    outcomes: BufReader<ChildStdout>,
+}
+
+impl Talk {
+    fn start(cluster: &Cluster, more: &[&str]) -> Self {
+        let mut command = cluster.command(&[&SUBMIT[..], more].concat());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (inputs, outcomes) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Self { child, inputs, outcomes }
+    }
+
+    /// What becomes of an input, while the batch is still open.
+    fn ask(&mut self, input: u64) -> Value {
+        writeln!(self.inputs, "{input}").unwrap();
+        let mut line = String::new();
+        self.outcomes.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// The exit code, and what it has said besides outcomes that were read.
+    fn end(self) -> (Option<i32>, String, String) {
+        let Self { child, inputs, mut outcomes } = self;
+        drop(inputs);
+        let mut rest = String::new();
+        outcomes.read_to_string(&mut rest).unwrap();
+        let ended = child.wait_with_output().unwrap();
+        (ended.status.code(), rest, String::from_utf8(ended.stderr).unwrap())
+    }
+}
+
+/// It is said first; the worker may not be known yet, which is said too.
+fn batch_of(said: &str) -> &str {
+    said.lines().next().unwrap().strip_prefix("batch ").unwrap()
+}
+
+#[test]
+fn outcomes_come_while_inputs_are_still_to_come() {
+    let Some((cluster, _roles)) = cluster() else { return };
+
+    let mut talk = Talk::start(&cluster, &[]);
+    for input in 0..5 {
+        let outcome = talk.ask(input);
+        assert_eq!((&outcome["index"], &outcome["output"]), (&input.into(), &(10 * input).into()));
+    }
+    let (code, rest, said) = talk.end();
+
+    assert_eq!((code, rest.as_str()), (Some(0), ""), "{said}");
+    cluster.must_be_sound(batch_of(&said), 5);
+}
+
+#[test]
+fn an_interrupt_between_two_inputs_says_how_to_go_on_and_that_goes_on() {
+    let Some((cluster, _roles)) = cluster() else { return };
+
+    let mut talk = Talk::start(&cluster, &[]);
+    assert_eq!(talk.ask(0)["output"], 0);
+    assert_eq!(talk.ask(1)["output"], 10);
+    kill(Pid::from_raw(talk.child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    let ended = talk.child.wait().unwrap();
+    let (_, _, said) = talk.end();
+
+    assert_eq!(ended.code(), Some(130), "{said}");
+    let batch = batch_of(&said);
+    let how = said.lines().last().unwrap();
+    // Of the second it may not know yet, though its outcome is there.
+    assert!(how.starts_with("accepted: the first ") && how.contains("; not accepted: the rest."), "{said}");
+    assert!(how.contains(&format!("`--resume {batch}`")), "{said}");
+
+    let mut again = Talk::start(&cluster, &["--resume", batch]);
+    for input in 0..3 {
+        writeln!(again.inputs, "{input}").unwrap();
+    }
+    let (code, outcomes, said) = again.end();
+    assert_eq!((code, outcomes.lines().count()), (Some(0), 3), "{said}");
+    cluster.must_be_sound(batch, 3);
+}
