@@ -645,7 +645,12 @@ fn parse<V: DeserializeOwned + JsonSchema>(json: &RawValue) -> Result<V, Invalid
             let path = error.path().to_string();
             let reason = error.into_inner().to_string();
             // serde_json's "at line 1 column 7" counts within one item: noise to whoever wrote the file.
-            let reason = reason.split(" at line ").next().unwrap_or(&reason).to_owned();
+            let reason = reason.split(" at line ").next().unwrap_or(&reason);
+            // Nor do they know what our types are called.
+            let reason = match reason.split_once("expected struct ") {
+                Some((found, _)) => format!("{found}expected an object"),
+                None => reason.to_owned(),
+            };
             Invalid(if path == "." { reason } else { format!("{path}: {reason}") })
         })
     })

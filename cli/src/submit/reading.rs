@@ -20,7 +20,7 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Begins to read once more items are accepted than now, or no more will be.
+    /// Begins to read when the publishing begins or, where all was published before, at once.
     pub(super) fn begin(
         client: Client,
         batch: BatchId,
@@ -28,14 +28,13 @@ impl Reading {
         kept: Kept,
         mut accepted: watch::Receiver<u64>,
     ) -> Result<Self, CliError> {
-        let from = *accepted.borrow();
         let (published, all) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let runtime = Handle::current();
         let read = move || {
             let exit = runtime.block_on(async {
-                // Before, there is nothing to read. Whoever publishes is gone where it does not change any more.
-                drop(accepted.wait_for(|accepted| *accepted > from).await);
+                // Before, nobody knows the batch. Whoever publishes is gone where it does not change any more.
+                drop(accepted.changed().await);
                 follow(&client, &batch, following, kept, async { all.await.is_ok() }).await
             });
             // Whoever has given it up may be gone.
