@@ -86,13 +86,41 @@ pub(super) fn operator(
     install_opendal();
     Ok(match scheme {
         "s3" => Operator::new(services::S3::default().bucket(bucket)),
-        "gs" => Operator::new(services::Gcs::default().bucket(bucket)),
-        "az" => Operator::new(services::Azblob::default().container(bucket)),
+        "gs" => Operator::new(google(bucket)),
+        "az" => {
+            let endpoint =
+                azure_endpoint().map_err(|missing| permanent("unreachable", format!("{location}: {missing}")))?;
+            Operator::new(services::Azblob::default().container(bucket).endpoint(&endpoint))
+        }
         _ => {
             let known = "file, http, https, s3, gs and az";
             return Err(permanent("invalid_input", format!("{location}: {scheme}: is not among {known}")));
         }
     })
+}
+
+/// What the environment says, where it says something.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Google's own clients know this one variable; where it is set they do not sign.
+fn google(bucket: &str) -> services::Gcs {
+    let service = services::Gcs::default().bucket(bucket);
+    match variable("STORAGE_EMULATOR_HOST") {
+        Some(host) if host.contains("://") => service.endpoint(&host).skip_signature(),
+        Some(host) => service.endpoint(&format!("http://{host}")).skip_signature(),
+        None => service,
+    }
+}
+
+/// The endpoint of an account, for opendal reads the account's name and key from the environment, and this not.
+pub(super) fn azure_endpoint() -> Result<String, &'static str> {
+    let account = || ["AZBLOB_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_NAME"].into_iter().find_map(variable);
+    let of_account = |account| format!("https://{account}.blob.core.windows.net");
+    variable("AZBLOB_ENDPOINT")
+        .or_else(|| account().map(of_account))
+        .ok_or("set AZURE_STORAGE_ACCOUNT_NAME, or AZBLOB_ENDPOINT, to say whose container it is")
 }
 
 #[cfg(test)]

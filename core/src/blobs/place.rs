@@ -44,9 +44,9 @@ impl Place {
             "file" => return Self::folder(Path::new(url.rest()), keep),
             "memory" => (Operator::new(services::Memory::default()), None),
             "redis" | "rediss" => (redis(url, keep), keep),
-            "s3" => (bucket::<services::S3Config>(url), None),
-            "gcs" => (bucket::<services::GcsConfig>(url), None),
-            "azblob" => (bucket::<services::AzblobConfig>(url), None),
+            "s3" => (bucket::<services::S3Config>(url, Ok), None),
+            "gcs" => (bucket::<services::GcsConfig>(url, Ok), None),
+            "azblob" => (bucket(url, azure), None),
             scheme => {
                 let message = format!("cannot store blobs at {url}: {scheme}: is not among {SCHEMES}");
                 return Err(permanent("storage", message));
@@ -152,7 +152,10 @@ fn redis(url: &ServiceUrl, keep: Option<Duration>) -> Result<Operator, opendal::
 
 /// `s3://bucket/folder?endpoint=…&region=…`; what is not said comes from the environment, by each provider's own
 /// names, and so do credentials.
-fn bucket<C: Configurator>(url: &ServiceUrl) -> Result<Operator, opendal::Error>
+fn bucket<C: Configurator>(
+    url: &ServiceUrl,
+    complete: impl FnOnce(C) -> Result<C, opendal::Error>,
+) -> Result<Operator, opendal::Error>
 where
     C::Builder: Builder,
 {
@@ -160,5 +163,13 @@ where
     // Once is enough, and more does no harm: without it opendal has nothing to speak HTTP with.
     super::install_opendal();
     let uri = OperatorUri::new(url.expose(), std::iter::empty::<(String, String)>())?;
-    Operator::new(C::from_uri(&uri)?.into_builder())
+    Operator::new(complete(C::from_uri(&uri)?)?.into_builder())
+}
+
+fn azure(mut config: services::AzblobConfig) -> Result<services::AzblobConfig, opendal::Error> {
+    if config.endpoint.is_none() {
+        let missing = |missing| opendal::Error::new(opendal::ErrorKind::ConfigInvalid, missing);
+        config.endpoint = Some(super::bucket::azure_endpoint().map_err(missing)?);
+    }
+    Ok(config)
 }
