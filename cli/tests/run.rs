@@ -173,6 +173,8 @@ fn a_bad_line_is_an_outcome_and_harms_nobody() {
     assert_eq!(errors[4], "0 has no prime factors; the smallest number allowed is 1");
     assert_eq!(ended.field("attempts")[1], 0, "it was never sent to a worker");
     assert_eq!(ended.lines()[6]["output"], json!([18_446_744_073_709_551_557_u64]));
+    let ended = run_with_input(&["run", "time.sleep", "-"], "7\n");
+    assert_eq!(ended.lines()[0]["error"]["message"], "invalid type: integer `7`, expected an object");
 }
 
 #[test]
