@@ -55,8 +55,8 @@ pub(crate) struct Following {
 }
 
 /// Prints and keeps outcomes until the batch is complete, or there are no more now, and says in one line what became of
-/// it. Whoever publishes the batch meanwhile tells by `published` whether it was accepted whole; where it was not, the
-/// reading ends there. From then on an interrupt ends the process at once.
+/// it. Whoever publishes the batch meanwhile tells by `published` whether it was accepted whole: where it was, an interrupt
+/// ends the process at once from then on; where it was not, the reading ends there.
 ///
 /// The exit speaks of the whole batch: `Ok` where it is complete and every item is ok, else `NotAllOk`.
 ///

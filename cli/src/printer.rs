@@ -15,6 +15,8 @@ use crate::args::Format;
 /// Prints outcomes.
 pub(crate) struct Printer {
     form: Form,
+    /// Whether it shares the terminal with the bar.
+    is_terminal: bool,
     /// What was rendered and is not yet written.
     text: Vec<u8>,
 }
@@ -48,7 +50,7 @@ impl Printer {
             }
             Format::Table => Form::Table(Table::fit(is_terminal, &mut text)),
         };
-        Ok(Self { form, text })
+        Ok(Self { form, is_terminal, text })
     }
 
     /// Renders an outcome; it is written when enough has come together, or by [`Printer::flush`].
@@ -102,11 +104,13 @@ impl Printer {
         if self.text.is_empty() {
             return Ok(());
         }
-        let written = bar::aside(|| {
+        let write = || {
             let mut stdout = io::stdout().lock();
             stdout.write_all(&self.text)?;
             stdout.flush()
-        });
+        };
+        // A pipe is in nobody's way; and who holds the bar while its reader has stopped would hold up all that is said.
+        let written = if self.is_terminal { bar::aside(write) } else { write() };
         self.text.clear();
         written
     }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use self::mill_cluster::{Cluster, Role};
 
-const SUBMIT: [&str; 7] = ["submit", "compute.map", "--items", "-", "-o", "expr=10*x", "--wait"];
+const SUBMIT: [&str; 6] = ["submit", "compute.map", "-", "-o", "expr=10*x", "--wait"];
 
 fn cluster() -> Option<(Cluster, [Role; 2])> {
     let cluster = Cluster::start()?;

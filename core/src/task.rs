@@ -647,9 +647,10 @@ fn parse<V: DeserializeOwned + JsonSchema>(json: &RawValue) -> Result<V, Invalid
             // serde_json's "at line 1 column 7" counts within one item: noise to whoever wrote the file.
             let reason = reason.split(" at line ").next().unwrap_or(&reason);
             // Nor do they know what our types are called.
-            let reason = match reason.split_once("expected struct ") {
-                Some((found, _)) => format!("{found}expected an object"),
-                None => reason.to_owned(),
+            let is_type = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            let reason = match reason.rsplit_once(", expected struct ") {
+                Some((found, name)) if is_type(name) => format!("{found}, expected an object"),
+                _ => reason.to_owned(),
             };
             Invalid(if path == "." { reason } else { format!("{path}: {reason}") })
         })
