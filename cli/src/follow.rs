@@ -21,6 +21,7 @@ use std::time::Duration;
 use tidemill_core::batch::BatchId;
 use tidemill_core::outcome::Status;
 use tidemill_core::store::{BatchInfo, Order, Progress};
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::kept::{Kept, must_be_in_input_order};
 use self::reader::Reader;
@@ -67,7 +68,7 @@ pub(crate) async fn follow(
     batch: &BatchId,
     mut following: Following,
     kept: Kept,
-    published: impl Future<Output = bool>,
+    published: impl Future<Output = bool> + Send + 'static,
 ) -> Result<Exit, CliError> {
     following.from += kept.place();
     let place = Arc::new(AtomicU64::new(following.from));
@@ -87,18 +88,18 @@ pub(crate) async fn follow(
     };
     let bar = show_progress(client, batch, &following);
     let mut reader = Reader::new(client, batch, following, Sink::new(&following, kept)?, Arc::clone(&place));
-    let mut guard = None;
-    let given_up = async {
-        if published.await {
-            guard = Some(interrupt::ends_at_once(goodbye));
-            std::future::pending::<()>().await;
+    let given_up = CancellationToken::new();
+    let all_is_sent = {
+        let given_up = given_up.clone();
+        async move {
+            if !published.await {
+                given_up.cancel();
+                std::future::pending::<()>().await;
+            }
         }
     };
-    let read = tokio::select! {
-        biased;
-        () = given_up => None,
-        read = reader.read() => Some(read),
-    };
+    let guard = interrupt::ends_at_once_from(all_is_sent, goodbye);
+    let read = given_up.run_until_cancelled(reader.read()).await;
     if let Some(bar) = bar {
         bar.abort();
     }

@@ -10,7 +10,16 @@ use crate::printer;
 /// From now on the first signal ends the process, after it has said goodbye, for as long as the guard lives. Whoever
 /// reads our output may have stopped reading, so nobody is asked and nothing is waited for.
 pub(crate) fn ends_at_once(goodbye: impl FnOnce() -> String + Send + 'static) -> Guard {
+    ends_at_once_from(std::future::ready(()), goodbye)
+}
+
+/// The same, from the moment on at which `begun` resolves. It does not matter what the caller's thread is held up by.
+pub(crate) fn ends_at_once_from(
+    begun: impl Future<Output = ()> + Send + 'static,
+    goodbye: impl FnOnce() -> String + Send + 'static,
+) -> Guard {
     Guard(tokio::spawn(async move {
+        begun.await;
         let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
         else {
             return; // then a signal does what it does to every process
