@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ const MOST: usize = 2000;
 const URGENT_FIRST: Duration = Duration::from_secs(2);
 /// How long an acknowledgement may wait for others to go with it.
 const HOLD_ACKS: Duration = Duration::from_millis(5);
+/// How long it may wait for those of deliveries that came before its own.
+const HOLD_GAPS: Duration = Duration::from_millis(100);
 
 /// Starts to consume; see [`crate::broker::Broker::consume`].
 pub(super) async fn consume(
@@ -69,6 +72,8 @@ struct Subscription {
     queues: Vec<Consumer>,
     channel: Channel,
     settler: mpsc::Sender<Settled>,
+    /// How many messages are asked for at a time; the settling task goes by it.
+    prefetch: Arc<AtomicU16>,
     /// Consumers that were replaced, with what had come to them.
     leftover: Vec<Consumer>,
 }
@@ -89,9 +94,10 @@ impl Subscription {
             }
             Ok::<(), lapin::Error>(())
         };
-        if let Err(error) = asking.await {
+        match asking.await {
+            Ok(()) => self.prefetch.store(prefetch, Ordering::Relaxed),
             // The channel is broken by it, which the next delivery shows.
-            tracing::debug!(error = why(&error), "cannot ask for more messages at a time");
+            Err(error) => tracing::debug!(error = why(&error), "cannot ask for more messages at a time"),
         }
     }
 }
@@ -286,9 +292,10 @@ async fn open(broker: &RabbitMq, queue: Queue, prefetch: u16, live: &Arc<Live>) 
             wait_for_urgent(&channel, name).await?;
         }
     }
-    let (settler, settled) = mpsc::channel(usize::from(prefetch).max(64));
-    broker.settling.spawn(settle_all(channel.clone(), settled, Arc::clone(live), prefetch));
-    Ok(Subscription { live: Arc::clone(live), queues, channel, settler, leftover: Vec::new() })
+    let (settler, settled) = mpsc::channel(usize::from(prefetch.max(Pace::MOST)));
+    let prefetch = Arc::new(AtomicU16::new(prefetch));
+    broker.settling.spawn(settle_all(channel.clone(), settled, Arc::clone(live), Arc::clone(&prefetch)));
+    Ok(Subscription { live: Arc::clone(live), queues, channel, settler, prefetch, leftover: Vec::new() })
 }
 
 /// Gives urgent work that waits already the time to arrive, so that nothing overtakes it. Only the queue's length is
@@ -319,36 +326,44 @@ enum Settled {
 /// The one task that acknowledges on a channel: as many at once as have come together, with `multiple` where all below
 /// are done. It holds them for a moment, for each time it tells costs a quorum queue a write to its log, which what is
 /// published meanwhile waits for; but never so many that the prefetch would starve.
-async fn settle_all(channel: Channel, mut settled: mpsc::Receiver<Settled>, live: Arc<Live>, prefetch: u16) {
-    let most = usize::from(prefetch / 2);
+async fn settle_all(channel: Channel, mut settled: mpsc::Receiver<Settled>, live: Arc<Live>, prefetch: Arc<AtomicU16>) {
     let mut acks = Acks::default();
     let mut batch = Vec::new();
-    while settled.recv_many(&mut batch, 256).await > 0 {
+    loop {
+        let more = settled.recv_many(&mut batch, 256);
+        let is_over = match acks.until() {
+            Some(until) => tokio::time::timeout_at(until, more).await.is_ok_and(|count| count == 0),
+            None => more.await == 0,
+        };
+        let most = usize::from(prefetch.load(Ordering::Relaxed) / 2);
         let until = Instant::now() + HOLD_ACKS;
-        while batch.len() < most && batch.iter().all(|settled| matches!(settled, Settled::Ack(_))) {
+        while !is_over && batch.len() < most && batch.iter().all(|settled| matches!(settled, Settled::Ack(_))) {
             match tokio::time::timeout_at(until, settled.recv_many(&mut batch, 256)).await {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => break,
             }
         }
-        let mut done = Ok(());
+        let mut told = Ok(());
         for settled in batch.drain(..) {
             match settled {
                 Settled::Ack(tag) => acks.done(tag),
                 Settled::GiveBack(tag) => {
                     acks.gone(tag);
                     let options = BasicNackOptions { requeue: true, ..Default::default() };
-                    done = done.and(channel.basic_nack(tag, options).await);
+                    told = told.and(channel.basic_nack(tag, options).await);
                 }
             }
         }
-        for (tag, multiple) in acks.take() {
-            done = done.and(channel.basic_ack(tag, BasicAckOptions { multiple }).await);
+        for (tag, multiple) in acks.take(if is_over { 0 } else { most }, Instant::now()) {
+            told = told.and(channel.basic_ack(tag, BasicAckOptions { multiple }).await);
         }
-        if let Err(error) = done {
+        if let Err(error) = told {
             // All of it will be delivered again.
             tracing::debug!(error = why(&error), generation = live.generation, "cannot acknowledge");
             return;
+        }
+        if is_over {
+            break;
         }
     }
     // Nobody holds a delivery of this channel or waits for one.
@@ -362,6 +377,8 @@ struct Acks {
     settled: u64,
     /// Done, and not told yet.
     done: BTreeSet<u64>,
+    /// Since when some of them wait for one below.
+    waiting_since: Option<Instant>,
     /// Settled in another way, above `settled`.
     others: BTreeSet<u64>,
 }
@@ -375,8 +392,14 @@ impl Acks {
         self.others.insert(tag);
     }
 
-    /// What to tell the broker: tags, and whether all below go with them.
-    fn take(&mut self) -> Vec<(u64, bool)> {
+    /// When to look again though nothing has come.
+    fn until(&self) -> Option<Instant> {
+        self.waiting_since.map(|since| since + HOLD_GAPS)
+    }
+
+    /// What to tell the broker: tags, and whether all below go with them. What is done beyond a gap waits for the gap to
+    /// close, which saves telling it one by one, unless that takes too long or more than `most` wait.
+    fn take(&mut self, most: usize, now: Instant) -> Vec<(u64, bool)> {
         let mut told = Vec::new();
         let mut upto = None;
         loop {
@@ -389,10 +412,12 @@ impl Acks {
             self.settled = next;
         }
         told.extend(upto.map(|upto| (upto, true)));
-        // What is done beyond a gap is told one by one, so that its place is free for the next.
-        let beyond = std::mem::take(&mut self.done);
-        told.extend(beyond.iter().map(|tag| (*tag, false)));
-        self.others.extend(beyond);
+        if self.done.len() > most || self.until().is_some_and(|until| now >= until) {
+            let beyond = std::mem::take(&mut self.done);
+            told.extend(beyond.iter().map(|tag| (*tag, false)));
+            self.others.extend(beyond);
+        }
+        self.waiting_since = if self.done.is_empty() { None } else { self.waiting_since.or(Some(now)) };
         told
     }
 }
@@ -453,14 +478,40 @@ mod tests {
 
     #[test]
     fn acks_go_out_together_where_nothing_is_open_below() {
-        let mut acks = Acks::default();
+        let (mut acks, now) = (Acks::default(), Instant::now());
         for tag in [1, 2, 4] {
             acks.done(tag);
         }
-        assert_eq!(acks.take(), [(2, true), (4, false)]);
+        assert_eq!(acks.take(8, now), [(2, true)]);
         acks.gone(3);
-        assert_eq!(acks.take(), []);
+        assert_eq!(acks.take(8, now), [(4, true)]);
         acks.done(5);
-        assert_eq!(acks.take(), [(5, true)]);
+        assert_eq!(acks.take(8, now), [(5, true)]);
+        assert_eq!(acks.until(), None);
+    }
+
+    #[test]
+    fn what_waits_too_long_for_one_below_goes_out_alone() {
+        let (mut acks, now) = (Acks::default(), Instant::now());
+        acks.done(2);
+        assert_eq!(acks.take(8, now), []);
+        acks.done(3);
+        assert_eq!(acks.take(8, now + HOLD_GAPS / 2), []);
+        assert_eq!(acks.until(), Some(now + HOLD_GAPS), "counted from the first");
+        assert_eq!(acks.take(8, now + HOLD_GAPS), [(2, false), (3, false)]);
+        acks.done(1);
+        acks.done(4);
+        assert_eq!(acks.take(8, now + HOLD_GAPS), [(4, true)]);
+    }
+
+    #[test]
+    fn what_waits_for_one_below_goes_out_alone_before_the_prefetch_starves() {
+        let (mut acks, now) = (Acks::default(), Instant::now());
+        for tag in [2, 3] {
+            acks.done(tag);
+        }
+        assert_eq!(acks.take(2, now), []);
+        acks.done(5);
+        assert_eq!(acks.take(2, now), [(2, false), (3, false), (5, false)]);
     }
 }

@@ -7,7 +7,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, try_join_all};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
 use tokio::sync::{OnceCell, mpsc, oneshot};
@@ -23,6 +24,8 @@ const CHANNELS: usize = 2;
 /// Unconfirmed messages on a channel. The broker gains up to about a thousand; the client searches all of them at some
 /// confirms, so more would cost (research: RabbitMQ's own benchmarks, "windows of ~1000 are fine").
 const WINDOW: usize = 512;
+/// Messages on a channel that are with the client and not on the wire yet.
+const LEAVING: usize = 64;
 /// Messages that wait for a place in the window. Whoever publishes more waits itself.
 const WAITING: usize = 64;
 
@@ -75,8 +78,7 @@ impl Publishers {
         });
         let start = |channel| {
             let (requests, waiting) = mpsc::channel(WAITING);
-            let publisher = Publisher { channel, sent: VecDeque::new(), returned: HashSet::new() };
-            tokio::spawn(publisher.run(waiting, broken.clone()));
+            tokio::spawn(publish_all(channel, waiting, broken.clone()));
             requests
         };
         let channels = try_join_all(opened).await?.into_iter().map(start).collect();
@@ -178,76 +180,102 @@ pub(super) async fn post(
 }
 
 /// The one task that publishes on a channel: confirms are told apart by the order of publishing, so no two may.
-struct Publisher {
-    channel: Channel,
+struct Publisher<'c> {
+    channel: &'c Channel,
     /// What was sent and is not settled, in the order of sending.
-    sent: VecDeque<(Request, Sent)>,
+    sent: VecDeque<(Request, Sent<'c>)>,
+    /// How many of them, from the first on, have left.
+    left: usize,
     /// The numbers of messages that came back. The client hands a returned message to whichever confirm comes next.
     returned: HashSet<u64>,
 }
 
-enum Sent {
+enum Sent<'c> {
+    Leaving(BoxFuture<'c, Result<PublisherConfirm, lapin::Error>>),
     Waiting(PublisherConfirm),
     Came(Box<Result<Confirmation, lapin::Error>>),
 }
 
-impl Publisher {
-    async fn run(mut self, mut waiting: mpsc::Receiver<Request>, broken: CancellationToken) {
-        loop {
-            let has_room = self.sent.len() < WINDOW;
-            let is_alive = tokio::select! {
-                biased;
-                () = broken.cancelled() => false,
-                is_alive = self.confirms(), if !self.sent.is_empty() => is_alive,
-                request = waiting.recv(), if has_room => match request {
-                    Some(request) => self.send(request).await,
-                    None => false,
-                },
-            };
-            if !is_alive {
-                // Whoever waits finds its sender gone, and publishes again over the next connection.
-                broken.cancel();
-                return;
-            }
+async fn publish_all(channel: Channel, mut waiting: mpsc::Receiver<Request>, broken: CancellationToken) {
+    let mut publisher = Publisher { channel: &channel, sent: VecDeque::new(), left: 0, returned: HashSet::new() };
+    let mut requests = Vec::new();
+    loop {
+        let room = publisher.room();
+        let is_alive = tokio::select! {
+            biased;
+            () = broken.cancelled() => false,
+            is_alive = publisher.confirms(), if !publisher.sent.is_empty() => is_alive,
+            count = waiting.recv_many(&mut requests, room), if room > 0 => count > 0,
+        };
+        for request in requests.drain(..) {
+            publisher.send(request);
+        }
+        if !is_alive {
+            // Whoever waits finds its sender gone, and publishes again over the next connection.
+            broken.cancel();
+            return;
         }
     }
+}
 
-    async fn send(&mut self, request: Request) -> bool {
-        let Parcel { route, bytes, properties, is_mandatory } = &*request.parcel;
-        let options = BasicPublishOptions { mandatory: *is_mandatory, ..Default::default() };
-        let properties = properties.clone().with_message_id(request.number.to_string().as_str().into());
-        let (exchange, key) = (route.exchange.as_str().into(), route.key.as_str().into());
-        match self.channel.basic_publish(exchange, key, options, bytes, properties).await {
-            Ok(confirm) => {
-                self.sent.push_back((request, Sent::Waiting(confirm)));
-                true
-            }
-            Err(error) => {
-                tracing::debug!(error = why(&error), "a message could not be sent");
-                false
-            }
-        }
+impl Publisher<'_> {
+    /// How many more may be sent now.
+    fn room(&self) -> usize {
+        let leaving = self.sent.len() - self.left;
+        (WINDOW - self.sent.len()).min(LEAVING - leaving)
     }
 
-    /// Resolves when one or more confirms have come, and settles from the oldest on as far as there is no gap: only
-    /// then is every returned message known that one of them may have brought for another. Dropping it loses nothing.
+    /// Hands a message to the client. It leaves in its turn, several in one write; to wait for each would cost a change
+    /// of threads and a system call a message.
+    fn send(&mut self, request: Request) {
+        let (channel, parcel) = (self.channel, Arc::clone(&request.parcel));
+        let properties = parcel.properties.clone().with_message_id(request.number.to_string().as_str().into());
+        let mut leaving = Box::pin(async move {
+            let Parcel { route, bytes, is_mandatory, .. } = &*parcel;
+            let options = BasicPublishOptions { mandatory: *is_mandatory, ..Default::default() };
+            let (exchange, key) = (route.exchange.as_str().into(), route.key.as_str().into());
+            channel.basic_publish(exchange, key, options, bytes, properties).await
+        });
+        // The first poll gives it its place in the order.
+        let sent = match (&mut leaving).now_or_never() {
+            Some(result) => Sent::of(result),
+            None => Sent::Leaving(leaving),
+        };
+        self.sent.push_back((request, sent));
+    }
+
+    /// Resolves when messages have left or confirms have come, and settles from the oldest on as far as there is no gap:
+    /// only then is every returned message known that one of them may have brought for another. Dropping it loses
+    /// nothing.
     async fn confirms(&mut self) -> bool {
         std::future::poll_fn(|context| {
             let mut is_any = false;
+            // They leave in order.
+            while let Some((_, sent)) = self.sent.get_mut(self.left) {
+                if let Sent::Leaving(leaving) = sent {
+                    let Poll::Ready(result) = leaving.as_mut().poll(context) else { break };
+                    *sent = Sent::of(result);
+                }
+                self.left += 1;
+                is_any = true;
+            }
             for (_, sent) in &mut self.sent {
-                let Sent::Waiting(confirm) = sent else { continue };
-                match std::pin::Pin::new(confirm).poll(context) {
-                    Poll::Ready(came) => {
-                        is_any = true;
-                        if let Ok(Confirmation::Ack(Some(back)) | Confirmation::Nack(Some(back))) = &came
-                            && let Some(id) = back.delivery.properties.message_id()
-                        {
-                            self.returned.extend(id.as_str().parse::<u64>().ok());
+                match sent {
+                    Sent::Leaving(_) => break,
+                    Sent::Waiting(confirm) => match std::pin::Pin::new(confirm).poll(context) {
+                        Poll::Ready(came) => {
+                            is_any = true;
+                            if let Ok(Confirmation::Ack(Some(back)) | Confirmation::Nack(Some(back))) = &came
+                                && let Some(id) = back.delivery.properties.message_id()
+                            {
+                                self.returned.extend(id.as_str().parse::<u64>().ok());
+                            }
+                            *sent = Sent::Came(Box::new(came));
                         }
-                        *sent = Sent::Came(Box::new(came));
-                    }
-                    // Confirms come nearly in order: behind an open one there is rarely a closed one.
-                    Poll::Pending => break,
+                        // Confirms come nearly in order: behind an open one there is rarely a closed one.
+                        Poll::Pending => break,
+                    },
+                    Sent::Came(_) => {}
                 }
             }
             if is_any { Poll::Ready(()) } else { Poll::Pending }
@@ -255,17 +283,31 @@ impl Publisher {
         .await;
         while let Some((_, Sent::Came(_))) = self.sent.front() {
             let Some((request, Sent::Came(came))) = self.sent.pop_front() else { break };
+            self.left -= 1;
             let fate = match *came {
                 _ if self.returned.remove(&request.number) => {
                     Fate::Returned(format!("no queue takes what goes to {}", request.parcel.route.key))
                 }
                 Ok(Confirmation::Ack(_)) => Fate::Confirmed,
                 Ok(Confirmation::Nack(_)) => Fate::Nacked,
-                Ok(Confirmation::NotRequested) | Err(_) => return false,
+                Ok(Confirmation::NotRequested) => return false,
+                Err(error) => {
+                    tracing::debug!(error = why(&error), "a message was not confirmed");
+                    return false;
+                }
             };
             // Whoever waited may have given up.
             drop(request.tell.send(fate));
         }
         true
+    }
+}
+
+impl Sent<'_> {
+    fn of(result: Result<PublisherConfirm, lapin::Error>) -> Self {
+        match result {
+            Ok(confirm) => Self::Waiting(confirm),
+            Err(error) => Self::Came(Box::new(Err(error))),
+        }
     }
 }
