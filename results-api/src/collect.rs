@@ -9,12 +9,15 @@ use tidemill_core::failpoint::reach;
 use tidemill_core::outcome::Outcome;
 use tidemill_core::segment::Segment;
 use tidemill_core::store::{Store, StoreError, StoreErrorKind};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Messages in hand: enough that the broker's next ones are there when a write ends.
 const PERMITS: Permits = Permits(128);
-/// Messages that are written together.
+/// Messages that are written together, and about how many bytes of outcomes: a round trip should not cost more than it
+/// carries, and whoever reads waits for all of them.
 const TOGETHER: usize = 64;
+const TOGETHER_BYTES: usize = 512 << 10;
 /// A message of a batch that nobody has opened goes round so often: its opening may be in another collector's hands.
 const ROUNDS: u32 = 8;
 /// How long a round takes, at least.
@@ -34,47 +37,74 @@ pub async fn collect(
     stop: CancellationToken,
 ) -> Result<(), BrokerError> {
     let mut deliveries = broker.consume(Queue::Results, PERMITS, stop).await?;
-    while let Some(first) = deliveries.next().await {
-        let mut segments = Vec::new();
-        for delivery in gather(first, &mut deliveries).await {
-            let result = match &delivery.message.body {
-                Body::Segment(segment) => {
-                    let segment = segment.clone();
-                    segments.push((segment, delivery));
-                    continue;
-                }
-                // In the order in which they came: what a batch begins with goes before its outcomes.
-                Body::Open(batch) => store.open(batch).await,
-                Body::Seal { batch, total } => {
-                    write(broker, store, &mut segments).await;
-                    store.seal(batch, *total).await
-                }
-                Body::Outcomes { batch, outcomes } => {
-                    landed(outcomes);
-                    store.record(batch, outcomes).await
-                }
-                _ => {
-                    settle(delivery, Settlement::Reject("this is nothing for the queue of outcomes".into())).await;
-                    continue;
-                }
-            };
-            conclude(broker, delivery, result).await;
+    let (tell, mut gathered) = mpsc::channel(1);
+    // The next messages are read and checked while the store writes these.
+    let gathering = async move {
+        while let Some(first) = deliveries.next().await {
+            if tell.send(gather(first, &mut deliveries)).await.is_err() {
+                break;
+            }
         }
-        write(broker, store, &mut segments).await;
-    }
+    };
+    let recording = async {
+        while let Some(deliveries) = gathered.recv().await {
+            record(broker, store, &landed, deliveries).await;
+        }
+    };
+    tokio::join!(gathering, recording);
     Ok(())
 }
 
 /// The delivery and whatever has come besides.
-async fn gather(first: Delivery, deliveries: &mut Deliveries) -> Vec<Delivery> {
+fn gather(first: Delivery, deliveries: &mut Deliveries) -> Vec<Delivery> {
+    let bytes_of = |delivery: &Delivery| match &delivery.message.body {
+        Body::Segment(segment) => segment.bytes().len(),
+        _ => 0,
+    };
+    let mut bytes = bytes_of(&first);
     let mut gathered = vec![first];
-    while gathered.len() < TOGETHER {
-        match deliveries.next().now_or_never() {
-            Some(Some(next)) => gathered.push(next),
-            _ => break,
-        }
+    while gathered.len() < TOGETHER
+        && bytes < TOGETHER_BYTES
+        && let Some(Some(next)) = deliveries.next().now_or_never()
+    {
+        bytes += bytes_of(&next);
+        gathered.push(next);
     }
     gathered
+}
+
+/// Does what the messages say, in the order in which they came: what a batch begins with goes before its outcomes.
+async fn record(
+    broker: &dyn Broker,
+    store: &dyn Store,
+    landed: &(impl Fn(&[Arc<Outcome>]) + Send),
+    deliveries: Vec<Delivery>,
+) {
+    let mut segments = Vec::new();
+    for delivery in deliveries {
+        let result = match &delivery.message.body {
+            Body::Segment(segment) => {
+                let segment = segment.clone();
+                segments.push((segment, delivery));
+                continue;
+            }
+            Body::Open(batch) => store.open(batch).await,
+            Body::Seal { batch, total } => {
+                write(broker, store, &mut segments).await;
+                store.seal(batch, *total).await
+            }
+            Body::Outcomes { batch, outcomes } => {
+                landed(outcomes);
+                store.record(batch, outcomes).await
+            }
+            _ => {
+                settle(delivery, Settlement::Reject("this is nothing for the queue of outcomes".into())).await;
+                continue;
+            }
+        };
+        conclude(broker, delivery, result).await;
+    }
+    write(broker, store, &mut segments).await;
 }
 
 /// Writes segments in as few round trips as can be, and acknowledges what was written.
