@@ -16,6 +16,7 @@ mod link;
 mod message;
 mod own;
 mod publish;
+mod settle;
 mod topology;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
