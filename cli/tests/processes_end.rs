@@ -163,8 +163,7 @@ fn a_command_that_is_killed_at_any_moment_takes_its_children_along() {
 fn a_child_that_is_stopped_ends_with_its_command_all_the_same() {
     let mark = mark("stopped");
     let mut run = marked_run(&mark, &["run", "process.name", "-o", "tick_ms=60000"]).spawn().unwrap();
-    wait_until(|| marked(&mark).len() == 3, "its children begin");
-    let children: Vec<Process> = marked(&mark).into_iter().filter(Process::is_child).collect();
+    let children = begun(&mark, 2);
     children.iter().for_each(|child| send(child.pid, Signal::SIGSTOP));
     wait_until(|| marked(&mark).iter().filter(|process| process.state == 'T').count() == 2, "they stop");
 
@@ -222,10 +221,8 @@ fn a_child_that_somebody_kills_fails_its_item_for_a_reason_that_may_pass() {
     let mark = mark("one-killed");
     let mut run = marked_run(&mark, &["run", "process.name", "-o", "tick_ms=60000", "--retries", "0"]);
     let run = run.stdout(Stdio::piped()).spawn().unwrap();
-    wait_until(|| marked(&mark).len() == 3, "its children begin");
-    let child = marked(&mark).into_iter().find(Process::is_child).unwrap();
 
-    send(child.pid, Signal::SIGKILL);
+    send(begun(&mark, 2)[0].pid, Signal::SIGKILL);
 
     let ended = run.wait_with_output().unwrap();
     let outcome: Value = serde_json::from_slice(&ended.stdout).unwrap();
@@ -241,6 +238,20 @@ fn the_hidden_word_by_hand_says_what_it_is() {
 
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.contains("tidemill starts this by itself"), "{}", ended.stderr);
+}
+
+/// The children of a command, once there are so many. One that has been forked and has yet to become our child's
+/// program still looks like the command itself: it is not counted.
+fn begun(mark: &str, count: usize) -> Vec<Process> {
+    let mut children = Vec::new();
+    wait_until(
+        || {
+            children = marked(mark).into_iter().filter(Process::is_child).collect();
+            children.len() == count
+        },
+        "its children begin",
+    );
+    children
 }
 
 /// Waits for something that other processes do.
