@@ -167,16 +167,16 @@ impl<'a> Submission<'a> {
         let (published, ()) =
             tokio::join!(self.publish(&broker, sources, from, accepted), self.warn_if_nobody_serves(self.job.lane()));
         let (accepted, sent) = published?;
-        if accepted > from {
-            // The batch goes on without it; only a later --resume would send more than it needs to.
-            drop(self.client.accept(id, accepted).await);
-        }
         match sent {
             Ok(Produced { total, .. }) => {
                 tracing::info!(batch = id.as_str(), total, "the batch is accepted");
                 self.accepted(reading).await
             }
             Err(ended) => {
+                if accepted > from {
+                    // Without it a later --resume sends more than it needs to. A sealed batch needs no such note.
+                    drop(self.client.accept(id, accepted).await);
+                }
                 if let Some(reading) = reading {
                     reading.give_up().await;
                 }

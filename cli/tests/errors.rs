@@ -34,7 +34,7 @@ fn a_misspelt_option() {
 #[test]
 fn an_option_of_the_wrong_type() {
     assert_snapshot!(said(2, &["run", "time.sleep", "1", "-o", "tick_ms=soon"]), @r#"
-    error: options of time.sleep: tick_ms: invalid type: string "soon", expected u64
+    error: options of time.sleep: tick_ms: invalid type: string "soon", expected a whole number
       hint: `tidemill tasks time.sleep` shows its options
     "#);
 }

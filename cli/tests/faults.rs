@@ -10,7 +10,7 @@ mod letters;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::cluster::{Cluster, LIMIT_MEMORY, PATIENCE, Role, breathe, count};
 
@@ -28,7 +28,7 @@ impl Random {
 }
 
 /// Items for `test.mischief`, in a file.
-fn items(deeds: impl Iterator<Item = serde_json::Value>) -> tempfile::NamedTempFile {
+fn items(deeds: impl Iterator<Item = Value>) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), deeds.map(|deed| format!("{deed}\n")).collect::<String>()).unwrap();
     file
@@ -180,6 +180,63 @@ fn a_crash_before_or_after_any_step_loses_nothing_and_doubles_nothing() {
     }
 }
 
+/// Submits one item over HTTP and waits for it: the batch and its outcomes. `None` where nobody answers.
+fn ask(cluster: &Cluster, key: &str) -> Option<(String, Vec<Value>)> {
+    let url = format!("http://127.0.0.1:{}/v1/batches?wait=true", cluster.api_port);
+    let new = json!({"task": "compute.map", "options": {"expr": "x*2"}, "idempotency_key": key, "items": [21]});
+    let asking = async {
+        let request = reqwest::Client::new().post(url).header("content-type", "application/json");
+        let answer = request.body(new.to_string()).send().await.ok()?.error_for_status().ok()?;
+        let location = answer.headers()["location"].to_str().unwrap().to_owned();
+        let lines = answer.text().await.ok()?;
+        let outcomes = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        Some((location.rsplit_once('/').unwrap().1.to_owned(), outcomes))
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(asking)
+}
+
+#[test]
+fn an_api_that_dies_before_it_answers_loses_nothing_and_doubles_nothing() {
+    tidemill_core::blobs::choose_cryptography();
+    let Some(cluster) = Cluster::start() else { return };
+    let _worker = cluster.worker();
+    let points = [
+        "api.open.after",
+        "producer.publish.before",
+        "producer.publish.after",
+        "producer.seal.before",
+        "producer.seal.after",
+        "copy.record.before",
+        "copy.record.after",
+    ];
+    for point in points {
+        let order = format!("{point}=1");
+        let mut broken = cluster.role(&["results-api"], &[("TIDEMILL_FAIL_AT", order.as_str())]);
+        let started = Instant::now();
+        let mut answered = 0;
+        // Where the outcome itself was quicker than its copy, that is recorded the next time.
+        while broken.is_running() {
+            assert!(started.elapsed() < PATIENCE, "{order}: it never comes to that point");
+            match ask(&cluster, &format!("{point} {answered}")) {
+                Some(_) => answered += 1,
+                None => breathe(),
+            }
+        }
+        let _api = cluster.api();
+
+        let (batch, outcomes) = loop {
+            assert!(started.elapsed() < PATIENCE, "{order}: nobody answers");
+            match ask(&cluster, &format!("{point} {answered}")) {
+                Some(answer) => break answer,
+                None => breathe(),
+            }
+        };
+
+        assert_eq!(outcomes.iter().map(|outcome| &outcome["output"]).collect::<Vec<_>>(), [&json!(42)], "{order}");
+        cluster.must_be_sound(&batch, 1);
+    }
+}
+
 #[test]
 fn what_is_no_message_goes_to_the_dead_letters_and_every_worker_lives() {
     const MESSAGES: usize = 10_000;
@@ -206,7 +263,7 @@ fn what_is_no_message_goes_to_the_dead_letters_and_every_worker_lives() {
     let grown = worker.resident_bytes().saturating_sub(before);
     assert!(grown < 200 << 20, "the worker has grown by {grown} bytes");
     let listed = String::from_utf8(cluster.run(&["dead", "list", "--json"]).stdout).unwrap();
-    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let listed: Value = serde_json::from_str(&listed).unwrap();
     let letters = listed["messages"].as_array().unwrap();
     assert!(!letters.is_empty() && letters.iter().all(|letter| letter["reason"] != ""), "each says why");
     let batch = cluster.until_ok(&["submit", "compute.map", "--range", "0..100", "-o", "expr=x", "--chunk", "5", "-q"]);
@@ -233,12 +290,7 @@ fn supervise<T>(cluster: &Cluster, workers: &mut [Role], mut done: impl FnMut() 
 }
 
 /// Sends a killer among a thousand good items; gives the outcomes.
-fn with_killer(
-    cluster: &Cluster,
-    killer: serde_json::Value,
-    workers: &mut [Role],
-    more: &[&str],
-) -> Vec<serde_json::Value> {
+fn with_killer(cluster: &Cluster, killer: serde_json::Value, workers: &mut [Role], more: &[&str]) -> Vec<Value> {
     let place = 321;
     let deeds = (0..1001).map(|n| if n == place { killer.clone() } else { json!({"work": 100}) });
     let inputs = items(deeds);

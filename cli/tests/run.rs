@@ -169,7 +169,7 @@ fn a_bad_line_is_an_outcome_and_harms_nobody() {
     assert_eq!(statuses, ["ok", "failed", "failed", "failed", "failed", "failed", "ok"]);
     let errors: Vec<Value> = ended.lines().iter().map(|line| line["error"]["message"].clone()).collect();
     assert_eq!(errors[1], "line 2 of standard input is not JSON: expected ident at column 2");
-    assert_eq!(errors[2], "invalid type: string \"text\", expected u64");
+    assert_eq!(errors[2], "invalid type: string \"text\", expected a whole number");
     assert_eq!(errors[4], "0 has no prime factors; the smallest number allowed is 1");
     assert_eq!(ended.field("attempts")[1], 0, "it was never sent to a worker");
     assert_eq!(ended.lines()[6]["output"], json!([18_446_744_073_709_551_557_u64]));

@@ -11,6 +11,7 @@ use futures::stream;
 use futures::{StreamExt as _, TryFutureExt as _};
 use tidemill_core::batch::BatchId;
 use tidemill_core::broker::{Broker, BrokerError};
+use tidemill_core::failpoint::reach;
 use tidemill_core::outcome::{Outcome, Status};
 use tidemill_core::segment::Segment;
 use tidemill_core::store::Store;
@@ -66,8 +67,10 @@ impl Ahead {
         if !self.lock().contains_key(copy.batch()) || copy.counts()[Status::Dead as usize] > 0 {
             return;
         }
+        reach("copy.record.before");
         let is_recorded =
             store.record_copy(&copy).inspect_err(|error| tracing::debug!(%error, "a copy is let go")).await;
+        reach("copy.record.after");
         // Where it was not, whoever waits learns that from the end of the way.
         if let Some(tell) = self.lock().remove(copy.batch())
             && matches!(is_recorded, Ok(true))

@@ -74,8 +74,8 @@ fn runners_are_a_few_names_each_once() {
         (json!(["a\nb"]), "no name"),
         (json!(["x".repeat(101)]), "1 to 100 characters"),
         (json!(["a", 7]), "expected a string"),
-        (json!("Huey"), "expected a sequence"),
-        (json!({"Huey": 1}), "expected a sequence"),
+        (json!("Huey"), "expected an array"),
+        (json!({"Huey": 1}), "expected an array"),
     ] {
         refused("thread.barrier", &json!({ "runners": bad }), &["runners", reason]);
     }

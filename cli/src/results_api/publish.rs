@@ -8,6 +8,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tidemill_core::batch::{Batch, BatchId, Priority};
 use tidemill_core::broker::{Broker, BrokerErrorKind, Health, ReplyTo};
+use tidemill_core::failpoint::reach;
 use tidemill_core::nearest::did_you_mean;
 use tidemill_core::retry::RetryPolicy;
 use tidemill_core::settings::Settings;
@@ -74,6 +75,7 @@ impl Submitter for Publisher {
         }
         // Now and not when its message is collected: whoever has our answer may ask for it at once.
         self.store.open(&batch).await.map_err(|error| of_store(&error))?;
+        reach("api.open.after");
         // Before it is published. Longer batches take their time anyway, and their copies would take as much of the broker's.
         let is_one = entries.size_hint() == (1, Some(1));
         let reply_to = if new.is_waited_for && is_one { self.broker.reply_to() } else { None };

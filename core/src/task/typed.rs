@@ -1,5 +1,6 @@
 //! Typed tasks behind the untyped [`Kind`] and [`Job`]: JSON gets its types here, and outputs become JSON again.
 
+use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -267,7 +268,7 @@ fn parse<V: DeserializeOwned + JsonSchema>(json: &RawValue) -> Result<V, Invalid
     // What serde derives takes a list for a struct too, by the order of its fields, which nobody was promised. Only a list
     // pays for the look at the schema.
     if json.get().starts_with('[') && schemars::schema_for!(V).get("type").is_some_and(|kind| kind == "object") {
-        return Err(Invalid("invalid type: sequence, expected an object".to_owned()));
+        return Err(Invalid("invalid type: array, expected an object".to_owned()));
     }
     // The plain parser first: it is several times as fast, and nearly every input is good.
     serde_json::from_str(json.get()).or_else(|_| {
@@ -277,17 +278,90 @@ fn parse<V: DeserializeOwned + JsonSchema>(json: &RawValue) -> Result<V, Invalid
             let reason = error.into_inner().to_string();
             // serde_json's "at line 1 column 7" counts within one item: noise to whoever wrote the file.
             let reason = reason.split(" at line ").next().unwrap_or(&reason);
-            // Nor do they know what our types are called.
-            let is_type = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric());
-            let reason = match reason.rsplit_once(", expected struct ") {
-                Some((found, name)) if is_type(name) => format!("{found}, expected an object"),
-                _ => reason.to_owned(),
-            };
+            let reason = in_json_words(reason);
             Invalid(if path == "." { reason } else { format!("{path}: {reason}") })
         })
     })
 }
 
+/// Whoever wrote the JSON knows its words, not Rust's nor serde's.
+fn in_json_words(reason: &str) -> String {
+    // What was found may be a text with anything in it; what was expected is ours.
+    let Some((found, expected)) = reason.rsplit_once(", expected ") else { return reason.to_owned() };
+    let found = match found {
+        "invalid type: sequence" => "invalid type: array",
+        "invalid type: map" => "invalid type: object",
+        found => found,
+    };
+    let whole = |least: &dyn Display, most: &dyn Display| match found.starts_with("invalid type") {
+        true => "a whole number".to_owned(),
+        false => format!("a whole number from {least} to {most}"),
+    };
+    let expected = match expected {
+        "f32" | "f64" => "a number".to_owned(),
+        "i8" => whole(&i8::MIN, &i8::MAX),
+        "i16" => whole(&i16::MIN, &i16::MAX),
+        "i32" => whole(&i32::MIN, &i32::MAX),
+        "i64" => whole(&i64::MIN, &i64::MAX),
+        "isize" => whole(&isize::MIN, &isize::MAX),
+        "u8" => whole(&u8::MIN, &u8::MAX),
+        "u16" => whole(&u16::MIN, &u16::MAX),
+        "u32" => whole(&u32::MIN, &u32::MAX),
+        "u64" => whole(&u64::MIN, &u64::MAX),
+        "usize" => whole(&usize::MIN, &usize::MAX),
+        "a sequence" => "an array".to_owned(),
+        "a map" => "an object".to_owned(),
+        expected => match expected.strip_prefix("struct ") {
+            Some(name) if name.bytes().all(|byte| byte.is_ascii_alphanumeric()) => "an object".to_owned(),
+            _ => expected.to_owned(),
+        },
+    };
+    format!("{found}, expected {expected}")
+}
+
 fn encode<O: Serialize>(output: O) -> Result<Box<RawValue>, Failure> {
     to_raw_value(&output).map_err(|error| Failure::permanent("output", format!("the output has no JSON form: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::task::raw;
+
+    #[derive(Debug, Serialize, serde::Deserialize, JsonSchema)]
+    struct Fields {
+        #[serde(default)]
+        ratio: f64,
+        #[serde(default)]
+        count: u64,
+        #[serde(default)]
+        level: i8,
+        #[serde(default)]
+        names: Vec<String>,
+        inner: Option<Box<Fields>>,
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_the_words_of_json() {
+        let says = |json: serde_json::Value| parse::<Fields>(&raw(&json)).unwrap_err().0;
+
+        assert_eq!(says(json!({"ratio": "x"})), "ratio: invalid type: string \"x\", expected a number");
+        assert_eq!(says(json!({"ratio": {}})), "ratio: invalid type: object, expected a number");
+        assert_eq!(says(json!({"count": []})), "count: invalid type: array, expected a whole number");
+        assert_eq!(
+            says(json!({"level": 200})),
+            "level: invalid value: integer `200`, expected a whole number from -128 to 127"
+        );
+        assert_eq!(says(json!({"names": "a"})), "names: invalid type: string \"a\", expected an array");
+        assert_eq!(says(json!({"inner": 7})), "inner: invalid type: integer `7`, expected an object");
+        assert_eq!(says(json!([1])), "invalid type: array, expected an object");
+        // What was found stays as it was found.
+        let text = ", expected f64";
+        assert_eq!(
+            says(json!({"count": text})),
+            format!("count: invalid type: string \"{text}\", expected a whole number")
+        );
+    }
 }

@@ -182,9 +182,10 @@ impl Keeper {
             .await
             .map_err(|_| (BrokerErrorKind::Unreachable, format!("no answer within {patience:?}")))?
             .map_err(why)?;
-        self.topology.declare(&connection).await?;
         let broken = CancellationToken::new();
-        let publishers = Publishers::start(&connection, &broken).await.map_err(why)?;
+        let publishers = async { Publishers::start(&connection, &broken).await.map_err(why) };
+        // Neither needs the other.
+        let (publishers, ()) = tokio::try_join!(publishers, self.topology.declare(&connection))?;
         Ok(Arc::new(Live { generation, connection, publishers, broken }))
     }
 
