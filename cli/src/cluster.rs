@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tidemill_core::blobs::{Blobs, FetchLimits};
 use tidemill_core::broker::rabbitmq::{self, RabbitMq};
-use tidemill_core::broker::{BrokerError, BrokerErrorKind};
+use tidemill_core::broker::{BrokerError, BrokerErrorKind, Queue};
 use tidemill_core::settings::Settings;
 use tidemill_core::store::redis::{self, Redis};
 use tidemill_core::web::Web;
@@ -15,7 +15,14 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{CliError, Exit};
 
 /// The broker of the cluster. It is connected to in the background; [`ready`] waits for it.
-pub(crate) fn broker(settings: &Settings, role: &str, patience: Option<Duration>) -> Result<RabbitMq, CliError> {
+///
+/// `used`: the only queues that it uses, for a command that is over soon.
+pub(crate) fn broker(
+    settings: &Settings,
+    role: &str,
+    patience: Option<Duration>,
+    used: Option<&[Queue]>,
+) -> Result<RabbitMq, CliError> {
     let broker = &settings.broker;
     if broker.url.is_memory() {
         return Err(CliError::new(Exit::Configuration, "broker.url is memory://, the broker inside one process")
@@ -28,6 +35,7 @@ pub(crate) fn broker(settings: &Settings, role: &str, patience: Option<Duration>
         name: format!("tidemill {role} {}", own_name()),
         patience,
         look_ahead: Some(broker.look_ahead),
+        used: used.map(<[Queue]>::to_vec),
     })
     .map_err(|error| broker_error(&error))
 }

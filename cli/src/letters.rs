@@ -33,7 +33,7 @@ pub(crate) struct Publisher<'a> {
 impl<'a> Publisher<'a> {
     /// Connects, so that nothing is taken back while the broker is away.
     pub(crate) async fn connect(settings: &'a Settings) -> Result<Self, CliError> {
-        let broker = cluster::broker(settings, "dead", Some(PATIENCE))?;
+        let broker = cluster::broker(settings, "dead", Some(PATIENCE), None)?;
         cluster::ready(&broker, Some(PATIENCE)).await?;
         Ok(Self { settings, broker })
     }
@@ -113,7 +113,7 @@ pub(crate) async fn drop_all(settings: &Settings) -> Result<Exit, CliError> {
 
 /// Hands over the letters that lie there now, until it says that it has enough.
 async fn each(settings: &Settings, mut take: impl FnMut(Delivery) -> bool) -> Result<(), CliError> {
-    let broker = cluster::broker(settings, "dead", Some(PATIENCE))?;
+    let broker = cluster::broker(settings, "dead", Some(PATIENCE), None)?;
     cluster::ready(&broker, Some(PATIENCE)).await?;
     let failed = |error| broker_error(&error);
     let mut left = broker.depth(Queue::Dead).await.map_err(failed)?;

@@ -27,7 +27,7 @@ pub(crate) fn results_api(settings: &Settings) -> Result<Exit, CliError> {
 
 async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
     let mut signals = Signals::listen()?;
-    let broker = Arc::new(cluster::broker(settings, "results-api", None)?);
+    let broker = Arc::new(cluster::broker(settings, "results-api", None, None)?);
     let store = cluster::store(settings)?;
     let listener = listen(settings).await?;
     let blobs = settings.blobs.url.is_some().then(|| cluster::blobs(settings)).transpose()?;

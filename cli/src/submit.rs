@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tidemill_core::batch::{Batch, BatchId, Priority, unix_millis};
 use tidemill_core::broker::rabbitmq::RabbitMq;
-use tidemill_core::broker::{Broker as _, Health};
+use tidemill_core::broker::{Broker as _, Health, Queue};
 use tidemill_core::settings::Settings;
 use tidemill_core::store::BatchInfo;
 use tidemill_core::task::{Arguments, Job, Lane};
@@ -157,7 +157,8 @@ impl<'a> Submission<'a> {
         }
         let patience = self.settings.submit.patience;
         let patience = self.args.deadline.map_or(patience, |deadline| deadline.min(patience));
-        let broker = cluster::broker(self.settings, "submit", Some(patience))?;
+        let used = [Queue::Results, Queue::Jobs(self.job.lane())];
+        let broker = cluster::broker(self.settings, "submit", Some(patience), Some(&used))?;
         cluster::ready(&broker, Some(patience)).await?;
         let from = self.known.as_ref().map_or(0, |known| known.accepted);
         // What cannot be written is said before anything is sent.

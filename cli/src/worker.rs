@@ -67,7 +67,7 @@ async fn work(
 ) -> Result<Option<Ended>, CliError> {
     let mut signals = Signals::listen()?;
     let register = crate::register_in(settings, engine.clone(), training(settings));
-    let broker = cluster::broker(settings, "worker", None)?;
+    let broker = cluster::broker(settings, "worker", None, None)?;
     let pool = Pool::new(settings.worker.threads).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?;
     let threads = pool.threads();
     let setup = setup(settings, threads, devices, engine.as_ref());

@@ -52,6 +52,8 @@ pub struct Options {
     pub patience: Option<Duration>,
     /// How much work a consumer of [`Queue::Jobs`] may hold ahead, beyond its permits, where messages are short.
     pub look_ahead: Option<Duration>,
+    /// The only queues that it uses and declares; `None`: all of them, as whoever stays should.
+    pub used: Option<Vec<Queue>>,
 }
 
 impl std::fmt::Debug for Options {
@@ -98,7 +100,7 @@ impl RabbitMq {
     pub fn connect(options: Options) -> Result<Self, BrokerError> {
         crate::blobs::choose_cryptography();
         let uris = addresses(&options)?;
-        let topology = Topology::new(&options.prefix);
+        let topology = Topology::new(&options.prefix, options.used.as_deref());
         let name = |role: &str| format!("{} ({role})", options.name);
         let publishing = Link::keep(uris.clone(), name("publishing"), topology.clone());
         let consuming = LazyLink { link: OnceLock::new(), uris, name: name("consuming"), topology: topology.clone() };

@@ -25,6 +25,7 @@ fn options(server: &Rabbit) -> Options {
         name: "test".into(),
         patience: None,
         look_ahead: None,
+        used: None,
     }
 }
 
@@ -86,6 +87,7 @@ async fn nobody_there_is_unreachable_once_patience_is_over() {
         name: "test".into(),
         patience: Some(Duration::from_millis(200)),
         look_ahead: None,
+        used: None,
     };
     let broker = RabbitMq::connect(options).unwrap();
 
@@ -113,6 +115,20 @@ async fn the_second_address_is_tried_where_the_first_is_dead() {
     let url = format!("amqp://127.0.0.1:1,{}", server.url());
     let broker = RabbitMq::connect(Options { url, ..options(&server) }).unwrap();
     broker.ready(Some(PATIENCE)).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_uses_a_few_queues_declares_no_others() {
+    let Some(server) = or_skip(Rabbit::shared()) else { return };
+    let patience = Some(Duration::from_secs(10));
+    let options = Options { used: Some(vec![Queue::Results, JOBS]), patience, ..options(&server) };
+    let broker = RabbitMq::connect(options).unwrap();
+
+    broker.publish(JOBS, conformance::work(0)).await.unwrap();
+    let error = broker.publish(Queue::Jobs(Lane::Vision), conformance::work(0)).await.unwrap_err();
+
+    assert_eq!(error.kind, BrokerErrorKind::Unroutable, "{error}");
+    assert_eq!(broker.depth(JOBS).await.unwrap(), 1);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ErrorKind, ExchangeKind};
@@ -16,6 +16,8 @@ use crate::task::Lane;
 #[derive(Clone, Debug)]
 pub(super) struct Topology {
     prefix: Arc<str>,
+    /// What is declared at every connect.
+    queues: Arc<[Queue]>,
 }
 
 /// Where a message is published.
@@ -41,8 +43,11 @@ const FIRST_STEP_MS: u64 = 250;
 const LAST_STEP_MS: u64 = 250 << 20;
 
 impl Topology {
-    pub(super) fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.into() }
+    /// Declares all queues, or those that are used.
+    pub(super) fn new(prefix: &str, used: Option<&[Queue]>) -> Self {
+        let of_lanes = Lane::ALL.into_iter().flat_map(|lane| [Queue::Jobs(lane), Queue::Suspects(lane)]);
+        let all = || [Queue::Results, Queue::Dead, Queue::Workers].into_iter().chain(of_lanes).collect();
+        Self { prefix: prefix.into(), queues: used.map_or_else(all, Arc::from) }
     }
 
     /// The queue's name; messages of a priority above 0 have one of their own where the lane is for work, for brokers
@@ -84,7 +89,7 @@ impl Topology {
         format!("{}.retry.{step_ms}", self.prefix)
     }
 
-    /// Declares everything but the retry steps; what is there already is left as it is.
+    /// Declares exchanges and queues, but for the retry steps; what is there already is left as it is.
     pub(super) async fn declare(&self, connection: &Connection) -> Result<(), (BrokerErrorKind, String)> {
         // A mismatch closes the channel, so this one is thrown away.
         let channel = connection.create_channel().await.map_err(|error| (BrokerErrorKind::Unreachable, why(&error)))?;
@@ -98,16 +103,14 @@ impl Topology {
                 declared.await.map_err(|error| mismatch("exchange", &name, &error))
             }
         });
-        try_join_all(exchanges).await?;
-        let mut queues = vec![Queue::Results, Queue::Dead, Queue::Workers];
-        queues.extend(Lane::ALL.into_iter().flat_map(|lane| [Queue::Jobs(lane), Queue::Suspects(lane)]));
-        let names = queues.into_iter().flat_map(|queue| self.names(queue).into_iter().map(move |name| (queue, name)));
-        let declared = names.map(|(queue, name)| {
+        let queues = self.queues.iter().flat_map(|queue| self.names(*queue).into_iter().map(move |name| (queue, name)));
+        let queues = queues.map(|(queue, name)| {
             let channel = &channel;
-            async move { self.declare_queue(channel, &name, self.arguments(queue), &self.prefix).await }
+            async move { self.declare_queue(channel, &name, self.arguments(*queue), &self.prefix).await }
         });
-        // The broker takes them one after the other; waiting for each answer was most of the time of a short command.
-        try_join_all(declared).await?;
+        // The broker takes them one after the other, in this order; to wait for each answer was most of the time of a
+        // short command.
+        try_join(try_join_all(exchanges), try_join_all(queues)).await?;
         // Nothing is lost if it does not close: it goes with the connection.
         drop(channel.close(200, "declared".into()).await);
         Ok(())
@@ -121,13 +124,11 @@ impl Topology {
         exchange: &str,
     ) -> Result<(), (BrokerErrorKind, String)> {
         let durable = QueueDeclareOptions { durable: true, ..Default::default() };
-        let failed = |error| mismatch("queue", name, &error);
-        channel.queue_declare(name.into(), durable, arguments).await.map_err(failed)?;
-        let failed = |error| mismatch("queue", name, &error);
-        channel
-            .queue_bind(name.into(), exchange.into(), name.into(), QueueBindOptions::default(), FieldTable::default())
-            .await
-            .map_err(failed)
+        let declared = channel.queue_declare(name.into(), durable, arguments);
+        let (exchange, key) = (exchange.into(), name.into());
+        let bound = channel.queue_bind(name.into(), exchange, key, QueueBindOptions::default(), FieldTable::default());
+        // The first to fail is why the other does.
+        try_join(declared, bound).await.map(drop).map_err(|error| mismatch("queue", name, &error))
     }
 
     fn arguments(&self, queue: Queue) -> FieldTable {
@@ -247,7 +248,7 @@ mod tests {
 
     #[test]
     fn names_begin_with_the_prefix_and_urgent_work_has_its_own() {
-        let topology = Topology::new("mine");
+        let topology = Topology::new("mine", None);
         assert_eq!(topology.names(Queue::Jobs(Lane::Cpu)), ["mine.jobs.cpu.urgent", "mine.jobs.cpu"]);
         assert_eq!(topology.names(Queue::Dead), ["mine.dead"]);
     }
