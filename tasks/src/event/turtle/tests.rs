@@ -31,7 +31,7 @@ fn a_turtle_that_goes_in_a_circle_comes_back() {
 
 #[test]
 fn what_is_no_key_is_refused() {
-    for (word, says) in [("Down", "unknown variant `Down`"), ("{\"keys\":[]}", "expected an array"), ("7", "`7`")] {
+    for (word, says) in [("Down", "unknown variant `Down`"), ("{\"keys\":[]}", "expected a sequence"), ("7", "`7`")] {
         let error = serde_json::from_str::<Vec<Key>>(Turtle.input_from_word(word).get()).unwrap_err();
         assert!(error.to_string().contains(says), "{word}: {error}");
     }
