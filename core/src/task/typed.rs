@@ -1,6 +1,5 @@
 //! Typed tasks behind the untyped [`Kind`] and [`Job`]: JSON gets its types here, and outputs become JSON again.
 
-use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -293,27 +292,20 @@ fn in_json_words(reason: &str) -> String {
         "invalid type: map" => "invalid type: object",
         found => found,
     };
-    let whole = |least: &dyn Display, most: &dyn Display| match found.starts_with("invalid type") {
-        true => "a whole number".to_owned(),
-        false => format!("a whole number from {least} to {most}"),
-    };
     let expected = match expected {
-        "f32" | "f64" => "a number".to_owned(),
-        "i8" => whole(&i8::MIN, &i8::MAX),
-        "i16" => whole(&i16::MIN, &i16::MAX),
-        "i32" => whole(&i32::MIN, &i32::MAX),
-        "i64" => whole(&i64::MIN, &i64::MAX),
-        "isize" => whole(&isize::MIN, &isize::MAX),
-        "u8" => whole(&u8::MIN, &u8::MAX),
-        "u16" => whole(&u16::MIN, &u16::MAX),
-        "u32" => whole(&u32::MIN, &u32::MAX),
-        "u64" => whole(&u64::MIN, &u64::MAX),
-        "usize" => whole(&usize::MIN, &usize::MAX),
-        "a sequence" => "an array".to_owned(),
-        "a map" => "an object".to_owned(),
-        expected => match expected.strip_prefix("struct ") {
-            Some(name) if name.bytes().all(|byte| byte.is_ascii_alphanumeric()) => "an object".to_owned(),
-            _ => expected.to_owned(),
+        "f32" | "f64" => "a number",
+        // How large Rust's type is says nothing of what the task takes.
+        "i8" | "i16" | "i32" | "i64" | "isize" | "u8" | "u16" | "u32" | "u64" | "usize" => match found {
+            _ if found.starts_with("invalid type") => "a whole number",
+            _ if !found.contains("`-") => "a smaller whole number",
+            _ if expected.starts_with('u') => "a whole number of at least 0",
+            _ => "a greater whole number",
+        },
+        "a sequence" => "an array",
+        "a map" => "an object",
+        _ => match expected.strip_prefix("struct ") {
+            Some(name) if name.bytes().all(|byte| byte.is_ascii_alphanumeric()) => "an object",
+            _ => expected,
         },
     };
     format!("{found}, expected {expected}")
@@ -351,8 +343,13 @@ mod tests {
         assert_eq!(says(json!({"ratio": {}})), "ratio: invalid type: object, expected a number");
         assert_eq!(says(json!({"count": []})), "count: invalid type: array, expected a whole number");
         assert_eq!(
-            says(json!({"level": 200})),
-            "level: invalid value: integer `200`, expected a whole number from -128 to 127"
+            says(json!({"count": -1})),
+            "count: invalid value: integer `-1`, expected a whole number of at least 0"
+        );
+        assert_eq!(says(json!({"level": 200})), "level: invalid value: integer `200`, expected a smaller whole number");
+        assert_eq!(
+            says(json!({"level": -200})),
+            "level: invalid value: integer `-200`, expected a greater whole number"
         );
         assert_eq!(says(json!({"names": "a"})), "names: invalid type: string \"a\", expected an array");
         assert_eq!(says(json!({"inner": 7})), "inner: invalid type: integer `7`, expected an object");
