@@ -5,6 +5,10 @@ use std::time::Duration;
 use tidemill_core::chunk::Item;
 use tidemill_core::task::Cost;
 
+/// By how much chunks grow. Every message costs some 200 µs of everybody's time, so few are small: by doubling a batch of
+/// 100,000 short items had 68 messages, half of them with less work in them than they cost.
+const GROWTH: usize = 4;
+
 /// How chunks are cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
@@ -12,7 +16,7 @@ pub struct Cut {
     pub max_items: usize,
     /// No chunk has more bytes, unless a single item does.
     pub max_bytes: u64,
-    /// Chunks of one size before the size doubles; 0 cuts every chunk at `max_items`.
+    /// Chunks of one size before the size is four times as large; 0 cuts every chunk at `max_items`.
     pub ramp: usize,
 }
 
@@ -67,7 +71,7 @@ impl Cutter {
         }
         self.of_this_size += 1;
         if self.cut.ramp > 0 && self.of_this_size >= self.cut.ramp {
-            self.size = (2 * self.size).min(self.cut.max_items);
+            self.size = (GROWTH * self.size).min(self.cut.max_items);
             self.of_this_size = 0;
         }
         self.bytes = 0;
@@ -98,10 +102,10 @@ mod tests {
     }
 
     #[test]
-    fn chunks_begin_with_one_item_and_double() {
+    fn chunks_begin_with_one_item_and_grow_fourfold() {
         let cut = Cut { max_items: 8, max_bytes: u64::MAX, ramp: 2 };
         let sizes: Vec<usize> = cut_all(cut, &[1; 40]).iter().map(Vec::len).collect();
-        assert_eq!(sizes, [1, 1, 2, 2, 4, 4, 8, 8, 8, 2]);
+        assert_eq!(sizes, [1, 1, 4, 4, 8, 8, 8, 6]);
     }
 
     #[test]
