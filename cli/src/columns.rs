@@ -5,9 +5,9 @@ use std::time::Duration;
 use console::{measure_text_width, style};
 use tidemill_core::batch::unix_millis;
 
-/// Rows below their heads, each column as wide as its widest cell.
+/// Rows below their heads, each column as wide as its widest cell. What others wrote into a cell cannot move the cursor.
 pub(crate) fn columns<const N: usize>(heads: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
-    let rows: Vec<[String; N]> = rows.collect();
+    let rows: Vec<[String; N]> = rows.map(|row| row.map(|cell| one_line(&cell))).collect();
     let mut widths = heads.map(measure_text_width);
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -28,6 +28,11 @@ pub(crate) fn columns<const N: usize>(heads: [&str; N], rows: impl Iterator<Item
         text.push('\n');
     }
     text
+}
+
+/// A text of others as one line, without what a terminal would obey.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
 /// How long ago that was, in its two largest units.

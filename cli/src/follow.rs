@@ -30,10 +30,13 @@ use crate::args::Format;
 use crate::client::Client;
 use crate::error::{CliError, Exit};
 use crate::interrupt;
+use crate::notes;
 use crate::printer::{self, Bar};
 
 /// How often the bar moves.
 const TICK: Duration = Duration::from_millis(500);
+/// How often is asked what items say that take long: workers tell it by their heartbeats.
+const LISTEN: Duration = Duration::from_secs(5);
 
 /// How outcomes are followed.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +89,7 @@ pub(crate) async fn follow(
             format!("interrupted: the batch goes on, and `tidemill cancel {batch}` ends it; {back}")
         }
     };
-    let bar = show_progress(client, batch, &following);
+    let shown = [show_progress(client, batch, &following), tell_notes(client, batch, &following)];
     let mut reader = Reader::new(client, batch, following, Sink::new(&following, kept)?, Arc::clone(&place));
     let given_up = CancellationToken::new();
     let all_is_sent = {
@@ -100,9 +103,7 @@ pub(crate) async fn follow(
     };
     let guard = interrupt::ends_at_once_from(all_is_sent, goodbye);
     let read = given_up.run_until_cancelled(reader.read()).await;
-    if let Some(bar) = bar {
-        bar.abort();
-    }
+    shown.into_iter().flatten().for_each(|shown| shown.abort());
     printer::clear();
     let Some(read) = read else {
         reader.end()?.discard_if_empty();
@@ -157,6 +158,23 @@ fn show_progress(client: &Client, batch: &BatchId, following: &Following) -> Opt
             // Where the API is away the reader says so.
             let Ok(info) = client.batch(&batch).await else { continue };
             bar.get_or_insert_with(|| Bar::new(&info.batch.task, is_quiet)).update(&info.progress);
+        }
+    }))
+}
+
+/// What items that take long say of themselves, a line whenever it has changed.
+fn tell_notes(client: &Client, batch: &BatchId, following: &Following) -> Option<tokio::task::JoinHandle<()>> {
+    if following.is_quiet || !following.waits {
+        return None;
+    }
+    let (client, batch) = (client.clone(), batch.clone());
+    Some(tokio::spawn(async move {
+        let mut told = Vec::new();
+        loop {
+            tokio::time::sleep(LISTEN).await;
+            let notes = notes::of(&client, &batch).await;
+            notes.iter().filter(|note| !told.contains(*note)).for_each(|note| printer::say(note));
+            told = notes;
         }
     }))
 }

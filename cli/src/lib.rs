@@ -27,6 +27,7 @@ mod letters;
 mod line;
 mod models;
 mod networks;
+mod notes;
 mod out;
 mod printer;
 mod results;

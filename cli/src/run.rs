@@ -132,7 +132,7 @@ impl Mill {
             heartbeat: None,
             networks: OwnNetworks::default(),
         };
-        let tools = Tools { compute: pool, blobs: blobs.clone() };
+        let tools = Tools::new(pool, blobs.clone());
         let batch = batch_of(&run.work, settings, job, BatchId::new());
         Ok(Self {
             batch: Arc::new(batch),

@@ -79,7 +79,7 @@ async fn run(
         isolation: None,
         ..worker::setup(settings, pool.threads(), devices, engine.as_ref())
     };
-    let tools = Tools { compute: pool, blobs: blobs.clone() };
+    let tools = Tools::new(pool, blobs.clone());
     let worker = Worker::new(setup, Arc::clone(&broker), Arc::new(register), tools);
     let stop = CancellationToken::new();
     let (carrier, kept) = (Arc::clone(&broker), Arc::clone(&store));

@@ -16,6 +16,7 @@ use crate::columns::{ago, columns};
 use crate::error::{CliError, Exit};
 use crate::follow::counts;
 use crate::interrupt;
+use crate::notes;
 use crate::tasks::{pretty, print};
 
 /// How often a batch that is watched is looked at.
@@ -33,7 +34,7 @@ pub(crate) fn status(args: &Status, settings: &Settings) -> Result<Exit, CliErro
             Some(_) if args.watch => watch(&client, args).await,
             Some(batch) => {
                 let info = client.batch(batch).await?;
-                print(&if args.json { pretty(&json!(info)) } else { shown(&info) })
+                print(&if args.json { pretty(&json!(info)) } else { shown(&info, &notes::of(&client, batch).await) })
             }
         }
     })
@@ -47,23 +48,25 @@ async fn watch(client: &Client, args: &Status) -> Result<Exit, CliError> {
         move || format!("interrupted: the batch goes on; `tidemill status {batch} --watch` comes back")
     });
     let terminal = console::Term::stdout();
-    let mut last: Option<(Progress, usize)> = None;
+    let mut last: Option<(Progress, Vec<String>, usize)> = None;
     loop {
         let info = client.batch(batch).await?;
-        if last.as_ref().is_none_or(|(progress, _)| *progress != info.progress) {
-            if let Some((_, lines)) = last.filter(|_| stdout().is_terminal() && !args.json) {
+        let notes = if args.json { Vec::new() } else { notes::of(client, batch).await };
+        if last.as_ref().is_none_or(|(progress, told, _)| (progress, told) != (&info.progress, &notes)) {
+            if let Some((.., lines)) = last.filter(|_| stdout().is_terminal() && !args.json) {
                 // A terminal that cannot do that shows them one below the other.
                 terminal.clear_last_lines(lines).unwrap_or_default();
             }
             let text = if args.json {
                 format!("{}\n", json!(info))
             } else if stdout().is_terminal() {
-                shown(&info)
+                shown(&info, &notes)
             } else {
-                format!("{}  {}  {}\n", State::of(&info), how_far(&info.progress), counts(&info.progress))
+                let notes: String = notes.iter().map(|note| format!("  {note}")).collect();
+                format!("{}  {}  {}{notes}\n", State::of(&info), how_far(&info.progress), counts(&info.progress))
             };
             print(&text)?;
-            last = Some((info.progress.clone(), text.lines().count()));
+            last = Some((info.progress.clone(), notes, text.lines().count()));
         }
         if info.progress.is_complete() {
             return Ok(Exit::Ok);
@@ -90,7 +93,7 @@ fn listed(infos: &[BatchInfo]) -> String {
     columns(["batch", "task", "state", "items", "not ok", "opened"], infos.iter().map(row))
 }
 
-fn shown(info: &BatchInfo) -> String {
+fn shown(info: &BatchInfo, notes: &[String]) -> String {
     let progress = &info.progress;
     let mut facts = vec![
         ("batch", info.batch.id.to_string()),
@@ -109,6 +112,7 @@ fn shown(info: &BatchInfo) -> String {
     } else if let Some(left) = left(info) {
         facts.push(("left", format!("about {}", humantime::format_duration(left))));
     }
+    facts.extend(notes.iter().map(|note| ("at work", note.clone())));
     facts.into_iter().map(|(key, value)| format!("  {key:9} {value}\n")).collect()
 }
 

@@ -72,7 +72,7 @@ async fn work(
     let threads = pool.threads();
     let setup = setup(settings, threads, devices, engine.as_ref());
     let name = setup.name.clone();
-    let tools = Tools { compute: pool, blobs: cluster::blobs(settings)? };
+    let tools = Tools::new(pool, cluster::blobs(settings)?);
     let stop = CancellationToken::new();
     // From here on whoever asks whether it is ready is kept waiting until the models are loaded.
     let listening = listen(settings).await?;

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use tidemill_core::broker::Heartbeat;
+use tidemill_core::notes::Note;
 use tidemill_core::settings::{Settings, format_size};
 use tidemill_core::task::Lane;
 
@@ -37,7 +38,7 @@ fn listed(workers: &[Heartbeat]) -> String {
         ]
     };
     let heads = ["worker", "lanes", "threads", "memory", "devices", "held", "items", "up", "seen"];
-    columns(heads, workers.iter().map(row)) + &networks(workers)
+    columns(heads, workers.iter().map(row)) + &networks(workers) + &notes(workers)
 }
 
 /// What their networks did: pictures, the mean batch, and the mean time of each stage.
@@ -77,6 +78,19 @@ fn networks(workers: &[Heartbeat]) -> String {
         "output ms",
     ];
     format!("\n{}", columns(heads, rows.into_iter()))
+}
+
+/// How far the items have come that say so.
+fn notes(workers: &[Heartbeat]) -> String {
+    let notes = workers.iter().flat_map(|worker| worker.notes.iter().map(move |note| (worker, note)));
+    let row = |(worker, note): (&Heartbeat, &Note)| {
+        [worker.name.clone(), note.batch.to_string(), note.index.0.to_string(), note.text.clone()]
+    };
+    let mut rows = notes.map(row).peekable();
+    if rows.peek().is_none() {
+        return String::new();
+    }
+    format!("\n{}", columns(["worker", "batch", "item", "how far"], rows))
 }
 
 /// `-` where nothing was done yet.

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use support::{Ended, tidemill};
-use tidemill_core::batch::unix_millis;
+use tidemill_core::batch::{ItemIndex, unix_millis};
 use tidemill_core::blobs::{BlobRef, Blobs, FetchLimits};
 use tidemill_core::broker::{Heartbeat, NetworkWork};
+use tidemill_core::notes::Note;
 use tidemill_core::outcome::Ending;
 use tidemill_core::store::{Shared as _, Store as _};
 use tidemill_core::task::{Lane, raw};
@@ -240,6 +241,7 @@ async fn the_dead_are_listed_and_shown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_are_listed() {
     let server = Server::start().await;
+    let batch = server.batch(Some(9), []).await;
     let heartbeat = Heartbeat {
         name: "mill-1".into(),
         // One that was silent for three times as long as it said is not listed.
@@ -262,17 +264,33 @@ async fn workers_are_listed() {
             compute_ms: 6750,
             output_ms: 5,
         }],
+        notes: vec![Note { batch: batch.clone(), index: ItemIndex(7), text: "epoch 3 of\u{1b}[2J 30".into() }],
         ..Heartbeat::default()
     };
     server.store.beat(&[heartbeat]).await.unwrap();
     let listed = ask(&server, &["workers"]).await.stdout;
     assert!(listed.contains("mill-1  cpu vision  8        16GiB"), "{listed}");
-    let columns: Vec<&str> = listed.lines().last().unwrap().split_whitespace().collect();
+    let parts: Vec<&str> = listed.split("\n\n").collect();
+    let columns: Vec<&str> = parts[1].lines().last().unwrap().split_whitespace().collect();
     let expected = ["mill-1", "efficientnet-lite0", "cpu", "bf16", "790", "10", "8.0", "2.0", "2.5", "67.5", "0.1"];
     assert_eq!(columns, expected, "{listed}");
+    assert!(parts[2].ends_with(&format!("mill-1  {batch}  7     epoch 3 of [2J 30\n")), "{listed}");
     let json: Value = serde_json::from_str(&ask(&server, &["workers", "--json"]).await.stdout).unwrap();
     assert_eq!(json[0]["items"], 12_345);
     assert_eq!(json[0]["networks"][0]["executions"], 100);
+    assert_eq!(json[0]["notes"][0]["index"], 7);
+
+    // Whoever asks for a batch is told of its own items.
+    let shown = ask(&server, &["status", batch.as_str()]).await.stdout;
+    assert!(shown.ends_with("  at work   item 7 on mill-1: epoch 3 of [2J 30\n"), "{shown}");
+    let other = server.batch(Some(1), []).await;
+    assert!(!ask(&server, &["status", other.as_str()]).await.stdout.contains("at work"));
+    let mut child = start(&server.url, &["results", batch.as_str(), "--follow"]);
+    let (line, _) = next_line(BufReader::new(child.stderr.take().unwrap())).await;
+    assert_eq!(line, "item 7 on mill-1: epoch 3 of [2J 30\n");
+    server.record(&batch, 0..9).await;
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    assert_eq!(end(child, stdout).await.stdout.lines().count(), 9);
 }
 
 #[tokio::test(flavor = "multi_thread")]

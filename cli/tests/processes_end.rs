@@ -53,7 +53,7 @@ fn job(task: &str, options: &Value) -> Arc<dyn Job> {
 
 fn tools() -> Tools {
     let limits = FetchLimits { max_bytes: 1, timeout: Duration::from_secs(1) };
-    Tools { compute: Pool::new(1).unwrap(), blobs: Blobs::without_store(limits) }
+    Tools::new(Pool::new(1).unwrap(), Blobs::without_store(limits))
 }
 
 fn own_children() -> Vec<Process> {

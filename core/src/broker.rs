@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, BatchId, Priority};
 use crate::chunk::Chunk;
+use crate::notes::Note;
 use crate::outcome::Outcome;
 use crate::segment::Segment;
 use crate::task::Lane;
@@ -136,6 +137,9 @@ pub struct Heartbeat {
     /// What its networks have done; none where it runs none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<NetworkWork>,
+    /// How far the items have come that it works on and that say so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Note>,
 }
 
 /// What a worker has done with one model since it started. Times are added up: those of queue and input over the pictures,

@@ -7,7 +7,7 @@
 //!
 //! - the words: [`batch`], [`chunk`], [`outcome`], [`failure`], [`retry`]
 //! - how they travel: [`wire`], [`segment`]
-//! - the work: [`task`] (traits and register), [`compute`] (the bridge to the cores)
+//! - the work: [`task`] (traits and register), [`compute`] (the bridge to the cores), [`notes`] (how far it is)
 //! - the seams: [`broker`], [`store`], [`blobs`]
 //! - the house: [`settings`], [`telemetry`], [`nearest`], [`failpoint`]
 
@@ -21,6 +21,7 @@ pub mod failure;
 mod micros;
 mod millis;
 pub mod nearest;
+pub mod notes;
 pub mod outcome;
 pub mod retry;
 pub mod segment;

@@ -20,6 +20,7 @@ use self::typed::{ByComputing, ByWaiting, Typed};
 use crate::blobs::Blobs;
 use crate::compute;
 use crate::failure::Failure;
+use crate::notes::Notepad;
 
 /// A job queue for a kind of machine; a worker serves some lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -268,6 +269,15 @@ pub struct Tools {
     pub compute: compute::Pool,
     /// Where bytes are stored and fetched.
     pub blobs: Blobs,
+    /// Where an item that takes long says how far it has come.
+    pub notepad: Notepad,
+}
+
+impl Tools {
+    /// Tools for any item; nobody reads what it writes.
+    pub fn new(compute: compute::Pool, blobs: Blobs) -> Self {
+        Self { compute, blobs, notepad: Notepad::default() }
+    }
 }
 
 /// Which of the two engines runs a job's items.

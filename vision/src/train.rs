@@ -26,7 +26,7 @@ use tch::TchError;
 use tidemill_core::compute::available_cores;
 use tidemill_core::failure::Failure;
 use tidemill_core::settings::VisionSettings;
-use tidemill_core::telemetry::events::{EpochFinished, TrainingStarted};
+use tidemill_core::telemetry::events::{BatchesLearned, EpochFinished, TrainingStarted};
 use tidemill_tasks::vision::card::{Architecture, Card, Question};
 use tidemill_tasks::vision::train::{DataSet, Epoch, Figures, Output, Size, Training, Wanted, chart};
 use tokio_util::sync::CancellationToken;
@@ -188,7 +188,8 @@ impl Work<'_> {
         while !is_over(&state) {
             let started = Instant::now();
             let number = state.done() + 1;
-            let training = epochs.learn(&mut trainee, &mut adam, number, &self.name)?;
+            let training =
+                epochs.learn(&mut trainee, &mut adam, number, |done, of| self.tell_batches(number, done, of))?;
             if !training.loss.is_finite() {
                 let what = format!("the loss is no number any more in epoch {number}: try a smaller learning_rate");
                 return Err(Failure::permanent("diverged", what));
@@ -234,17 +235,24 @@ impl Work<'_> {
         .emit();
     }
 
+    /// Within an epoch.
+    fn tell_batches(&self, epoch: u32, batch: usize, batches: usize) {
+        BatchesLearned { model: &self.name, epoch, batch, batches }.emit();
+        let Self { name, training, .. } = self;
+        let epochs = training.plan.epochs;
+        training.notepad.write(&format!("{name}: epoch {epoch} of {epochs}, {batch} of {batches} batches"));
+    }
+
     fn tell_epoch(&self, training: &Figures, validation: &Figures, epoch: u32, took: Duration) {
         let told = |figures: &Figures| (figures.loss, figures.iou.unwrap_or(figures.accuracy));
-        EpochFinished {
-            model: &self.name,
-            epoch,
-            epochs: self.training.plan.epochs,
-            training: told(training),
-            validation: told(validation),
-            took,
-        }
-        .emit();
+        let epochs = self.training.plan.epochs;
+        let (training, validation) = (told(training), told(validation));
+        EpochFinished { model: &self.name, epoch, epochs, training, validation, took }.emit();
+        let (name, seconds) = (&self.name, took.as_secs_f64());
+        let [learned, tried] =
+            [training, validation].map(|(loss, right)| format!("loss {loss:.4}, accuracy {right:.4}"));
+        let text = format!("{name}: epoch {epoch} of {epochs} in {seconds:.1} s: {learned}; validation: {tried}");
+        self.training.notepad.write(&text);
     }
 }
 

@@ -39,7 +39,7 @@ async fn segment_with(
     let engine = Torch::start(settings).unwrap();
     let house = House { models, engine: Some(Arc::new(engine)), ..House::default() };
     let job = tidemill_tasks::register(&house).find("vision.segment").unwrap().prepare(&raw(&options)).unwrap();
-    let tools = Tools { compute: Pool::new(1).unwrap(), blobs: Blobs::in_folder(folder, limits()).unwrap() };
+    let tools = Tools::new(Pool::new(1).unwrap(), Blobs::in_folder(folder, limits()).unwrap());
     let output = job.wait(&raw(picture.to_str().unwrap()), tools).running.await?;
     Ok(serde_json::from_str(output.get()).unwrap())
 }

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use common::{digits, settings};
 use image::GrayImage;
 use serde_json::{Value, json};
+use tidemill_core::batch::{BatchId, ItemIndex};
 use tidemill_core::blobs::{BlobRef, Blobs, FetchLimits};
 use tidemill_core::compute::Pool;
 use tidemill_core::failure::Failure;
+use tidemill_core::notes::Notes;
 use tidemill_core::task::{Job, Register, Tools, raw};
 use tidemill_tasks::House;
 use tidemill_tasks::scenario::Seeded;
@@ -32,11 +34,11 @@ fn job(register: &Register, task: &str, options: Value) -> Arc<dyn Job> {
 
 fn tools(home: &Path) -> Tools {
     let limits = FetchLimits { max_bytes: 1 << 30, timeout: std::time::Duration::from_secs(5) };
-    Tools { compute: Pool::new(1).unwrap(), blobs: Blobs::in_folder(&home.join("blobs"), limits).unwrap() }
+    Tools::new(Pool::new(1).unwrap(), Blobs::in_folder(&home.join("blobs"), limits).unwrap())
 }
 
-async fn run(job: &Arc<dyn Job>, input: &Path, home: &Path) -> Result<Value, Failure> {
-    let output = job.wait(&raw(input.to_str().unwrap()), tools(home)).running.await?;
+async fn run(job: &Arc<dyn Job>, input: &Path, tools: Tools) -> Result<Value, Failure> {
+    let output = job.wait(&raw(input.to_str().unwrap()), tools).running.await?;
     Ok(serde_json::from_str(output.get()).unwrap())
 }
 
@@ -46,7 +48,13 @@ static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 async fn train(data: &Path, options: Value, home: &Path) -> Result<Value, Failure> {
     let _alone = ALONE.lock().await;
-    run(&job(&register(&home.join("models")), "vision.train", options), data, home).await
+    let (notes, batch) = (Notes::default(), BatchId::new());
+    let notepad = notes.of(&batch, ItemIndex(0));
+    let tools = Tools { notepad: notepad.clone(), ..tools(home) };
+    let output = run(&job(&register(&home.join("models")), "vision.train", options), data, tools).await?;
+    let (last, done) = (&notes.list(1)[0].text, output["epochs"].as_array().unwrap().len());
+    assert!(last.contains(&format!(": epoch {done} of ")) && last.contains("validation: loss "), "{last}");
+    Ok(output)
 }
 
 fn number(value: &Value) -> f64 {
@@ -78,7 +86,7 @@ async fn digits_are_learned_and_the_model_that_comes_of_it_tells_them_at_once() 
     let (mut right, mut all) = (0, 0);
     for digit in 0..10 {
         for file in std::fs::read_dir(data.join(format!("val/{digit}"))).unwrap() {
-            let said = run(&classify, &file.unwrap().path(), home.path()).await.unwrap();
+            let said = run(&classify, &file.unwrap().path(), tools(home.path())).await.unwrap();
             right += usize::from(said["labels"][0]["label"].as_str() == Some(&digit.to_string()));
             all += 1;
         }
@@ -148,7 +156,7 @@ async fn masks_are_learned_over_a_frozen_backbone_and_pictures_are_segmented_by_
         let (picture, mask) = fields(seed, 128);
         let file = home.path().join("new.png");
         picture.save(&file).unwrap();
-        let said = run(&segment, &file, home.path()).await.unwrap();
+        let said = run(&segment, &file, tools(home.path())).await.unwrap();
         let blob: BlobRef = serde_json::from_value(said["mask"].clone()).unwrap();
         let said = std::fs::read(tools(home.path()).blobs.path_of(&blob).unwrap()).unwrap();
         let said = image::load_from_memory(&said).unwrap().into_rgb8();

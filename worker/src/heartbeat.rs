@@ -11,6 +11,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::Worker;
 
+/// How many notes of items go along.
+const NOTES: usize = 64;
+
 /// How long the last word may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -44,7 +47,7 @@ pub(crate) fn start(worker: &Worker, held: TaskTracker, stop: CancellationToken)
 }
 
 impl Worker {
-    async fn say(
+    pub(crate) async fn say(
         &self,
         about: &Heartbeat,
         held: u64,
@@ -52,7 +55,8 @@ impl Worker {
     ) -> Result<(), tidemill_core::broker::BrokerError> {
         let items = self.tally.items.load(Ordering::Relaxed);
         let networks = self.setup.networks.work();
-        let heartbeat = Heartbeat { at: unix_millis(), held, items, is_stopping, networks, ..about.clone() };
+        let notes = self.notes.list(NOTES);
+        let heartbeat = Heartbeat { at: unix_millis(), held, items, is_stopping, networks, notes, ..about.clone() };
         self.broker.publish(Queue::Workers, Message::new(Body::Heartbeat(heartbeat), Priority::default())).await
     }
 }

@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use tidemill_core::broker::{Broker, BrokerError, Heartbeat};
 use tidemill_core::compute::Pool;
+use tidemill_core::notes::Notes;
 use tidemill_core::task::{Lane, Register, Tools};
 use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
@@ -102,6 +103,7 @@ pub struct Worker {
     /// For threads and processes that items start.
     room: room::Room,
     tally: Arc<Tally>,
+    notes: Notes,
 }
 
 /// What a worker counts of itself.
@@ -127,6 +129,7 @@ impl Worker {
             gate: Arc::default(),
             room: room::Room::default(),
             tally: Arc::default(),
+            notes: Notes::default(),
         }
     }
 

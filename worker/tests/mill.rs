@@ -200,7 +200,7 @@ impl World {
             networks,
         };
         let limits = FetchLimits { max_bytes: 1, timeout: PATIENCE };
-        let tools = Tools { compute: Pool::new(threads).unwrap(), blobs: Blobs::without_store(limits) };
+        let tools = Tools::new(Pool::new(threads).unwrap(), Blobs::without_store(limits));
         Worker::new(setup, Arc::clone(&self.broker), Arc::clone(&self.register), tools)
     }
 

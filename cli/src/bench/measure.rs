@@ -157,7 +157,7 @@ impl EndToEnd {
             networks: OwnNetworks::default(),
         };
         let fetch = FetchLimits { max_bytes: settings.fetch.max_bytes, timeout: settings.fetch.timeout };
-        let tools = Tools { compute: pool, blobs: Blobs::without_store(fetch) };
+        let tools = Tools::new(pool, Blobs::without_store(fetch));
         let stop = CancellationToken::new();
         let worker = Worker::new(setup, Arc::clone(&broker), Arc::new(register), tools);
         tokio::spawn(worker.run(stop.clone()));

@@ -5,6 +5,7 @@ use serde_json::Value;
 use tidemill_core::outcome::{Ending, Outcome, Status};
 
 use super::timeline::Timeline;
+use crate::columns::one_line;
 
 /// Where the width cannot be asked for.
 const USUAL_WIDTH: usize = 120;
@@ -95,10 +96,6 @@ fn tail(text: &str, width: usize) -> String {
     };
     let end: Vec<char> = text.chars().rev().take_while(fits).collect();
     std::iter::once('…').chain(end.into_iter().rev()).collect()
-}
-
-pub(super) fn one_line(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
 fn parsed(json: &str) -> Value {

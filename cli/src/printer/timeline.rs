@@ -10,7 +10,7 @@
 use console::{Alignment, measure_text_width, pad_str};
 use serde::Deserialize;
 
-use super::table::one_line;
+use crate::columns::one_line;
 
 /// Under the row's input.
 const INDENT: usize = 8;

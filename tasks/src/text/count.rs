@@ -225,7 +225,7 @@ mod tests {
 
     async fn count(word: &str, input: Input) -> Result<u64, Failure> {
         let limits = FetchLimits { max_bytes: 1 << 20, timeout: Duration::from_secs(1) };
-        let tools = Tools { compute: compute::Pool::new(1).unwrap(), blobs: Blobs::without_store(limits) };
+        let tools = Tools::new(compute::Pool::new(1).unwrap(), Blobs::without_store(limits));
         let plan = Arc::new(Count.plan(Options { word: word.into() }).unwrap());
         Arc::new(Count).run(plan, input, tools).await.map(|output| output.count)
     }

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 use tidemill_core::failure::Failure;
+use tidemill_core::notes::Notepad;
 use tidemill_core::task::{About, Arguments, Cost, Hands, Invalid, Lane, Task, Tools, Wait, raw};
 
 pub use self::augment::Augmentation;
@@ -102,6 +103,8 @@ pub struct Training {
     pub to: PathBuf,
     /// What pictures are refused by their header.
     pub limits: Limits,
+    /// Where it says how far it has come.
+    pub notepad: Notepad,
 }
 
 impl Training {
@@ -182,12 +185,13 @@ impl Wait for Train {
         self.engine.as_ref().map_or_else(|| "none".into(), |engine| engine.device())
     }
 
-    async fn run(self: Arc<Self>, plan: Arc<Plan>, folder: String, _tools: Tools) -> Result<Output, Failure> {
+    async fn run(self: Arc<Self>, plan: Arc<Plan>, folder: String, tools: Tools) -> Result<Output, Failure> {
         let Some(engine) = &self.engine else {
             return Err(Failure::permanent("no_engine", "this command runs no networks; tidemill-vision does"));
         };
         let to = self.place.allow(&plan.to)?;
-        engine.train(Training { data: PathBuf::from(folder), plan, to, limits: self.limits }).await
+        let (data, notepad) = (PathBuf::from(folder), tools.notepad);
+        engine.train(Training { data, plan, to, limits: self.limits, notepad }).await
     }
 }
 
@@ -200,7 +204,7 @@ mod tests {
         let plan = Arc::new(Options { to: "models".into(), ..Options::default() }.check().unwrap());
         let named = |folder: &str| {
             let (data, plan, to) = (folder.into(), Arc::clone(&plan), PathBuf::new());
-            Training { data, plan, to, limits: Limits::default() }.name()
+            Training { data, plan, to, limits: Limits::default(), notepad: Notepad::default() }.name()
         };
 
         assert_eq!(named("data/Cats & Dogs/"), "cats---dogs");

@@ -27,7 +27,7 @@ impl Stage {
     /// With a thread to compute.
     pub(crate) fn new() -> Self {
         let limits = FetchLimits { max_bytes: 1 << 20, timeout: Duration::from_secs(1) };
-        Self { tools: Tools { compute: Pool::new(1).unwrap(), blobs: Blobs::without_store(limits) } }
+        Self { tools: Tools::new(Pool::new(1).unwrap(), Blobs::without_store(limits)) }
     }
 
     /// Plays one item.

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use tch::{Kind, Reduction, TchError, Tensor};
 use tidemill_core::compute::available_cores;
 use tidemill_core::failure::Failure;
-use tidemill_core::telemetry::events::BatchesLearned;
 use tidemill_tasks::image::Preparation;
 use tidemill_tasks::scenario::Seeded;
 use tidemill_tasks::vision::card::{Card, Question};
@@ -71,13 +70,14 @@ impl<'a> Epochs<'a> {
         Feed::start(self.set, Order { places, batch, preparation, augmentation, seed, epoch }, available_cores())
     }
 
-    /// Learns from every picture for training once, in an order of that epoch.
+    /// Learns from every picture for training once, in an order of that epoch. Now and then it tells how many batches it
+    /// has learned, and of how many.
     pub(super) fn learn(
         &self,
         trainee: &mut Trainee,
         adam: &mut Adam,
         epoch: u32,
-        model: &str,
+        tell: impl Fn(usize, usize),
     ) -> Result<Figures, Failure> {
         let recipe = &self.plan.recipe;
         let seed = recipe.seed.wrapping_add(u64::from(epoch).wrapping_mul(APART));
@@ -102,7 +102,7 @@ impl<'a> Epochs<'a> {
             self.add(&mut tally, &logits, &target, &loss).map_err(failed)?;
             if told.elapsed() >= TELL_EVERY && number < batches {
                 told = Instant::now();
-                BatchesLearned { model, epoch, batch: number, batches }.emit();
+                tell(number, batches);
             }
         }
         figures(tally)

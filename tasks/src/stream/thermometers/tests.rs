@@ -5,7 +5,7 @@ use super::*;
 
 async fn run(fields: serde_json::Value) -> Output {
     let limits = FetchLimits { max_bytes: 1, timeout: Duration::from_secs(1) };
-    let tools = Tools { compute: compute::Pool::new(1).unwrap(), blobs: Blobs::without_store(limits) };
+    let tools = Tools::new(compute::Pool::new(1).unwrap(), Blobs::without_store(limits));
     let fields = serde_json::from_value(fields).unwrap();
     let batch = Fields { tick_ms: Some(0), samples: Some(60), racks: Some(5), ..Fields::default() };
     Arc::new(Thermometers).run(Arc::new(batch), fields, tools).await.unwrap()
