@@ -14,15 +14,16 @@ use tidemill_core::store::{Shared as _, Store as _, Version};
 use tidemill_core::task::Lane;
 use tidemill_results_api::http::{Api, Entry, NewBatch, SubmitError, Submitted, Submitter};
 use tidemill_results_api::testing::{InProcess, Server, batch};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
-/// Accepts a batch, and tells which.
+/// Opens a batch, tells which, and seals it when it may.
 #[derive(Debug)]
 struct Accepts {
     store: Arc<InProcess>,
-    accepted: mpsc::Sender<BatchId>,
+    opened: mpsc::Sender<BatchId>,
+    may_seal: Arc<Semaphore>,
 }
 
 #[async_trait]
@@ -34,17 +35,20 @@ impl Submitter for Accepts {
     ) -> Result<Submitted, SubmitError> {
         let batch = batch();
         self.store.open(&batch).await.unwrap();
+        self.opened.send(batch.id.clone()).await.unwrap();
+        self.may_seal.acquire().await.unwrap().forget();
         self.store.seal(&batch.id, 1).await.unwrap();
-        self.accepted.send(batch.id.clone()).await.unwrap();
         Ok(Submitted { id: batch.id, items: 1, is_new: true, expected: None })
     }
 }
 
-/// A server with a worker that says that it runs networks, and the batches that it accepts.
-async fn server() -> (Server, mpsc::Receiver<BatchId>) {
+/// A server with a worker that says that it runs networks, the batches that it opens, and what lets it seal them.
+async fn server() -> (Server, mpsc::Receiver<BatchId>, Arc<Semaphore>) {
     let store: Arc<InProcess> = Arc::default();
-    let (sender, accepted) = mpsc::channel(1);
-    let submitter: Arc<dyn Submitter> = Arc::new(Accepts { store: Arc::clone(&store), accepted: sender });
+    let (sender, opened) = mpsc::channel(1);
+    let may_seal = Arc::new(Semaphore::new(0));
+    let accepts = Accepts { store: Arc::clone(&store), opened: sender, may_seal: Arc::clone(&may_seal) };
+    let submitter: Arc<dyn Submitter> = Arc::new(accepts);
     let heartbeat = Heartbeat {
         name: "mill".into(),
         at: unix_millis(),
@@ -54,7 +58,7 @@ async fn server() -> (Server, mpsc::Receiver<BatchId>) {
     };
     store.beat(&[heartbeat]).await.unwrap();
     let server = Server::start_over(store, "127.0.0.1:0", |api| Api { submitter: Some(submitter), ..api }).await;
-    (server, accepted)
+    (server, opened, may_seal)
 }
 
 async fn until_cancelled(server: &Server, batch: &BatchId) {
@@ -64,14 +68,25 @@ async fn until_cancelled(server: &Server, batch: &BatchId) {
     }
 }
 
-#[tokio::test]
-async fn a_prediction_whose_caller_hangs_up_is_cancelled() {
-    let (server, mut accepted) = server().await;
+/// Somebody who has asked for a prediction.
+async fn caller(server: &Server) -> TcpStream {
     let mut caller = TcpStream::connect(server.url.trim_start_matches("http://")).await.unwrap();
     let head = "POST /v1/predict/classify?deadline=600000 HTTP/1.1\r\nhost: localhost\r\n\
                 content-type: image/png\r\ncontent-length: 5\r\n\r\n";
     caller.write_all(format!("{head}flour").as_bytes()).await.unwrap();
-    let batch = accepted.recv().await.unwrap();
+    caller
+}
+
+#[tokio::test]
+async fn a_prediction_whose_caller_hangs_up_is_cancelled() {
+    let (server, mut opened, may_seal) = server().await;
+    let caller = caller(&server).await;
+    let batch = opened.recv().await.unwrap();
+    may_seal.add_permits(1);
+    let mut seen = Version::default();
+    while server.store.progress(&batch).await.unwrap().total.is_none() {
+        seen = server.store.changed(&batch, seen).await.unwrap();
+    }
     assert!(!server.store.progress(&batch).await.unwrap().cancelled);
 
     drop(caller);
@@ -80,11 +95,26 @@ async fn a_prediction_whose_caller_hangs_up_is_cancelled() {
 }
 
 #[tokio::test]
+async fn a_prediction_whose_caller_hangs_up_while_it_is_published_is_sealed_and_cancelled() {
+    let (server, mut opened, may_seal) = server().await;
+    let mut caller = caller(&server).await;
+    let batch = opened.recv().await.unwrap();
+
+    caller.shutdown().await.unwrap();
+    assert_eq!(caller.read(&mut [0]).await.unwrap(), 0, "the server has hung up too");
+    may_seal.add_permits(1);
+
+    until_cancelled(&server, &batch).await;
+    assert_eq!(server.store.progress(&batch).await.unwrap().total, Some(1));
+}
+
+#[tokio::test]
 async fn a_prediction_that_comes_too_late_is_cancelled() {
-    let (server, mut accepted) = server().await;
+    let (server, mut opened, may_seal) = server().await;
+    may_seal.add_permits(1);
     let answer = server.send("POST", "/v1/predict/classify?deadline=1", &[("content-type", "image/png")], "x").await;
     assert_eq!(answer.problem(504)["type"], "urn:tidemill:problem:deadline");
-    if let Ok(batch) = accepted.try_recv() {
+    if let Ok(batch) = opened.try_recv() {
         until_cancelled(&server, &batch).await;
     }
 }

@@ -234,7 +234,8 @@ pub(super) async fn create(
     })
 }
 
-type Entries = BoxStream<'static, Result<Entry, SubmitError>>;
+/// The inputs of a batch as they come.
+pub(super) type Entries = BoxStream<'static, Result<Entry, SubmitError>>;
 
 async fn from_json(body: Body) -> Result<(NewBatch, Entries), Problem> {
     let bytes = body::whole(body, MAX_JSON_BYTES, "larger batches go as application/x-ndjson").await?;

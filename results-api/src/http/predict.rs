@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use self::picture::Picture;
 use super::asked::Asked;
-use super::create::{Entry, NewBatch, Submitted};
+use super::create::{Entries, Entry, NewBatch, Submitted};
 use super::problem::Problem;
 use super::{Served, batches};
 use crate::ahead::Expected;
@@ -136,7 +136,7 @@ async fn predict(
     if !(1..=MAX_DEADLINE).contains(&deadline) {
         return Err(Problem::bad_request(format!("deadline: it is 1 to {MAX_DEADLINE} milliseconds")));
     }
-    let submitter = served.api.submitter()?;
+    served.api.submitter()?;
     let until = Instant::now() + Duration::from_millis(deadline);
     let expires = unix_millis() + deadline;
     let is_served = |worker: &tidemill_core::broker::Heartbeat| worker.lanes.contains(&Lane::Vision);
@@ -152,9 +152,10 @@ async fn predict(
         let detail = format!("there was no answer within {deadline} ms; `deadline` asks for more");
         Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline", "too late", detail)
     };
-    let submitted = tokio::time::timeout_at(until, submitter.submit(new, entries)).await.map_err(|_| late())??;
-    let Submitted { id: batch, mut expected, .. } = submitted;
-    let awaited = Awaited { served: Arc::clone(served), batch: Some(batch.clone()) };
+    // It goes on without its caller: a batch that is not sealed would lie there until it is swept.
+    let submitting = tokio::spawn(submit(Arc::clone(served), new, entries));
+    let submitted = tokio::time::timeout_at(until, submitting).await.map_err(|_| late())?;
+    let (awaited, Submitted { id: batch, mut expected, .. }) = submitted.map_err(|_| Problem::fault())??;
     let outcome = outcome(served, &batch, expected.as_mut());
     let outcome = tokio::time::timeout_at(until, outcome).await.map_err(|_| late())??;
     awaited.answered();
@@ -169,6 +170,11 @@ async fn predict(
             Err(Problem::new(StatusCode::CONFLICT, "cancelled", "it was cancelled", "somebody has cancelled it"))
         }
     }
+}
+
+async fn submit(served: Arc<Served>, batch: NewBatch, entries: Entries) -> Result<(Awaited, Submitted), Problem> {
+    let submitted = served.api.submitter()?.submit(batch, entries).await?;
+    Ok((Awaited { batch: Some(submitted.id.clone()), served }, submitted))
 }
 
 /// A prediction that somebody waits for. Dropped without an answer, because the caller has gone or the deadline is
