@@ -52,11 +52,23 @@ fn lines(head: &Value, items: impl Iterator<Item = String>) -> String {
     std::iter::once(head.to_string()).chain(items).map(|line| line + "\n").collect()
 }
 
+fn is_ready(cluster: &Cluster) -> bool {
+    let mut stream = TcpStream::connect(("127.0.0.1", cluster.api_port)).unwrap();
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.starts_with("HTTP/1.1 200 ")
+}
+
 /// Servers, a results API that answers, and a worker.
 fn cluster() -> Option<(Cluster, [mill_cluster::Role; 2])> {
     let cluster = Cluster::start()?.with("TIDEMILL__SUBMIT__PATIENCE", "1s");
     let roles = [cluster.api(), cluster.worker()];
     cluster.until_ok(&["workers"]);
+    // A broker that the API has not reached yet counts as one that is away, for which it has little patience here.
+    while !is_ready(&cluster) {
+        breathe();
+    }
     Some((cluster, roles))
 }
 

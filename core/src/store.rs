@@ -357,9 +357,11 @@ pub enum StoreErrorKind {
     Conflict,
     /// It was there and was let go.
     Forgotten,
-    /// The store answers and will not: credentials, rights, a version, or what it holds is not ours. Trying again is of
-    /// no use; the reason says what to do.
+    /// The store answers and will not, whatever is asked: credentials, rights, a version. Trying again is of no use before
+    /// somebody has mended that; the reason says what to do.
     Refused,
+    /// What it holds of a batch is not what was written there. Other batches are well.
+    Broken,
 }
 
 impl StoreError {

@@ -18,10 +18,13 @@ const PERMITS: Permits = Permits(128);
 /// carries, and whoever reads waits for all of them.
 const TOGETHER: usize = 64;
 const TOGETHER_BYTES: usize = 512 << 10;
-/// A message of a batch that nobody has opened goes round so often: its opening may be in another collector's hands.
-const ROUNDS: u32 = 8;
-/// How long a round takes, at least.
+/// A message of a batch that nobody has opened goes round so often: its opening may be in another collector's hands, which
+/// for the broker live until heartbeats have been missed (20 s), or wait for a store that does not answer.
+const ROUNDS: u32 = 9;
+/// How long the first round takes, at least; each further one takes twice as long, so that all take two minutes.
 const ROUND: Duration = Duration::from_millis(250);
+/// How long nothing is recorded once the store has refused to, at first and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 /// Collects until `stop` is cancelled. Several collectors may run at once: recording is once per item.
 ///
@@ -36,7 +39,7 @@ pub async fn collect(
     landed: impl Fn(&[Arc<Outcome>]) + Send,
     stop: CancellationToken,
 ) -> Result<(), BrokerError> {
-    let mut deliveries = broker.consume(Queue::Results, PERMITS, stop).await?;
+    let mut deliveries = broker.consume(Queue::Results, PERMITS, stop.clone()).await?;
     let (tell, mut gathered) = mpsc::channel(1);
     // The next messages are read and checked while the store writes these.
     let gathering = async move {
@@ -47,8 +50,17 @@ pub async fn collect(
         }
     };
     let recording = async {
+        let mut pause = PAUSES.0;
         while let Some(deliveries) = gathered.recv().await {
-            record(broker, store, &landed, deliveries).await;
+            match record(broker, store, &landed, deliveries).await {
+                Ok(()) => pause = PAUSES.0,
+                // A password that is changed, say. What is here has gone back to the broker, which keeps it.
+                Err(Refused(reason)) => {
+                    tracing::error!(reason, "the store refuses, outcomes wait in the broker");
+                    stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+            }
         }
     };
     tokio::join!(gathering, recording);
@@ -73,13 +85,18 @@ fn gather(first: Delivery, deliveries: &mut Deliveries) -> Vec<Delivery> {
     gathered
 }
 
+/// The store takes nothing, whatever it is, and why.
+#[derive(Debug)]
+struct Refused(String);
+
 /// Does what the messages say, in the order in which they came: what a batch begins with goes before its outcomes.
 async fn record(
     broker: &dyn Broker,
     store: &dyn Store,
     landed: &(impl Fn(&[Arc<Outcome>]) + Send),
     deliveries: Vec<Delivery>,
-) {
+) -> Result<(), Refused> {
+    let mut all = Ok(());
     let mut segments = Vec::new();
     for delivery in deliveries {
         let result = match &delivery.message.body {
@@ -90,7 +107,7 @@ async fn record(
             }
             Body::Open(batch) => store.open(batch).await,
             Body::Seal { batch, total } => {
-                write(broker, store, &mut segments).await;
+                all = all.and(write(broker, store, &mut segments).await);
                 store.seal(batch, *total).await
             }
             Body::Outcomes { batch, outcomes } => {
@@ -102,32 +119,40 @@ async fn record(
                 continue;
             }
         };
-        conclude(broker, delivery, result).await;
+        all = all.and(conclude(broker, delivery, result).await);
     }
-    write(broker, store, &mut segments).await;
+    all.and(write(broker, store, &mut segments).await)
 }
 
 /// Writes segments in as few round trips as can be, and acknowledges what was written.
-async fn write(broker: &dyn Broker, store: &dyn Store, segments: &mut Vec<(Segment, Delivery)>) {
+async fn write(broker: &dyn Broker, store: &dyn Store, segments: &mut Vec<(Segment, Delivery)>) -> Result<(), Refused> {
     if segments.is_empty() {
-        return;
+        return Ok(());
     }
     let (segments, deliveries): (Vec<_>, Vec<_>) = std::mem::take(segments).into_iter().unzip();
     reach("collector.record.before");
     let results = store.record_segments(&segments).await;
     reach("collector.record.after");
+    let mut all = Ok(());
     for (delivery, result) in deliveries.into_iter().zip(results) {
-        conclude(broker, delivery, result).await;
+        all = all.and(conclude(broker, delivery, result).await);
     }
+    all
 }
 
-async fn conclude(broker: &dyn Broker, delivery: Delivery, result: Result<(), StoreError>) {
+async fn conclude(broker: &dyn Broker, delivery: Delivery, result: Result<(), StoreError>) -> Result<(), Refused> {
+    let mut refused = Ok(());
     let settlement = match result {
         Ok(()) => Settlement::Ack,
+        Err(error) if error.kind == StoreErrorKind::Refused => {
+            refused = Err(Refused(error.to_string()));
+            Settlement::Requeue
+        }
         Err(error) if error.kind == StoreErrorKind::Unknown && delivery.message.rounds < ROUNDS => {
             tracing::debug!(%error, "outcomes of a batch that is not open yet");
             // The broker keeps it meanwhile: waiting here, or giving it back, would hold up the others.
-            let again = Message { delay: ROUND, rounds: delivery.message.rounds + 1, ..(*delivery.message).clone() };
+            let rounds = delivery.message.rounds;
+            let again = Message { delay: ROUND * (1 << rounds), rounds: rounds + 1, ..(*delivery.message).clone() };
             match broker.publish(Queue::Results, again).await {
                 Ok(()) => Settlement::Ack,
                 Err(_) => Settlement::Requeue,
@@ -140,6 +165,7 @@ async fn conclude(broker: &dyn Broker, delivery: Delivery, result: Result<(), St
     };
     settle(delivery, settlement).await;
     reach("collector.ack.after");
+    refused
 }
 
 async fn settle(delivery: Delivery, settlement: Settlement) {

@@ -210,10 +210,11 @@ fn router(served: Arc<Served>) -> Router {
 
 /// The routes whose answer comes after a body that may be long.
 fn uploads() -> Router<Arc<Served>> {
+    let form_limit = DefaultBodyLimit::max(predict::MAX_FORM_BYTES);
     Router::new()
         .route("/v1/batches", post(create::create))
-        .route("/v1/predict/classify", post(predict::classify))
-        .route("/v1/predict/segment", post(predict::segment))
+        .route("/v1/predict/classify", post(predict::classify).layer(form_limit))
+        .route("/v1/predict/segment", post(predict::segment).layer(form_limit))
         .route("/v1/blobs", post(blobs::post))
         .route("/v1/blobs/{digest}", get(blobs::fetch).head(blobs::look).put(blobs::put))
         .layer(DefaultBodyLimit::disable())

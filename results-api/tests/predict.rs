@@ -109,6 +109,23 @@ async fn a_prediction_whose_caller_hangs_up_while_it_is_published_is_sealed_and_
 }
 
 #[tokio::test]
+async fn a_form_without_a_boundary_has_an_end() {
+    let (server, ..) = server().await;
+    let mut caller = TcpStream::connect(server.url.trim_start_matches("http://")).await.unwrap();
+    let head = "POST /v1/predict/classify HTTP/1.1\r\nhost: localhost\r\n\
+                content-type: multipart/form-data; boundary=flour\r\ncontent-length: 1000000000\r\n\r\n";
+    caller.write_all(head.as_bytes()).await.unwrap();
+    let (mib, mut sent) = (vec![b'a'; 1 << 20], 0);
+
+    // Whether the answer, 413, is still read before the connection is gone is not for the server to say.
+    while caller.write_all(&mib).await.is_ok() {
+        sent += 1;
+    }
+
+    assert!((128..200).contains(&sent), "{sent} MiB were taken");
+}
+
+#[tokio::test]
 async fn a_prediction_that_comes_too_late_is_cancelled() {
     let (server, mut opened, may_seal) = server().await;
     may_seal.add_permits(1);

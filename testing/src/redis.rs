@@ -1,6 +1,6 @@
 //! Redis.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
@@ -18,7 +18,7 @@ pub struct Redis {
 #[derive(Debug)]
 enum Life {
     Shared { _seat: Seat },
-    Own { group: Option<Group>, data: tempfile::TempDir },
+    Own { group: Option<Group>, data: tempfile::TempDir, options: Vec<String> },
 }
 
 impl Redis {
@@ -52,10 +52,49 @@ impl Redis {
     /// [`Missing`]
     pub fn own() -> Result<Self, Missing> {
         program("redis-server").ok_or(Missing("redis-server"))?;
+        Ok(Self::with(Vec::new()))
+    }
+
+    /// A cluster of two nodes of its own. All slots lie on the first.
+    ///
+    /// # Errors
+    /// [`Missing`]
+    pub fn own_cluster() -> Result<[Self; 2], Missing> {
+        program("redis-server").ok_or(Missing("redis-server"))?;
+        program("redis-cli").ok_or(Missing("redis-cli"))?;
+        let buses = [free_port(), free_port()];
+        let nodes = buses.map(|bus| {
+            Self::with(["--cluster-enabled", "yes", "--cluster-port", &bus.to_string()].map(str::to_owned).into())
+        });
+        nodes[0].cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+        nodes[0].cli(&["CLUSTER", "MEET", "127.0.0.1", &nodes[1].port.to_string(), &buses[1].to_string()]);
+        for node in &nodes {
+            let is_whole = |info: &str| info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:2");
+            wait_until("redis-cluster", &node.log(), || is_whole(&node.cli(&["CLUSTER", "INFO"])));
+        }
+        Ok(nodes)
+    }
+
+    fn with(options: Vec<String>) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let mut redis = Self { port: free_port(), life: Life::Own { group: None, data } };
+        let mut redis = Self { port: free_port(), life: Life::Own { group: None, data, options } };
         redis.start();
-        Ok(redis)
+        redis
+    }
+
+    /// What `redis-cli` prints for a command.
+    ///
+    /// # Panics
+    /// Where there is no `redis-cli`.
+    pub fn cli(&self, command: &[&str]) -> String {
+        let mut cli = Command::new(program("redis-cli").unwrap());
+        let output = cli.args(["-p", &self.port.to_string()]).args(command).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    fn log(&self) -> PathBuf {
+        let Life::Own { data, .. } = &self.life else { panic!("others use it") };
+        data.path().join("log")
     }
 
     /// Its address.
@@ -92,12 +131,12 @@ impl Redis {
     /// For a shared one.
     pub fn start(&mut self) {
         let port = self.port;
-        let Life::Own { group, data } = &mut self.life else { panic!("others use it") };
-        *group = Some(start(port, data.path()));
+        let Life::Own { group, data, options } = &mut self.life else { panic!("others use it") };
+        *group = Some(start(port, data.path(), options));
     }
 }
 
-fn start(port: u16, data: &Path) -> Group {
+fn start(port: u16, data: &Path, options: &[String]) -> Group {
     let log = data.join("log");
     let group = Group::start(
         Command::new(program("redis-server").unwrap())
@@ -106,6 +145,7 @@ fn start(port: u16, data: &Path) -> Group {
             .arg(data)
             .arg("--logfile")
             .arg(&log)
+            .args(options)
             .stdout(Stdio::null())
             .stderr(Stdio::null()),
     )

@@ -74,7 +74,7 @@ impl Submitter for Publisher {
             return Ok(Submitted { id, items, is_new: false, expected: None });
         }
         // Now and not when its message is collected: whoever has our answer may ask for it at once.
-        self.store.open(&batch).await.map_err(|error| of_store(&error))?;
+        self.within_patience(self.store.open(&batch)).await?;
         reach("api.open.after");
         // Before it is published. Longer batches take their time anyway, and their copies would take as much of the broker's.
         let is_one = entries.size_hint() == (1, Some(1));
@@ -140,10 +140,21 @@ impl Publisher {
     }
 
     async fn known(&self, id: &BatchId) -> Result<Option<BatchInfo>, SubmitError> {
-        match self.store.info(id).await {
-            Ok(info) => Ok(Some(info)),
-            Err(error) if error.kind == StoreErrorKind::Unknown => Ok(None),
-            Err(error) => Err(of_store(&error)),
+        self.within_patience(async {
+            match self.store.info(id).await {
+                Ok(info) => Ok(Some(info)),
+                Err(error) if error.kind == StoreErrorKind::Unknown => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+        .await
+    }
+
+    /// What is asked of the store: it waits for one that is away, and a caller does not wait for ever.
+    async fn within_patience<T>(&self, asking: impl Future<Output = Result<T, StoreError>>) -> Result<T, SubmitError> {
+        match tokio::time::timeout(self.settings.submit.patience, asking).await {
+            Ok(answer) => answer.map_err(|error| of_store(&error)),
+            Err(_) => Err(store_is_away()),
         }
     }
 
@@ -249,11 +260,11 @@ fn of_produced(produced: Result<Produced, ProduceError>) -> Result<u64, SubmitEr
 }
 
 fn of_store(error: &StoreError) -> SubmitError {
-    if error.is_transient() {
-        SubmitError { kind: SubmitErrorKind::Away, message: "the store is away".into() }
-    } else {
-        fault(error)
-    }
+    if error.is_transient() { store_is_away() } else { fault(error) }
+}
+
+fn store_is_away() -> SubmitError {
+    SubmitError { kind: SubmitErrorKind::Away, message: "the store is away".into() }
 }
 
 fn invalid(message: impl Into<String>) -> SubmitError {

@@ -6,7 +6,7 @@
 //!
 //! | key | kind | what |
 //! |---|---|---|
-//! | `tidemill:{b}:batch` | hash | `meta` (the batch as JSON), `created`, `completed` (ms since 1970), `total`, `ok` `failed` `dead` `cancelled` `expired` (counts), `duplicates`, `stopped` (it was cancelled), `accepted`, `ahead` (outcomes that were recorded from copies and are still to come), `landed` (places in completion order), `version`, `touched` (when it last changed), `forgotten_input`, `forgotten_completion` |
+//! | `tidemill:{b}:batch` | hash | `meta` (the batch as JSON), `created`, `completed` (ms since 1970), `total`, `ok` `failed` `dead` `cancelled` `expired` (counts), `duplicates`, `stopped` (it was cancelled), `accepted`, `ahead` (outcomes that were recorded from copies and are still to come), `landed` (places in completion order), `version`, `touched` (when it last changed), `abandoned` (it is given up, and goes unless somebody goes on with it), `forgotten_input`, `forgotten_completion` |
 //! | `tidemill:{b}:bits:<page>` | bitmap | which items are recorded; item *i* is bit *i* mod 65,536 of page *i* / 65,536 |
 //! | `tidemill:{b}:pages` | set | the pages that there are |
 //! | `tidemill:{b}:outcomes` | stream | one entry a segment: `s`, its JSON as it came, and `n`, how many outcomes it has; the id is `<p>-0`, where *p* is the place after its last outcome in completion order |
@@ -120,7 +120,12 @@ impl Redis {
     }
 
     fn call(&self, script: &'static Script, batch: &BatchId) -> Call {
-        Call::new(script, &self.keys.batch(batch))
+        self.call_on(script, batch, [])
+    }
+
+    /// Of a script that looks at these pages of the bitmap.
+    fn call_on(&self, script: &'static Script, batch: &BatchId, pages: impl IntoIterator<Item = u64>) -> Call {
+        Call::new(script, &self.keys.all(batch, pages))
     }
 
     /// Reads fields of a batch's hash.
@@ -176,7 +181,7 @@ impl Store for Redis {
     async fn open(&self, batch: &Batch) -> Result<(), StoreError> {
         let action = "open a batch";
         let meta = serde_json::to_vec(batch).map_err(|error| StoreError {
-            kind: StoreErrorKind::Refused,
+            kind: StoreErrorKind::Broken,
             action: action.into(),
             reason: format!("batch {} cannot be written as JSON: {error}", batch.id),
         })?;

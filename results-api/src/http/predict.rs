@@ -25,6 +25,7 @@ use tidemill_core::task::{Lane, raw};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+pub(super) use self::picture::MAX_FORM_BYTES;
 use self::picture::Picture;
 use super::asked::Asked;
 use super::create::{Entries, Entry, NewBatch, Submitted};
@@ -139,8 +140,13 @@ async fn predict(
     served.api.submitter()?;
     let until = Instant::now() + Duration::from_millis(deadline);
     let expires = unix_millis() + deadline;
+    let late = || {
+        let detail = format!("there was no answer within {deadline} ms; `deadline` asks for more");
+        Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline", "too late", detail)
+    };
     let is_served = |worker: &tidemill_core::broker::Heartbeat| worker.lanes.contains(&Lane::Vision);
-    if !served.api.store.workers().await?.iter().any(is_served) {
+    let workers = tokio::time::timeout_at(until, served.api.store.workers()).await.map_err(|_| late())??;
+    if !workers.iter().any(is_served) {
         return Err(Problem::away("no worker runs networks now: `tidemill worker --lanes vision` starts one"));
     }
     let shown = raw(&picture.name);
@@ -148,10 +154,6 @@ async fn predict(
     let entries = stream::iter([Ok(Entry::File { shown, source })]).boxed();
     let mut new = NewBatch::of(task, options);
     (new.priority, new.expires) = (PRIORITY, Some(expires));
-    let late = || {
-        let detail = format!("there was no answer within {deadline} ms; `deadline` asks for more");
-        Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline", "too late", detail)
-    };
     // It goes on without its caller: a batch that is not sealed would lie there until it is swept.
     let submitting = tokio::spawn(submit(Arc::clone(served), new, entries));
     let submitted = tokio::time::timeout_at(until, submitting).await.map_err(|_| late())?;

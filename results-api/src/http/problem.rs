@@ -111,6 +111,10 @@ impl From<StoreError> for Problem {
             StoreErrorKind::Forgotten => {
                 Self::new(StatusCode::GONE, "forgotten", "it was there and is no longer", error.reason)
             }
+            StoreErrorKind::Broken => {
+                tracing::error!(%error, "a batch cannot be read");
+                Self::fault()
+            }
             StoreErrorKind::Refused => {
                 tracing::error!(%error, "the store refuses");
                 Self::away("the store refuses to work; its operators find the reason in the log of the results API")

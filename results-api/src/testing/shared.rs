@@ -18,6 +18,7 @@ use tidemill_core::store::{
 pub struct InProcess {
     inner: Embedded,
     is_away: AtomicBool,
+    refuses: AtomicBool,
     read: AtomicU64,
 }
 
@@ -25,6 +26,11 @@ impl InProcess {
     /// Takes it away, or brings it back.
     pub fn set_away(&self, is_away: bool) {
         self.is_away.store(is_away, Ordering::SeqCst);
+    }
+
+    /// Makes it refuse whatever it is asked, as for a wrong password, or work again.
+    pub fn set_refusing(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::SeqCst);
     }
 
     /// How many outcomes have been read.
@@ -38,6 +44,13 @@ impl InProcess {
                 kind: StoreErrorKind::Unreachable,
                 action: "speak to the store".into(),
                 reason: "secret-host:6379 refused the connection".into(),
+            });
+        }
+        if self.refuses.load(Ordering::SeqCst) {
+            return Err(StoreError {
+                kind: StoreErrorKind::Refused,
+                action: "speak to the store".into(),
+                reason: "secret-host:6379 refused: WRONGPASS".into(),
             });
         }
         Ok(&self.inner)

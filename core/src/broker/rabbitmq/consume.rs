@@ -26,6 +26,9 @@ const MOST: usize = 2000;
 /// How long urgent work that waits already is given to arrive before other work is asked for.
 const URGENT_FIRST: Duration = Duration::from_secs(2);
 
+/// When a message comes again that can neither be read nor be brought to the dead letters.
+const UNREADABLE_AGAIN: Duration = Duration::from_secs(1);
+
 /// Starts to consume; see [`crate::broker::Broker::consume`].
 pub(super) async fn consume(
     broker: &RabbitMq,
@@ -197,9 +200,8 @@ impl Intake {
                 Err((malformed, bytes)) => {
                     let queue = self.queue;
                     tracing::warn!(%queue, reason = %malformed, "a message cannot be read, it goes to the dead letters");
-                    if let Err(error) = held.bury(bytes, &malformed.to_string()).await {
-                        tracing::warn!(%error, "it could not be brought there and will come again");
-                    }
+                    // By itself: whoever asks for the next message may ask once and no more.
+                    self.broker.settling.spawn(async move { held.bury(bytes, &malformed.to_string()).await });
                 }
             }
         }
@@ -321,12 +323,17 @@ struct Held {
 }
 
 impl Held {
-    /// Brings a message that cannot be read to the dead letters, and only then acknowledges it.
-    async fn bury(&self, bytes: bytes::Bytes, reason: &str) -> Result<(), BrokerError> {
+    /// Brings a message that cannot be read to the dead letters, and only then acknowledges it. Where it cannot be brought
+    /// there, it comes again.
+    async fn bury(self, bytes: bytes::Bytes, reason: &str) {
         let route = self.broker.topology.dead();
-        self.broker.post(message::dead(bytes, self.kind.as_deref(), reason, route)).await?;
+        let brought = self.broker.post(message::dead(bytes, self.kind.as_deref(), reason, route)).await;
+        if let Err(error) = brought {
+            tracing::warn!(%error, "a message that cannot be read could not be brought to the dead letters");
+            tokio::time::sleep(UNREADABLE_AGAIN).await;
+            return self.tell(Settled::GiveBack(self.tag)).await;
+        }
         self.tell(Settled::Ack(self.tag)).await;
-        Ok(())
     }
 
     /// An error means that the channel is gone, and with it the claim on the delivery: it will come again.

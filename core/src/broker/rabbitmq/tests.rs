@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use tidemill_testing::{Rabbit, or_skip, unique};
 
 use super::*;
@@ -171,6 +172,35 @@ async fn what_cannot_be_read_goes_to_the_dead_letters_and_the_consumer_lives() {
     }
     let has = |part: &str| reasons.iter().any(|reason| reason.contains(part));
     assert!(has("EOF") && has("none of tidemill.open") && has("version 9"), "{reasons:?}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_takes_nothing_from_a_consumer_that_asks_once_and_no_more() {
+    let Some(Sandbox { broker, _server }) = sandbox().await else { return };
+    let route = broker.topology.route(JOBS, &conformance::work(0));
+    for number in 0..40 {
+        broker.post(message::dead("{".into(), Some("tidemill.chunk"), "", route.clone())).await.unwrap();
+        broker.publish(JOBS, conformance::work(number)).await.unwrap();
+    }
+
+    let mut jobs = broker.consume(JOBS, Permits(4), CancellationToken::new()).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 40 {
+        let mut held = vec![next(&mut jobs).await];
+        while let Some(Some(more)) = jobs.next().now_or_never() {
+            held.push(more);
+        }
+        for delivery in held {
+            seen.push(index(&delivery));
+            delivery.settle(Settlement::Ack).await.unwrap();
+        }
+    }
+
+    assert_eq!(seen, (0..40).collect::<Vec<_>>());
+    let mut dead = broker.consume(Queue::Dead, Permits(10), CancellationToken::new()).await.unwrap();
+    for _ in 0..40 {
+        next(&mut dead).await.settle(Settlement::Ack).await.unwrap();
+    }
 }
 
 #[tokio::test]

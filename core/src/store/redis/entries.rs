@@ -35,45 +35,61 @@ impl FromRedisValue for Entry {
     }
 }
 
-/// How many entries to fetch at once: few at first, for nobody knows how large they are, then as many as fit.
+/// How many entries to fetch at once: few at first, for nobody knows how large they are, then as many as fit, by the
+/// largest of the last ones. Small ones may be followed by large ones, so that it grows step by step and has an end.
 #[derive(Debug)]
 pub(super) struct Window {
     budget: usize,
     bytes: usize,
+    last: Fetched,
+}
+
+/// What a fetch has brought.
+#[derive(Debug, Default)]
+struct Fetched {
     entries: usize,
     outcomes: u64,
+    largest: usize,
 }
 
 impl Window {
     const FIRST: usize = 2;
-    const MOST: usize = 1024;
+    const GROWTH: usize = 4;
+    const MOST: usize = 256;
 
     pub(super) fn new(budget: usize) -> Self {
-        Self { budget, bytes: 0, entries: 0, outcomes: 0 }
+        Self { budget, bytes: 0, last: Fetched::default() }
     }
 
     pub(super) fn size(&self) -> usize {
-        match self.entries {
-            0 => Self::FIRST,
-            entries => (self.budget.saturating_sub(self.bytes) / (self.bytes / entries).max(1)).clamp(1, Self::MOST),
+        let Fetched { entries, largest, .. } = self.last;
+        if entries == 0 {
+            return Self::FIRST;
         }
+        let fitting = self.budget.saturating_sub(self.bytes) / largest.max(1);
+        fitting.min(Self::GROWTH * entries).clamp(1, Self::MOST)
     }
 
-    pub(super) fn add(&mut self, entry: &Entry) {
-        self.bytes += entry.json.len();
-        self.entries += 1;
-        self.outcomes += entry.count;
-    }
-
-    /// The same for so many outcomes more, if the next entries have as many as these.
+    /// The same for so many outcomes more, if the next entries have as many as the last.
     pub(super) fn size_for(&self, outcomes: u64) -> usize {
-        let each = (self.outcomes / (self.entries as u64).max(1)).max(1);
+        let each = (self.last.outcomes / (self.last.entries as u64).max(1)).max(1);
         self.size().min(usize::try_from(outcomes.div_ceil(each)).unwrap_or(usize::MAX)).max(1)
     }
 
-    /// How many of the size of these fit into the whole budget.
-    pub(super) fn fitting(&self) -> usize {
-        (self.budget * self.entries / self.bytes.max(1)).clamp(1, Self::MOST)
+    /// Learns from what a fetch has brought.
+    pub(super) fn add(&mut self, entries: &[Entry]) {
+        let sizes = entries.iter().map(|entry| entry.json.len());
+        self.bytes += sizes.clone().sum::<usize>();
+        self.last = Fetched {
+            entries: entries.len(),
+            outcomes: entries.iter().map(|entry| entry.count).sum(),
+            largest: sizes.max().unwrap_or(0),
+        };
+    }
+
+    /// All that was fetched is done with.
+    pub(super) fn clear(&mut self) {
+        self.bytes = 0;
     }
 
     pub(super) fn is_full(&self) -> bool {

@@ -17,6 +17,13 @@ impl Keys {
         format!("{}:{{{batch}}}:{what}", self.prefix)
     }
 
+    /// All that a batch has, with these pages of its bitmap; its hash is the first.
+    pub(super) fn all(&self, batch: &BatchId, pages: impl IntoIterator<Item = u64>) -> Vec<String> {
+        let names = ["batch", "outcomes", "bands", "dead", "revived", "reviving", "pages"];
+        let bits = pages.into_iter().map(|page| self.bits(batch, page));
+        names.into_iter().map(|what| self.of(batch, what)).chain(bits).collect()
+    }
+
     pub(super) fn batch(&self, batch: &BatchId) -> String {
         self.of(batch, "batch")
     }

@@ -68,7 +68,7 @@ impl Link {
     /// effect has happened and only the answer was lost. Dropping the future is as such a loss.
     ///
     /// # Errors
-    /// [`StoreErrorKind::Unreachable`], [`StoreErrorKind::Refused`]
+    /// [`StoreErrorKind::Unreachable`], [`StoreErrorKind::Refused`], [`StoreErrorKind::Broken`]
     pub(super) async fn run<T, F, A>(&self, action: &'static str, attempt: F) -> Result<T, StoreError>
     where
         F: Fn(Connection) -> A,
@@ -84,7 +84,10 @@ impl Link {
             },
         };
         done.map_err(|error| StoreError {
-            kind: StoreErrorKind::Refused,
+            kind: match Trouble::of(&error) {
+                Trouble::Broken => StoreErrorKind::Broken,
+                _ => StoreErrorKind::Refused,
+            },
             action: action.into(),
             reason: format!("{} refused: {}", self.url, reason(&error)),
         })
@@ -102,7 +105,7 @@ impl Link {
                     self.is_back();
                     return Ok(done);
                 }
-                Err(error) if Trouble::of(&error) == Trouble::Refused => return Err(error),
+                Err(error) if matches!(Trouble::of(&error), Trouble::Refused | Trouble::Broken) => return Err(error),
                 Err(error) => error,
             };
             self.is_gone(&error);

@@ -83,8 +83,9 @@ impl Redis {
         let mut rest = &tokens[..];
         while !rest.is_empty() {
             let (now, later) = rest.split_at(window.size().min(rest.len()));
-            for entry in self.entries_of(ACTION, batch, now.iter().map(|token| token.id)).await? {
-                window.add(&entry);
+            let entries = self.entries_of(ACTION, batch, now.iter().map(|token| token.id)).await?;
+            window.add(&entries);
+            for entry in entries {
                 visit(&entry.json, |head, outcome| {
                     if (from..upto).contains(&outcome.index) {
                         sink.put(head, outcome, entry.id);
@@ -124,11 +125,11 @@ impl Redis {
             if entries.is_empty() {
                 return Err(self.gone(ACTION, batch).await);
             }
+            window.add(&entries);
             for entry in &entries {
                 if next >= end {
                     break;
                 }
-                window.add(entry);
                 let mut place = entry.id.saturating_sub(entry.count);
                 if place > next {
                     return Err(self.gone(ACTION, batch).await);
@@ -176,7 +177,7 @@ pub(super) fn visit(json: &[u8], mut each: impl FnMut(&Head, &Entry<'_>)) -> Res
 /// What lies in Redis is not what we wrote there.
 pub(super) fn broken(error: &dyn std::fmt::Display) -> StoreError {
     StoreError {
-        kind: StoreErrorKind::Refused,
+        kind: StoreErrorKind::Broken,
         action: ACTION.into(),
         reason: format!(
             "what the store holds is not what was written: {error}\ndoes something else use this Redis with the same store.prefix?"

@@ -1,6 +1,6 @@
 //! Recording: one script for many segments of a batch, the batches side by side.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures::StreamExt as _;
@@ -127,22 +127,21 @@ impl Redis {
         pending: &[Pending],
         are_copies: bool,
     ) -> Result<Vec<(Fate, Vec<Span>)>, StoreError> {
-        let mut call = self.call(&script::RECORD, batch).arg(millis(self.ttl)).arg(u8::from(are_copies));
+        let places: Vec<_> = pending.iter().map(|one| spans(&one.segment)).collect();
+        let pages: BTreeSet<u64> = places.iter().flatten().map(|span| span.page).collect();
+        let mut call = self.call_on(&script::RECORD, batch, pages).arg(millis(self.ttl)).arg(u8::from(are_copies));
         call.push(pending.len());
         let mut has_dead = false;
-        let mut places = Vec::with_capacity(pending.len());
-        for Pending { segment, dropped, .. } in pending {
-            let spans = spans(segment);
+        for (Pending { segment, dropped, .. }, spans) in pending.iter().zip(&places) {
             let dead = dead(segment);
             has_dead |= !dead.is_empty();
             call.push(&segment.bytes()[..]);
-            call.push(pack(&spans));
+            call.push(pack(spans));
             call.push(segment.len());
             call.push(by_status(segment));
             call.push(dropped);
             call.push(bands(segment));
             call.push(joined(dead));
-            places.push(spans);
         }
         if has_dead {
             // Before: a batch that is named there and has no dead is harmless.

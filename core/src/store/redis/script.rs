@@ -40,10 +40,11 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Of a script on a batch, whose hash is the one key that is named.
-    pub(super) fn new(script: &'static Script, key: &str) -> Self {
+    /// Of a script on these keys; the first is a batch's hash. The script makes the names itself: a cluster is told of them,
+    /// so that it runs nothing while some of them are on their way from one node to another.
+    pub(super) fn new(script: &'static Script, keys: &[String]) -> Self {
         let mut command = redis::cmd("EVALSHA");
-        command.arg(script.digest.as_str()).arg(1).arg(key);
+        command.arg(script.digest.as_str()).arg(keys.len()).arg(keys);
         Self { script, command }
     }
 

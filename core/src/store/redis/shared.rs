@@ -38,7 +38,7 @@ impl Shared for Redis {
         let fields = self.fields(action, batch, names).await?;
         let [meta, created, completed, accepted] = [0, 1, 2, 3].map(|place| fields[PROGRESS.len() + place].as_deref());
         let opened: Batch = serde_json::from_str(meta.unwrap_or("")).map_err(|error| StoreError {
-            kind: StoreErrorKind::Refused,
+            kind: StoreErrorKind::Broken,
             action: action.into(),
             reason: format!(
                 "batch {batch} was opened by a Tidemill that this one does not understand: {error}\nrun the same version everywhere"
@@ -154,7 +154,7 @@ impl Shared for Redis {
     }
 
     async fn revive(&self, batch: &BatchId, index: u64) -> Result<bool, StoreError> {
-        let call = self.call(&script::REVIVE, batch).arg(index).arg(index / PAGE).arg(index % PAGE);
+        let call = self.call_on(&script::REVIVE, batch, [index / PAGE]).arg(index).arg(index / PAGE).arg(index % PAGE);
         self.run("revive a dead item", batch, &call).await
     }
 
@@ -180,11 +180,8 @@ impl Shared for Redis {
             let Ok(batch) = id.parse::<BatchId>() else { continue };
             let call = self.call(&script::ABANDON, &batch).arg(millis(self.ttl)).arg(millis(LINGER));
             match self.run::<u64>(action, &batch, &call).await {
-                Ok(0) => {}
-                Ok(_) => {
-                    abandoned += 1;
-                    over.push(id);
-                }
+                // One that is given up is named until it is gone: somebody may still go on with it.
+                Ok(given_up) => abandoned += given_up,
                 Err(error) if error.kind == StoreErrorKind::Unknown => over.push(id),
                 Err(error) => return Err(error),
             }

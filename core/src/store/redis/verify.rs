@@ -172,17 +172,16 @@ impl Redis {
 
     async fn count_entries(&self, batch: &BatchId, landed: u64, count: &mut Count) -> Result<(), StoreError> {
         let mut from = 1;
-        let mut size = Window::new(BYTES).size();
+        let mut window = Window::new(BYTES);
         while from <= landed {
-            let entries = self.entries_between(ACTION, batch, from..=landed, size).await?;
+            let entries = self.entries_between(ACTION, batch, from..=landed, window.size()).await?;
             let Some(last) = entries.last() else { break };
             from = last.id + 1;
-            let mut average = Window::new(BYTES);
+            window.add(&entries);
             for entry in &entries {
-                average.add(entry);
                 visit(&entry.json, |_, outcome| count.enter(outcome.index, outcome.status))?;
             }
-            size = average.fitting();
+            window.clear();
         }
         Ok(())
     }

@@ -11,6 +11,9 @@ use crate::http::problem::Problem;
 
 /// The largest picture that is taken.
 const MAX_BYTES: usize = 64 << 20;
+/// The largest form. Before the first boundary a form is held in memory, so there must be an end; with a picture that is
+/// too large it is read further than that, so that its sender hears of it.
+pub(in crate::http) const MAX_FORM_BYTES: usize = 2 * MAX_BYTES;
 /// Up to this size a picture travels within its message, which may have 16 MiB and is a third longer.
 const MAX_INLINE_BYTES: usize = 8 << 20;
 /// The field of a form that holds it.
@@ -112,5 +115,8 @@ async fn read(mut field: Field<'_>) -> Result<Vec<u8>, Problem> {
 }
 
 fn broken(error: &MultipartError) -> Problem {
+    if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        return Problem::too_large(format!("the form: it has at most {MAX_FORM_BYTES} bytes"));
+    }
     Problem::bad_request(format!("the form: {}", error.body_text()))
 }

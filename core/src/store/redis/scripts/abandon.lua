@@ -1,5 +1,5 @@
--- ARGV: milliseconds without any change, milliseconds that the batch then stays. Gives 1 for a batch that was never
--- sealed and is given up now, 0 for any other, nothing for an unknown one.
+-- ARGV: milliseconds without any change, milliseconds that the batch then stays unless somebody goes on with it.
+-- Gives 1 for a batch that was never sealed and is given up now, 0 for any other, nothing for an unknown one.
 if call('EXISTS', batch) == 0 then
   return false
 end
@@ -7,5 +7,6 @@ local since = tonumber(call('HGET', batch, 'touched') or call('HGET', batch, 'cr
 if call('HEXISTS', batch, 'total') == 1 or tonumber(now()) - since < tonumber(ARGV[1]) then
   return 0
 end
+call('HSET', batch, 'abandoned', 1)
 expire_in(ARGV[2])
 return 1

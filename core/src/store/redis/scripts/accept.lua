@@ -1,5 +1,5 @@
 -- ARGV: the number of items, from the first on, that the broker has. Gives 1, or nothing for an unknown batch.
-if call('EXISTS', batch) == 0 then
+if not go_on() then
   return false
 end
 if tonumber(ARGV[1]) > number('accepted') then

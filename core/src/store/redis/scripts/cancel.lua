@@ -1,5 +1,5 @@
 -- Gives 1, or nothing for an unknown batch.
-if call('EXISTS', batch) == 0 then
+if not go_on() then
   return false
 end
 if call('HSETNX', batch, 'stopped', 1) == 1 then

@@ -30,6 +30,16 @@ local function now()
   return whole(tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
 end
 
+-- Whether there is such a batch, for whoever goes on with it: then it stays, though it was given up before.
+local function go_on()
+  -- Asked first: once a script has written anything, a Redis that is full takes the rest too.
+  if call('HEXISTS', batch, 'abandoned') == 1 then
+    call('HDEL', batch, 'abandoned')
+    each_key(function(key) call('PERSIST', key) end)
+  end
+  return call('EXISTS', batch) == 1
+end
+
 local function changed()
   call('HSET', batch, 'touched', now())
   call('PUBLISH', base .. 'changed', whole(call('HINCRBY', batch, 'version', 1)))

@@ -7,7 +7,7 @@
 --
 -- Gives for each segment 0 (recorded), 1 (all of it is known, and counted as such) or, where some of it is known and
 -- nothing was done, the bitmap's bytes under each of its spans. Nothing at all for an unknown batch.
-if call('EXISTS', batch) == 0 then
+if not go_on() then
   return false
 end
 

@@ -1,7 +1,7 @@
 -- ARGV: the index, its page, its bit in the page. Gives 1 where it was dead and has no outcome now, 0 where not, nothing
 -- for an unknown batch. It stays among the dead until it has another outcome: whoever was to publish it may have been
 -- killed before that.
-if call('EXISTS', batch) == 0 then
+if not go_on() then
   return false
 end
 if not call('ZSCORE', base .. 'dead', ARGV[1]) then

@@ -1,5 +1,5 @@
 -- ARGV: total, ttl in milliseconds. Gives the total that holds, or nothing for an unknown batch.
-if call('EXISTS', batch) == 0 then
+if not go_on() then
   return false
 end
 if call('HSETNX', batch, 'total', ARGV[1]) == 1 then

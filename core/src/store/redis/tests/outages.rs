@@ -126,6 +126,6 @@ async fn what_is_not_ours_is_said_to_be_so() {
 
     let error = store.read(&id, Order::Input, 0, 1).await.unwrap_err();
 
-    assert_eq!(error.kind, StoreErrorKind::Refused);
+    assert_eq!(error.kind, StoreErrorKind::Broken);
     assert!(error.reason.contains("WRONGTYPE"), "{error}");
 }

@@ -37,6 +37,46 @@ mod cluster {
 }
 
 #[tokio::test]
+async fn nothing_is_written_while_a_batch_is_on_its_way_to_another_node() {
+    let Some(nodes) = or_skip(Server::own_cluster()) else { return };
+    let url = nodes[0].url().replace("redis://", "redis-cluster://");
+    let store = connect(&url);
+    let (first, id) = (oks(0..10), opened(&store, Some(20)).await);
+    store.record(&id, &first).await.unwrap();
+    let [from, to] = &nodes;
+    let slot = from.cli(&["CLUSTER", "KEYSLOT", &store.keys.batch(&id)]);
+    let [from_id, to_id] = [from, to].map(|node| node.cli(&["CLUSTER", "MYID"]));
+    to.cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]);
+    from.cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]);
+    let to_port = to.port().to_string();
+    let move_key = |key: &str| {
+        let moved = from.cli(&["MIGRATE", "127.0.0.1", &to_port, key, "0", "5000"]);
+        assert_eq!(moved, "OK", "{key}");
+    };
+
+    move_key(&store.keys.batch(&id));
+    let hasty = Redis::connect(Options {
+        prefix: store.index.batches().replace(":batches", ""),
+        patience: Some(Duration::from_millis(200)),
+        ..options(&url)
+    })
+    .unwrap();
+    let error = hasty.record(&id, &first).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+
+    for key in from.cli(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"]).lines() {
+        move_key(key);
+    }
+    for node in [to, from] {
+        node.cli(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]);
+    }
+    store.record(&id, &first).await.unwrap();
+    store.record(&id, &oks(10..20)).await.unwrap();
+    let books = store.verify(&id).await.unwrap();
+    assert!(books.balance() && books.duplicates == 10, "{books:?}");
+}
+
+#[tokio::test]
 async fn sentinel_says_where_the_master_is() {
     let Some(server) = or_skip(Server::own()) else { return };
     let Some(sentinel) = or_skip(Sentinel::of(&server)) else { return };
