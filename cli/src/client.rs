@@ -16,7 +16,7 @@ use tidemill_core::outcome::Outcome;
 use tidemill_core::settings::{Secret, Settings};
 use tidemill_core::store::{BatchInfo, Books, DeadItem, Order};
 
-pub(crate) use self::blobs::BlobTrouble;
+pub(crate) use self::blobs::{BlobTrouble, digest_of};
 use crate::error::{CliError, Exit};
 use crate::line;
 

@@ -96,7 +96,7 @@ pub(crate) async fn list(settings: &Settings, limit: usize) -> Result<Vec<Letter
 /// Throws away the messages that nobody could work on.
 pub(crate) async fn drop_all(settings: &Settings) -> Result<Exit, CliError> {
     let mut dropped = Vec::new();
-    each(settings, |delivery| {
+    let broker = each(settings, |delivery| {
         dropped.push(tokio::spawn(delivery.settle(Settlement::Ack)));
         true
     })
@@ -107,12 +107,14 @@ pub(crate) async fn drop_all(settings: &Settings) -> Result<Exit, CliError> {
             return Err(broker_error(&error));
         }
     }
+    // What was settled may still be on its way out.
+    broker.flush().await;
     let messages = if count == 1 { "1 message".to_owned() } else { format!("{count} messages") };
     crate::tasks::print(&format!("{messages} thrown away\n"))
 }
 
 /// Hands over the letters that lie there now, until it says that it has enough.
-async fn each(settings: &Settings, mut take: impl FnMut(Delivery) -> bool) -> Result<(), CliError> {
+async fn each(settings: &Settings, mut take: impl FnMut(Delivery) -> bool) -> Result<RabbitMq, CliError> {
     let broker = cluster::broker(settings, "dead", Some(PATIENCE), None)?;
     cluster::ready(&broker, Some(PATIENCE)).await?;
     let failed = |error| broker_error(&error);
@@ -129,5 +131,5 @@ async fn each(settings: &Settings, mut take: impl FnMut(Delivery) -> bool) -> Re
             _ => break,
         }
     }
-    Ok(())
+    Ok(broker)
 }

@@ -265,7 +265,7 @@ impl<'a> Submission<'a> {
     /// What brings files to the workers, where inputs are files and the workers do not see them.
     fn uploads(&self) -> Option<Uploads> {
         let has_files = self.arguments != Arguments::Values && !self.args.by_path;
-        has_files.then(|| Uploads::new(self.client.clone(), self.settings.submit.patience))
+        has_files.then(|| Uploads::new(self.client.clone(), self.arguments, self.settings.submit.patience))
     }
 
     /// Tells the results API from time to time how far it is, so that whoever resumes a killed submission knows.

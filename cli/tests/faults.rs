@@ -283,6 +283,11 @@ fn what_is_no_message_goes_to_the_dead_letters_and_every_worker_lives() {
     cluster.must_be_sound(batch.trim(), 100);
     let dropped = String::from_utf8(cluster.run(&["dead", "drop"]).stdout).unwrap();
     assert!(dropped.contains("thrown away"), "{dropped}");
+    let started = Instant::now();
+    while dead() > 0 {
+        assert!(started.elapsed() < PATIENCE, "it says {dropped}, and {} are left", dead());
+        breathe();
+    }
 }
 
 /// Restarts workers that end, until `done` says so, as Docker or systemd would.

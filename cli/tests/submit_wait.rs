@@ -15,7 +15,11 @@ use self::mill_cluster::{Cluster, Role};
 const SUBMIT: [&str; 6] = ["submit", "compute.map", "-", "-o", "expr=10*x", "--wait"];
 
 fn cluster() -> Option<(Cluster, [Role; 2])> {
-    let cluster = Cluster::start()?;
+    cluster_with(|cluster| cluster)
+}
+
+fn cluster_with(settings: impl FnOnce(Cluster) -> Cluster) -> Option<(Cluster, [Role; 2])> {
+    let cluster = settings(Cluster::start()?);
     let roles = [cluster.api(), cluster.worker()];
     cluster.until_ok(&["workers"]);
     Some((cluster, roles))
@@ -101,4 +105,32 @@ fn an_interrupt_between_two_inputs_says_how_to_go_on_and_that_goes_on() {
     let (code, outcomes, said) = again.end();
     assert_eq!((code, outcomes.lines().count()), (Some(0), 3), "{said}");
     cluster.must_be_sound(batch, 3);
+}
+
+#[test]
+fn a_text_is_no_file_and_a_file_is_brought_to_the_workers() {
+    let home = tempfile::tempdir().unwrap();
+    let blobs = format!("file://{}", home.path().join("blobs").display());
+    let Some((cluster, _roles)) = cluster_with(|cluster| cluster.with("TIDEMILL__BLOBS__URL", &blobs)) else { return };
+    // A text may be called what a file is called.
+    let (file, text) = (home.path().join("lorem"), home.path().join("lorem").display().to_string());
+    std::fs::write(&file, "lorem lorem lorem").unwrap();
+
+    let submit = |arguments: &[&str], lines: &str| {
+        let arguments =
+            [&["submit", "text.count", "-o", "word=lorem", "--wait", "--format", "ndjson"], arguments].concat();
+        let mut command = cluster.command(&arguments);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        let output = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+        output
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["output"]["count"].clone())
+            .collect::<Vec<_>>()
+    };
+
+    let inputs = serde_json::json!(["lorem ipsum lorem", text, {"path": file}]);
+    let lines: String = inputs.as_array().unwrap().iter().map(|input| format!("{input}\n")).collect();
+    let counts = [submit(&["-"], &lines), submit(&[&text, "lorem ipsum"], "")];
+    assert_eq!(counts, [[2, 1, 3].map(Value::from).to_vec(), [3, 1].map(Value::from).to_vec()]);
 }

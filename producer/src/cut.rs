@@ -64,6 +64,11 @@ impl Cutter {
         complete
     }
 
+    /// Whether no item waits for the rest of its chunk.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
     /// The items of the last chunk.
     pub(crate) fn take(&mut self) -> Option<Vec<Item>> {
         if self.items.is_empty() {

@@ -124,6 +124,9 @@ struct Sending<'p, 'a> {
     order: VecDeque<(u64, bool)>,
     /// The number of the message at the front of `order`.
     front: u64,
+    /// What refusals took of the window that lie behind items that are not published yet: whoever reads in order cannot
+    /// give it back before these have come.
+    behind: u64,
 }
 
 impl<'a> Producer<'a> {
@@ -149,6 +152,7 @@ impl<'a> Producer<'a> {
             bytes: 0,
             order: VecDeque::new(),
             front: 0,
+            behind: 0,
         };
         self.accepted.send_replace(span.from);
         if self.store.is_none() {
@@ -186,11 +190,11 @@ impl<'a> Producer<'a> {
                 }
                 let item = Item { index, input: input.json, name: input.name, source: input.source };
                 if let Some(items) = cutter.push(item) {
-                    sending.refuse(&mut refused).await?;
                     sending.chunk(items).await?;
+                    sending.refuse(&mut refused, cutter.is_empty()).await?;
                 }
             }
-            sending.refuse(&mut refused).await?;
+            sending.refuse(&mut refused, cutter.is_empty()).await?;
         }
         if let Some(items) = cutter.take() {
             sending.chunk(items).await?;
@@ -272,8 +276,9 @@ impl<'p> Sending<'p, '_> {
         let upto = items.last().map_or(0, |item| item.index.0 + 1);
         let chunk = Chunk { batch: Arc::clone(&self.batch), attempt: Attempt::FIRST, items };
         let bytes = chunk.weight_bytes();
+        let behind = std::mem::take(&mut self.behind);
         if let Some(window) = self.producer.window {
-            window.take(bytes).await;
+            window.take_beside(bytes, behind).await;
         }
         let reply_to = self.producer.reply_to.clone();
         let message = Message { reply_to, ..Message::new(Body::Chunk(chunk), self.batch.priority) };
@@ -282,7 +287,7 @@ impl<'p> Sending<'p, '_> {
 
     /// Publishes the outcomes of what was refused. It never waits for the window: an earlier item may still be uncut,
     /// and whoever reads in order would wait for that one.
-    async fn refuse(&mut self, outcomes: &mut Vec<Arc<Outcome>>) -> Result<(), ProduceError> {
+    async fn refuse(&mut self, outcomes: &mut Vec<Arc<Outcome>>, all_is_cut: bool) -> Result<(), ProduceError> {
         if outcomes.is_empty() {
             return Ok(());
         }
@@ -290,6 +295,7 @@ impl<'p> Sending<'p, '_> {
         let bytes = outcomes.iter().map(|outcome| outcome.weight_bytes()).sum();
         if let Some(window) = self.producer.window {
             window.take_now(bytes);
+            self.behind += if all_is_cut { 0 } else { bytes };
         }
         let body = Body::Outcomes { batch: self.batch.id.clone(), outcomes };
         self.send(Queue::Results, Message::new(body, Priority::default()), bytes, 0).await

@@ -23,11 +23,17 @@ impl Window {
     ///
     /// There is one taker. Dropping the future takes nothing.
     pub async fn take(&self, bytes: u64) {
+        self.take_beside(bytes, 0).await;
+    }
+
+    /// The same, where so many bytes of what is taken cannot be given back before this.
+    pub async fn take_beside(&self, bytes: u64, stuck: u64) {
         loop {
             let freed = self.freed.notified();
             {
                 let mut used = self.used();
-                if *used == 0 || *used + bytes <= self.max_bytes {
+                let passing = used.saturating_sub(stuck);
+                if passing == 0 || passing + bytes <= self.max_bytes {
                     *used += bytes;
                     return;
                 }

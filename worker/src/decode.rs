@@ -7,8 +7,8 @@ use tidemill_core::batch::{Batch, unix_millis};
 use tidemill_core::broker::{Body, Message};
 use tidemill_core::chunk::Chunk;
 use tidemill_core::task::{Job, Register};
-use tokio_util::sync::CancellationToken;
 
+use crate::cancelled::Token;
 use crate::{Refusal, Worker};
 
 /// Batches whose options are kept ready. A batch that fell out is prepared again.
@@ -19,7 +19,7 @@ pub(crate) struct Work {
     pub(crate) message: Arc<Message>,
     pub(crate) job: Arc<dyn Job>,
     /// Cancelled with its batch.
-    pub(crate) cancelled: CancellationToken,
+    pub(crate) cancelled: Token,
 }
 
 impl Work {

@@ -32,9 +32,12 @@ pub(crate) fn start(worker: &Worker, held: TaskTracker, stop: CancellationToken)
         loop {
             tokio::select! {
                 () = &mut settled => break,
-                _ = beat.tick() => {
-                    // A broker that is away is waited for; meanwhile there is nothing to say to anybody.
-                    let said = worker.say(&about, held.len() as u64, stop.is_cancelled()).await;
+                _ = beat.tick() => {}
+            }
+            tokio::select! {
+                () = &mut settled => break,
+                // A broker that is away is waited for; meanwhile there is nothing to say to anybody.
+                said = worker.say(&about, held.len() as u64, stop.is_cancelled()) => {
                     if let Err(error) = said {
                         tracing::debug!(%error, "a heartbeat was lost");
                     }

@@ -41,6 +41,9 @@ pub use decide::{Again, Refusal, Verdict};
 pub use networks::{Networks, OwnNetworks};
 pub use suspects::Suspected;
 
+/// How long a worker waits, once its grace period is over, for a broker that is to take back what is held.
+const GIVE_BACK: Duration = Duration::from_secs(5);
+
 /// How a worker is set up.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -170,26 +173,38 @@ impl Worker {
                 stop_working.cancel();
             }
         }
-        for intake in intakes {
-            // An intake ends by itself when it is told to stop; a panic in it would be ours and is logged by the hook.
-            drop(intake.await);
-        }
-
         held.close();
-        tokio::select! {
-            () = held.wait() => {}
+        let mut settled = std::pin::pin!(async {
+            for intake in intakes {
+                // An intake ends by itself when it is told to stop; a panic in it would be ours and is logged by the hook.
+                drop(intake.await);
+            }
+            held.wait().await;
+            if let Some(beating) = beating {
+                // It says good-bye.
+                drop(beating.await);
+            }
+        });
+        let is_settled = tokio::select! {
+            () = &mut settled => true,
             () = tokio::time::sleep(self.setup.grace) => {
                 tracing::warn!(deliveries = held.len(), "the grace period is over, giving back what is held");
+                false
             }
-            reason = self.setup.networks.lost() => device_lost = Some(reason),
-        }
+            reason = self.setup.networks.lost() => {
+                device_lost = Some(reason);
+                false
+            }
+        };
         stop_working.cancel();
-        held.wait().await;
-        listening.abort();
-        if let Some(beating) = beating {
-            // It says good-bye.
-            drop(beating.await);
+        if !is_settled && tokio::time::timeout(GIVE_BACK, settled).await.is_err() {
+            // What it could not say the broker finds out, once this process is gone.
+            tracing::warn!(
+                deliveries = held.len(),
+                "the broker takes nothing; what is held goes back with the connection"
+            );
         }
+        listening.abort();
         Ok(match device_lost {
             Some(reason) => Ended::DeviceLost(reason),
             None if threads_lost.is_cancelled() => Ended::ThreadsLost,

@@ -1,7 +1,7 @@
 //! Run: a chunk's items on the engine that their task asks for.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;

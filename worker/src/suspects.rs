@@ -6,6 +6,9 @@
 //! halves by it, until the killer stands alone; an item that ends its worker [`Isolation::crash_limit`] times while it
 //! runs alone is dead. (Once would not do: somebody may have killed the worker from outside.)
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +26,10 @@ use crate::{Isolation, Verdict, Worker, decode, run, settle};
 
 /// How often a worker looks for suspects.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long it waits for what runs beside to end, before it lets that go on and looks again later.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it waits for what runs beside to end, at first and at most. Nothing else is begun meanwhile, so that what runs
+/// is let go on then, and other work with it, for [`PAUSE`] times as long.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const PAUSE: u32 = 4;
 /// How long it runs one suspect after the other before other work has its turn.
 const TURN: Duration = Duration::from_secs(5);
 
@@ -55,34 +60,49 @@ pub(crate) fn start(
     stop_working: CancellationToken,
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(look.tick()).await.is_some() {
+        let (mut pause, mut patience) = (LOOK, PATIENCE.0);
+        while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
             let waiting = stop.run_until_cancelled(worker.broker.depth(Queue::Suspects(lane))).await;
             // A broker that is away has told so elsewhere.
-            if matches!(waiting, Some(Ok(1..))) {
-                turn(&worker, lane, &stop, &stop_working).await;
+            let has_some = matches!(waiting, Some(Ok(1..)));
+            if has_some && !turn(&worker, lane, patience, &stop, &stop_working).await {
+                pause = PAUSE * patience;
+                patience = (2 * patience).min(PATIENCE.1);
+            } else {
+                (pause, patience) = (LOOK, PATIENCE.0);
             }
         }
     })
 }
 
-/// Runs suspects alone, one after the other, for a while.
-async fn turn(worker: &Worker, lane: Lane, stop: &CancellationToken, stop_working: &CancellationToken) {
-    let alone = stop.run_until_cancelled(tokio::time::timeout(PATIENCE, worker.gate.write())).await;
-    let Some(Ok(_alone)) = alone else { return };
+/// Runs suspects alone, one after the other, for a while; whether it was alone in time.
+async fn turn(
+    worker: &Worker,
+    lane: Lane,
+    patience: Duration,
+    stop: &CancellationToken,
+    stop_working: &CancellationToken,
+) -> bool {
+    let alone = stop.run_until_cancelled(tokio::time::timeout(patience, worker.gate.write())).await;
+    let Some(Ok(_alone)) = alone else { return false };
     let until = Instant::now() + TURN;
     while Instant::now() < until && !stop.is_cancelled() {
-        let Some(delivery) = take_one(worker, lane).await else { return };
+        let Some(delivery) = take_one(worker, lane).await else { break };
         let verdict = match decode::decode(worker, &delivery.message) {
             Ok(work) => match judge(worker, &delivery, &work) {
                 Some(verdict) => verdict,
-                None => stop_working.run_until_cancelled(run::run(worker, work)).await.unwrap_or(Verdict::HandBack),
+                None => {
+                    let again = Suspected { chunks: vec![work.chunk().clone()], lane };
+                    let ran = stop_working.run_until_cancelled(run::run(worker, work)).await;
+                    // Given back, it would look as if it had ended this worker: some brokers count that too.
+                    ran.unwrap_or(Verdict::Suspect(again))
+                }
             },
             Err(refusal) => Verdict::Reject(refusal),
         };
         settle::settle(worker, delivery, verdict).await;
     }
+    true
 }
 
 /// Takes one suspect and no other: the broker would hand over the next one as soon as this one is settled, and whatever

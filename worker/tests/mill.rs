@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use proptest::prelude::*;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use tidemill_core::batch::{Batch, BatchId, Priority};
 use tidemill_core::blobs::{Blobs, FetchLimits};
 use tidemill_core::broker::{self, Broker, NetworkWork, Notice, Queue};
@@ -217,6 +218,11 @@ impl World {
     }
 
     async fn produce(&self, batch: &Arc<Batch>, deeds: &[Deed], cut: Cut) {
+        self.produce_values(batch, deeds.iter().map(raw).collect(), cut).await;
+    }
+
+    async fn produce_values(&self, batch: &Arc<Batch>, values: Vec<Box<RawValue>>, cut: Cut) {
+        let total = values.len() as u64;
         let job: Arc<dyn Job> = self.register.find(&batch.task).unwrap().prepare(&batch.options).unwrap();
         let producer = Producer {
             broker: &*self.broker,
@@ -230,10 +236,10 @@ impl World {
             reply_to: None,
         };
         let span = Span { from: 0, seal_when_stopped: true };
-        let inputs = Inputs::walk(vec![Source::Values(deeds.iter().map(raw).collect())]);
+        let inputs = Inputs::walk(vec![Source::Values(values)]);
         let produced =
             producer.produce(Arc::clone(batch), &*job, inputs, span, &CancellationToken::new()).await.unwrap();
-        assert_eq!(produced, Produced { total: deeds.len() as u64, is_whole: true });
+        assert_eq!(produced, Produced { total, is_whole: true });
     }
 
     /// Every outcome of the batch, in input order; gives the window back as a reader does.
@@ -278,6 +284,22 @@ fn told(outcome: &Outcome) -> (u64, String, serde_json::Value) {
         line.as_object_mut().unwrap().remove(varying);
     }
     (outcome.index.0, outcome.status().to_string(), line)
+}
+
+#[tokio::test]
+async fn inputs_that_are_refused_behind_items_that_wait_for_their_chunk_do_not_fill_the_window_for_ever() {
+    let world = sandbox();
+    tokio::spawn(world.worker("w", 1).run(world.stop.clone()));
+    let good = (0..9).map(|number| raw(&Deed::Echo(number)));
+    let bad = std::iter::repeat_with(|| raw(&"x".repeat(10_000))).take(500);
+    let batch = world.batch(COMPUTE, PATIENCE);
+    world.store.open(&batch).await.unwrap();
+
+    let values = good.clone().chain(bad).chain(good).collect();
+    let (outcomes, ()) = tokio::join!(world.read(&batch), world.produce_values(&batch, values, TOGETHER));
+
+    assert_eq!(outcomes.len(), 518);
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.status() == Status::Ok).count(), 18);
 }
 
 #[tokio::test(flavor = "multi_thread")]

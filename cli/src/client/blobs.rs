@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 
 use reqwest::{Method, header};
 use sha2::{Digest as _, Sha256};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{ApiError, Client, Trouble};
+
+/// How much of a file goes out at a time.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// Why a blob is not in its file.
 #[derive(Debug)]
@@ -30,18 +33,33 @@ impl From<std::io::Error> for BlobTrouble {
 }
 
 impl Client {
-    /// Stores a file's bytes, unless they are stored already; gives the name of its content (`sha256:…`) and its size.
-    pub(crate) async fn upload(&self, path: &Path) -> Result<(String, u64), BlobTrouble> {
-        let (digest, bytes) = digest_of(path.to_owned()).await?;
+    /// Stores a file of that content (see [`digest_of`]), unless it is stored already. `moved` is called whenever some of it
+    /// has gone out.
+    pub(crate) async fn upload(
+        &self,
+        path: &Path,
+        digest: &str,
+        bytes: u64,
+        moved: impl Fn() + Send + Sync + 'static,
+    ) -> Result<(), BlobTrouble> {
         let blob = format!("/v1/blobs/{digest}");
         match self.begin(Method::HEAD, &blob, |request| request).await {
-            Ok(_) => return Ok((digest, bytes)),
+            Ok(_) => return Ok(()),
             Err(error) if error.trouble == Trouble::Unknown => {}
             Err(error) => return Err(error.into()),
         }
         let file = tokio::fs::File::open(path).await?;
-        self.begin(Method::PUT, &blob, |request| request.header(header::CONTENT_LENGTH, bytes).body(file)).await?;
-        Ok((digest, bytes))
+        let pieces = futures::stream::try_unfold(file, move |mut file| {
+            moved();
+            async move {
+                let mut piece = bytes::BytesMut::with_capacity(PIECE_BYTES);
+                let is_end = file.read_buf(&mut piece).await? == 0;
+                Ok::<_, std::io::Error>((!is_end).then(|| (piece.freeze(), file)))
+            }
+        });
+        let body = reqwest::Body::wrap_stream(pieces);
+        self.begin(Method::PUT, &blob, |request| request.header(header::CONTENT_LENGTH, bytes).body(body)).await?;
+        Ok(())
     }
 
     /// Fetches the blob of that digest (`sha256:…`) into a file, which is there whole or not at all. What comes is
@@ -64,8 +82,8 @@ impl Client {
     }
 }
 
-/// Reads a file once through, on a thread for that.
-async fn digest_of(path: PathBuf) -> std::io::Result<(String, u64)> {
+/// The name of a file's content (`sha256:…`) and its size. It is read once through, on a thread for that.
+pub(crate) async fn digest_of(path: PathBuf) -> std::io::Result<(String, u64)> {
     let hashing = tokio::task::spawn_blocking(move || {
         let mut hasher = Sha256::new();
         let bytes = std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;

@@ -87,7 +87,7 @@ fn sandbox(inputs: &[&str], timeout: Duration) -> (Worker, Work, Arc<Together>) 
 }
 
 /// A worker with one task, and a chunk of it.
-fn sandbox_of(register: Register, inputs: &[&str], timeout: Duration) -> (Worker, Work) {
+pub(crate) fn sandbox_of(register: Register, inputs: &[&str], timeout: Duration) -> (Worker, Work) {
     let kind = register.iter().next().unwrap();
     let job = kind.prepare(&raw(&serde_json::json!({}))).unwrap();
     let batch = Batch {
@@ -124,10 +124,10 @@ fn sandbox_of(register: Register, inputs: &[&str], timeout: Duration) -> (Worker
     let limits = FetchLimits { max_bytes: 1, timeout };
     let tools = Tools::new(Pool::new(1).unwrap(), Blobs::without_store(limits));
     let worker = Worker::new(setup, Arc::new(Embedded::new(1 << 20)), Arc::new(register), tools);
-    (worker, Work { message, job, cancelled: CancellationToken::new() })
+    (worker, Work { message, job, cancelled: Arc::default() })
 }
 
-const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 async fn outcomes(worker: &Worker, work: Work) -> Vec<Arc<Outcome>> {
     match run(worker, work).await {

@@ -19,6 +19,9 @@ use crate::broker::{BrokerError, BrokerErrorKind, Health};
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LAST_DELAY: Duration = Duration::from_secs(5);
 
+/// A connection that has lived for so long was well; one that breaks sooner counts as one that was not made.
+const LASTING: Duration = Duration::from_secs(1);
+
 /// A connection that was made, until it breaks.
 pub(super) struct Live {
     /// Counts the connections of its link.
@@ -148,12 +151,18 @@ impl Keeper {
                         tracing::info!(broker = address(uri), link = self.name, "the broker is back");
                     }
                     generation += 1;
-                    delay = FIRST_DELAY;
+                    let since = Instant::now();
                     self.tell.send_replace(State::Up(Arc::clone(&live), None));
                     let reason = self.watch(&live).await;
                     live.broken.cancel();
                     tracing::warn!(broker = address(uri), link = self.name, error = reason, "the broker is away");
                     self.tell.send_replace(State::Down(BrokerErrorKind::Unreachable, reason));
+                    if since.elapsed() >= LASTING {
+                        delay = FIRST_DELAY;
+                    } else {
+                        // What ends a connection as soon as there is one is met again by the next.
+                        pause(&mut delay).await;
+                    }
                 }
                 Err((kind, reason)) => {
                     let is_news = !matches!(&*self.tell.borrow(), State::Down(_, told) if *told == reason);
@@ -166,8 +175,7 @@ impl Keeper {
                         );
                         self.tell.send_replace(State::Down(kind, reason));
                     }
-                    tokio::time::sleep(delay.mul_f64(fastrand::f64())).await;
-                    delay = (2 * delay).min(LAST_DELAY);
+                    pause(&mut delay).await;
                 }
             }
         }
@@ -219,6 +227,12 @@ impl Keeper {
     }
 }
 
+/// Waits a while, and longer the next time.
+async fn pause(delay: &mut Duration) {
+    tokio::time::sleep(delay.mul_f64(fastrand::f64())).await;
+    *delay = (2 * *delay).min(LAST_DELAY);
+}
+
 /// An address without its password.
 fn address(uri: &AMQPUri) -> String {
     let scheme = match uri.scheme {
@@ -245,6 +259,12 @@ pub(super) fn why(error: &lapin::Error) -> String {
             format!("{}; are user, password and virtual host right?", error.get_message())
         }
         lapin::ErrorKind::ProtocolError(error) => error.get_message().to_string(),
+        // Such a message is no dead letter: the client ends the connection before we see any of it.
+        lapin::ErrorKind::ParsingError(_) => format!(
+            "{}; does a message have a property or a header whose name or short text is not UTF-8? It comes again and again: \
+             take it out of its queue",
+            crate::failure::chain(error)
+        ),
         _ => crate::failure::chain(error),
     }
 }
