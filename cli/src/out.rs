@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::hash::{Hash as _, Hasher as _};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
@@ -212,8 +213,14 @@ fn put(from: &Path, to: &Path, outcome: &Outcome) -> io::Result<()> {
     if let Some(folder) = to.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    // A link, not a move: two items may have made the same bytes. Then a rename, so that no reader sees half a file.
+    // Two items may have made the same bytes: the first gets the staged file, by a link that costs nothing, and whoever
+    // comes later a copy, so that no two of them change together. Then a rename, so that no reader sees half a file.
     let beside = to.with_file_name(format!(".tidemill-{}-{}", std::process::id(), outcome.index));
-    std::fs::hard_link(from, &beside).or_else(|_| std::fs::copy(from, &beside).map(drop))?;
-    std::fs::rename(&beside, to).inspect_err(|_| drop(std::fs::remove_file(&beside)))
+    let is_first = from.metadata()?.nlink() == 1;
+    let put = if is_first && std::fs::hard_link(from, &beside).is_ok() {
+        Ok(())
+    } else {
+        std::fs::copy(from, &beside).map(drop)
+    };
+    put.and_then(|()| std::fs::rename(&beside, to)).inspect_err(|_| drop(std::fs::remove_file(&beside)))
 }

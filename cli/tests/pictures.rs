@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use serde_json::Value;
@@ -185,6 +186,20 @@ fn what_an_earlier_run_made_of_such_inputs_is_replaced_but_nothing_that_a_link_l
     assert_eq!(sizes[1], ["out/a.png", "out/b.png.png", "out/c/d.png-2.png"]);
     for name in ["b.png", "elsewhere/d.png"] {
         assert!(std::fs::read(folder.path().join(name)).unwrap() == original, "{name}");
+    }
+}
+
+#[test]
+fn files_with_the_same_bytes_do_not_change_together() {
+    let folder = copies(&["in/a.png", "in/b.png", "in/c.png"]);
+    let ended = run_in(folder.path(), &["in", "--out", "out"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+
+    let file = |name: &str| folder.path().join("out").join(name);
+    let made = std::fs::read(file("a.png")).unwrap();
+    for name in ["a.png", "b.png", "c.png"] {
+        assert!(std::fs::read(file(name)).unwrap() == made, "{name}");
+        assert_eq!(std::fs::metadata(file(name)).unwrap().nlink(), 1, "{name}");
     }
 }
 
