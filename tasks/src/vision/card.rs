@@ -30,6 +30,9 @@ pub struct Card {
     /// The folder that the card was read from.
     #[serde(skip)]
     folder: PathBuf,
+    /// See [`Card::digest`].
+    #[serde(skip)]
+    digest: String,
     /// The name to call it by, which is the folder's name as well.
     pub name: String,
     /// One or two sentences for people: what it is good for and what not.
@@ -275,7 +278,11 @@ impl Card {
             .map_err(|error| fault(CardErrorKind::Malformed, &file, error.to_string().trim_end().to_owned()))?;
         folder.clone_into(&mut card.folder);
         card.check(&file)?;
-        card.labels()?;
+        let mut digest = Sha256::new_with_prefix(&text);
+        if let Labels::Own(labels) = card.labels()? {
+            digest.update(labels.join("\n"));
+        }
+        card.digest = format!("{:x}", digest.finalize());
         Ok(card)
     }
 
@@ -295,6 +302,11 @@ impl Card {
     /// Returns the folder that the card was read from.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Returns the digest of all that the card says, with the classes' names: another one is another model.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// Returns the path of the network's own file.
