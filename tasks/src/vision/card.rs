@@ -3,7 +3,7 @@
 //!
 //! A card is checked for itself here; that it *fits* its network is found out by `tidemill-vision` when it loads it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -344,7 +344,7 @@ impl Card {
         Err(fault(CardErrorKind::Digest, &file, what))
     }
 
-    /// Returns the classes' names.
+    /// Returns the classes' names; see [`distinct`].
     ///
     /// # Errors
     ///
@@ -355,7 +355,7 @@ impl Card {
         }
         let file = self.folder.join(&self.output.labels);
         let text = fs::read_to_string(&file).map_err(|error| unreadable(&file, "cannot be read", error))?;
-        let labels: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
+        let labels = distinct(text.lines().map(str::trim));
         if labels.len() == self.output.classes as usize && !labels.iter().any(String::is_empty) {
             return Ok(Labels::Own(labels));
         }
@@ -394,6 +394,20 @@ impl Default for Precisions {
     }
 }
 
+/// Names of classes, by number. One that an earlier class has gets its number in brackets: outcomes name a class, and a name
+/// is to mean one.
+pub fn distinct<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let mut given = HashSet::new();
+    let distinct = |(number, name): (usize, &str)| {
+        let mut name = name.to_owned();
+        while !name.is_empty() && !given.insert(name.clone()) {
+            name = format!("{name} ({number})");
+        }
+        name
+    };
+    names.into_iter().enumerate().map(distinct).collect()
+}
+
 fn only_fp32() -> Vec<Precision> {
     vec![Precision::Fp32]
 }
@@ -419,4 +433,16 @@ fn fault(kind: CardErrorKind, file: &Path, what: String) -> CardError {
 
 fn unreadable(file: &Path, what: &str, source: io::Error) -> CardError {
     CardError { source: Some(source), ..fault(CardErrorKind::Unreadable, file, what.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_classes_have_one_name() {
+        let names = ["crane", "b", "crane (3)", "crane", "crane"];
+
+        assert_eq!(distinct(names), ["crane", "b", "crane (3)", "crane (3) (3)", "crane (4)"]);
+    }
 }
