@@ -172,7 +172,7 @@ fn folder_of(path: &Path) -> &Path {
 /// Where it is one, or its folder is not there.
 pub(crate) fn must_be_outside(path: &Path, inputs: &[String]) -> Result<(), CliError> {
     let around = folder_of(path).canonicalize().map_err(|error| unusable(path, &error))?;
-    match inputs.iter().find(|input| is_folder_around(input, &around)) {
+    match inputs.iter().find(|input| is_folder_around(Path::new(input), &around)) {
         Some(input) => Err(CliError::usage(format!("--out: {} lies within the input {input}", path.display()))
             .hint("it would become an input; name a file outside")),
         None => Ok(()),

@@ -2,17 +2,21 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::hash::{Hash as _, Hasher as _};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 use tidemill_core::blobs::{BlobRef, Blobs, FetchLimits};
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Ending, Outcome};
 use tidemill_core::task::raw;
+use tidemill_producer::inputs::Source;
 
 use crate::error::{CliError, Exit};
 
@@ -20,6 +24,10 @@ use crate::error::{CliError, Exit};
 #[derive(Debug)]
 pub(crate) struct Out {
     folder: PathBuf,
+    /// The same without links.
+    real: PathBuf,
+    /// Whether files that were there before are replaced: only where none of them can be an input.
+    replaces: bool,
     /// Blobs lie here until they are placed: within the output folder, so that placing one copies nothing. It is gone
     /// when the run ends.
     staging: tempfile::TempDir,
@@ -29,20 +37,32 @@ pub(crate) struct Out {
 
 impl Out {
     /// Makes the folder ready.
-    pub(crate) fn open(folder: &Path, inputs: &[String]) -> Result<Self, CliError> {
+    ///
+    /// # Errors
+    /// Where it cannot be written to, or an input lies within it or around it. What comes as lines, or nobody knows any
+    /// more (`None`), cannot be looked for before: then nothing that is there is replaced.
+    pub(crate) fn open(folder: &Path, inputs: Option<&[Source]>) -> Result<Self, CliError> {
         let unusable = |error: &io::Error| {
             CliError::usage(format!("--out: cannot write to {}: {error}", folder.display()))
                 .hint("name a folder that you may write to, on a disk with room")
         };
         std::fs::create_dir_all(folder).map_err(|error| unusable(&error))?;
         let real = folder.canonicalize().map_err(|error| unusable(&error))?;
-        if let Some(input) = inputs.iter().find(|input| is_folder_around(input, &real)) {
-            return Err(CliError::usage(format!("--out: {} lies within the input {input}", folder.display()))
+        for place in inputs.into_iter().flatten().filter_map(Source::place) {
+            let Some(input) = place.overlap(&real) else { continue };
+            let (out, is_around) = (folder.display(), is_folder_around(&input, &real));
+            let input = input.display();
+            let problem = match is_around {
+                true => format!("--out: {out} lies within the input {input}"),
+                false => format!("--out: the input {input} lies within {out}"),
+            };
+            return Err(CliError::usage(problem)
                 .hint("produced files would overwrite inputs or become inputs; name a folder outside"));
         }
+        let replaces = inputs.is_some_and(|inputs| !inputs.iter().any(|input| matches!(input, Source::Lines { .. })));
         let staging =
             tempfile::Builder::new().prefix(".tidemill-").tempdir_in(folder).map_err(|error| unusable(&error))?;
-        Ok(Self { folder: folder.to_owned(), staging, given: HashSet::new() })
+        Ok(Self { folder: folder.to_owned(), real, replaces, staging, given: HashSet::new() })
     }
 
     /// The store in which produced files wait to be placed.
@@ -92,8 +112,9 @@ impl Out {
                 false => blob.extension.clone(),
             };
             let placed = blobs.path_of(&blob).map_err(|error| error.message).and_then(|from| {
-                let to = self.name(outcome, &blob, &ending);
-                put(&from, &to, outcome).map_err(|error| format!("cannot write {}: {error}", to.display())).map(|()| to)
+                let (to, is_there) = self.name(outcome, &blob, &ending);
+                let put = if is_there { Ok(()) } else { put(&from, &to, outcome) };
+                put.map_err(|error| format!("cannot write {}: {error}", to.display())).map(|()| to)
             });
             match placed {
                 Ok(path) => drop(field.as_object_mut()?.insert("file".into(), path.to_string_lossy().into())),
@@ -107,15 +128,15 @@ impl Out {
         is_changed.then(|| Outcome { ending: Ending::Ok(raw(&fields)), ..outcome.clone() })
     }
 
-    /// The input's name with the new ending, or the name that the file has of itself; if that was given before, the
-    /// whole name with the new ending, then with a number.
-    fn name(&mut self, outcome: &Outcome, blob: &BlobRef, ending: &str) -> PathBuf {
+    /// The input's name with the new ending, or the name that the file has of itself; if that is taken, the whole name
+    /// with the new ending, then with a number. And whether the file lies there already.
+    fn name(&mut self, outcome: &Outcome, blob: &BlobRef, ending: &str) -> (PathBuf, bool) {
         let extension: &str = &ending.replace(['/', '\\', '\0'], "_");
         if let Some(own) = blob.name.as_deref().and_then(|name| Some(PathBuf::from(plain(name).file_name()?))) {
             let stem = own.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let ending = own.extension().map(|ending| format!(".{}", ending.to_string_lossy())).unwrap_or_default();
             let numbered = (2u64..).map(|n| PathBuf::from(format!("{stem}-{n}{ending}")));
-            return self.free(std::iter::once(own).chain(numbered));
+            return self.free(std::iter::once(own).chain(numbered), blob);
         }
         let name = plain(outcome.name.as_deref().unwrap_or_default());
         let name = if name.as_os_str().is_empty() { PathBuf::from(outcome.index.to_string()) } else { name };
@@ -124,13 +145,30 @@ impl Out {
         let first = if is_same { name.clone() } else { name.with_extension(extension) };
         let numbered = (2u64..).map(|n| name.with_file_name(format!("{whole}-{n}.{extension}")));
         let whole = name.with_file_name(format!("{whole}.{extension}"));
-        self.free([first, whole].into_iter().chain(numbered))
+        self.free([first, whole].into_iter().chain(numbered), blob)
     }
 
-    /// The first name that was not given before.
-    fn free(&mut self, mut candidates: impl Iterator<Item = PathBuf>) -> PathBuf {
-        let chosen = candidates.find(|candidate| self.given.insert(hash(candidate)));
-        self.folder.join(chosen.unwrap_or_default())
+    /// The first name that was not given before, and under which lies nothing that stays but the file itself; and
+    /// whether that lies there.
+    fn free(&mut self, candidates: impl Iterator<Item = PathBuf>, blob: &BlobRef) -> (PathBuf, bool) {
+        for candidate in candidates {
+            let to = self.folder.join(&candidate);
+            let stays = self.stays(&to, blob);
+            if (!stays || is_file_of(&to, blob)) && self.given.insert(hash(&candidate)) {
+                return (to, stays);
+            }
+        }
+        unreachable!("numbers do not end")
+    }
+
+    /// Whether something is there that is not replaced. What an earlier run left there is; a name that a server chose
+    /// may be anybody's.
+    fn stays(&self, to: &Path, blob: &BlobRef) -> bool {
+        let Ok(there) = to.symlink_metadata() else { return false };
+        // A link to a folder leads out of this one.
+        let is_within = |folder: &Path| folder.canonicalize().is_ok_and(|folder| folder.starts_with(&self.real));
+        let is_replaced = self.replaces && blob.name.is_none() && there.is_file() && to.parent().is_some_and(is_within);
+        !is_replaced
     }
 }
 
@@ -156,26 +194,33 @@ fn hash(path: &Path) -> u64 {
 }
 
 /// Whether an input is a folder that has this one within it.
-pub(crate) fn is_folder_around(input: &str, out: &Path) -> bool {
-    Path::new(input).is_dir() && Path::new(input).canonicalize().is_ok_and(|input| out.starts_with(input))
+pub(crate) fn is_folder_around(input: &Path, out: &Path) -> bool {
+    input.is_dir() && input.canonicalize().is_ok_and(|input| out.starts_with(input))
+}
+
+/// Whether a file has the bytes of this blob.
+fn is_file_of(path: &Path, blob: &BlobRef) -> bool {
+    let digest = |mut file: File| {
+        let mut digest = Sha256::new();
+        io::copy(&mut file, &mut digest).map(|_| format!("sha256:{:x}", digest.finalize()))
+    };
+    path.metadata().is_ok_and(|there| there.is_file() && there.len() == blob.bytes)
+        && File::open(path).and_then(digest).is_ok_and(|digest| digest == blob.blob)
 }
 
 /// Puts a staged file in its place, replacing what an earlier run left there.
 fn put(from: &Path, to: &Path, outcome: &Outcome) -> io::Result<()> {
-    if is_own_input(to, outcome) {
-        return Err(io::Error::other("it is the input itself; name another folder with --out"));
-    }
     if let Some(folder) = to.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    // A link, not a move: two items may have made the same bytes. Then a rename, so that no reader sees half a file.
+    // Two items may have made the same bytes: the first gets the staged file, by a link that costs nothing, and whoever
+    // comes later a copy, so that no two of them change together. Then a rename, so that no reader sees half a file.
     let beside = to.with_file_name(format!(".tidemill-{}-{}", std::process::id(), outcome.index));
-    std::fs::hard_link(from, &beside).or_else(|_| std::fs::copy(from, &beside).map(drop))?;
-    std::fs::rename(&beside, to).inspect_err(|_| drop(std::fs::remove_file(&beside)))
-}
-
-fn is_own_input(to: &Path, outcome: &Outcome) -> bool {
-    let input: Option<String> = serde_json::from_str(outcome.input.get()).ok();
-    let real = |path: &Path| path.canonicalize().ok();
-    input.and_then(|input| real(Path::new(&input))).is_some_and(|input| real(to) == Some(input))
+    let is_first = from.metadata()?.nlink() == 1;
+    let put = if is_first && std::fs::hard_link(from, &beside).is_ok() {
+        Ok(())
+    } else {
+        std::fs::copy(from, &beside).map(drop)
+    };
+    put.and_then(|()| std::fs::rename(&beside, to)).inspect_err(|_| drop(std::fs::remove_file(&beside)))
 }

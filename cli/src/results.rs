@@ -39,7 +39,7 @@ pub(crate) fn results(
                 Some((path.to_owned(), form(of, &batch, settings, vision.as_ref())?))
             }
         };
-        let Some(kept) = Kept::open(args.download.as_deref(), file, args.resume)? else {
+        let Some(kept) = Kept::open(args.download.as_deref(), None, file, args.resume)? else {
             if !is_quiet {
                 printer::say("the file of --out is complete; there is nothing to go on with");
             }

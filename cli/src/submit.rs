@@ -152,7 +152,7 @@ impl<'a> Submission<'a> {
         if let Some(total) = self.known.as_ref().and_then(|known| known.progress.total) {
             self.say(&format!("batch {id} was accepted whole before: {total} items"));
             let (_, accepted) = watch::channel(total);
-            let reading = self.read(self.keep(folder, file).await?, accepted)?;
+            let reading = self.read(self.keep(folder, &sources, file).await?, accepted)?;
             return self.accepted(reading).await;
         }
         let patience = self.settings.submit.patience;
@@ -162,7 +162,7 @@ impl<'a> Submission<'a> {
         cluster::ready(&broker, Some(patience)).await?;
         let from = self.known.as_ref().map_or(0, |known| known.accepted);
         // What cannot be written is said before anything is sent.
-        let kept = self.keep(folder, file).await?;
+        let kept = self.keep(folder, &sources, file).await?;
         let accepted = watch::Sender::new(from);
         let reading = self.read(kept, accepted.subscribe())?;
         let (published, ()) =
@@ -187,10 +187,15 @@ impl<'a> Submission<'a> {
     }
 
     /// Opens what is kept besides what is printed. The same batch again goes on with the file that it has begun.
-    async fn keep(&self, folder: Option<&Path>, file: Option<(PathBuf, Form)>) -> Result<Kept, CliError> {
+    async fn keep(
+        &self,
+        folder: Option<&Path>,
+        inputs: &[Source],
+        file: Option<(PathBuf, Form)>,
+    ) -> Result<Kept, CliError> {
         let resume = self.args.resume.is_some() || self.args.idempotency_key.is_some();
         let name = file.as_ref().map(|(path, _)| path.display().to_string()).unwrap_or_default();
-        let kept = Kept::open(folder, file, resume)?.ok_or_else(|| is_complete(&name))?;
+        let kept = Kept::open(folder, Some(inputs), file, resume)?.ok_or_else(|| is_complete(&name))?;
         kept.must_be_of(&self.client, &self.batch.id).await?;
         Ok(kept)
     }

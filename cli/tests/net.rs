@@ -251,6 +251,25 @@ fn files_keep_the_names_that_servers_give_them_and_stay_in_their_folder() {
 }
 
 #[test]
+fn a_file_that_has_the_name_which_a_server_chose_is_not_overwritten() {
+    let server = Server::start();
+    let out = tempfile::tempdir().unwrap();
+    std::fs::write(out.path().join("evil.txt"), "mine").unwrap();
+    let url = server.url("names/2");
+
+    // The same again makes the same files.
+    for _ in 0..2 {
+        let ended = server.run(&[], &["run", "net.download", &url, "--out", out.path().to_str().unwrap()]);
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    }
+
+    for (name, text) in [("evil.txt", "mine"), ("evil-2.txt", "2")] {
+        assert_eq!(std::fs::read_to_string(out.path().join(name)).unwrap(), text, "{name}");
+    }
+    assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 2);
+}
+
+#[test]
 fn a_file_larger_than_the_memory_it_may_take_is_streamed() {
     let server = Server::start();
     let out = tempfile::tempdir().unwrap();

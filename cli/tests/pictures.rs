@@ -4,10 +4,11 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{root, run};
+use support::{Ended, root, run, tidemill};
 
 const THUMBNAIL: &str = r#"steps=[{"thumbnail":[40,40]}]"#;
 
@@ -92,17 +93,114 @@ fn a_new_format_gives_a_new_ending_and_no_two_files_one_name() {
     assert_eq!(files_in(out.path()), ["a.b.webp", "a.png.webp", "a.webp"]);
 }
 
-#[test]
-fn an_input_is_never_overwritten_by_its_own_output() {
+/// A folder with copies of a picture.
+fn copies(names: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let photo = folder.path().join("a.png");
-    std::fs::copy(root().join("examples/photos/coffee.png"), &photo).unwrap();
-    let before = std::fs::read(&photo).unwrap();
-    let (input, out) = (photo.to_str().unwrap(), folder.path().to_str().unwrap());
-    let ended = run(&["run", "image.transform", input, "-o", THUMBNAIL, "--out", out]);
-    assert_eq!(ended.code, Some(5));
-    assert!(ended.lines()[0]["error"]["message"].as_str().unwrap().contains("it is the input itself"));
-    assert_eq!(std::fs::read(&photo).unwrap(), before);
+    for name in names {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::copy(root().join("examples/photos/coffee.png"), path).unwrap();
+    }
+    folder
+}
+
+/// Runs it within a folder.
+fn run_in(folder: &Path, args: &[&str]) -> Ended {
+    let fixed = ["run", "image.transform", "-o", THUMBNAIL];
+    tidemill(&[&fixed[..], args].concat()).current_dir(folder).output().unwrap().into()
+}
+
+#[test]
+fn an_input_within_the_output_folder_is_refused_before_anything_is_written() {
+    let folder = copies(&["a.jpg", "a.png", "one/a.png", "two/a.png"]);
+    std::os::unix::fs::symlink(folder.path().join("two"), folder.path().join("one/more")).unwrap();
+    let url = format!("file://{}", folder.path().join("a.png").display());
+    let before = files_in(folder.path());
+
+    for (inputs, out, input) in [
+        (&["a.jpg", "a.png"][..], ".", "a.jpg"),
+        (&["*.jpg", "*.png"], "../{}", "a.jpg"),
+        (&["two/*"], "two", "two/a.png"),
+        (&["t*"], "two", "two"),
+        (&["one/a.png", "two/a.png"], "two", "two/a.png"),
+        (&["one"], ".", "one"),
+        (&["one"], "two", "one/more"),
+        (&["one"], "two/small", "one/more"),
+        (&[&url], ".", &url["file://".len()..]),
+    ] {
+        let out = out.replace("{}", folder.path().file_name().unwrap().to_str().unwrap());
+        let ended = run_in(folder.path(), &[inputs, &["-o", "format=png", "--out", &out]].concat());
+        assert_eq!(ended.code, Some(2), "{inputs:?} {out}: {}", ended.stderr);
+        let either = [
+            format!("error: --out: the input {input} lies within {out}"),
+            format!("error: --out: {out} lies within the input {input}"),
+        ];
+        assert!(either.iter().any(|said| ended.stderr.starts_with(said)), "{inputs:?}: {}", ended.stderr);
+    }
+    assert_eq!(files_in(folder.path()), before);
+}
+
+#[test]
+fn of_inputs_that_come_as_lines_none_is_overwritten_and_the_same_again_makes_the_same_files() {
+    let folder = copies(&["a.jpg", "a.png", "b/a.png", "out/b/a.png"]);
+    let original = std::fs::read(folder.path().join("a.png")).unwrap();
+    let lines = r#""a.jpg" "b/a.png" "a.png" "out/b/a.png""#.replace(' ', "\n");
+    std::fs::write(folder.path().join("items.ndjson"), lines).unwrap();
+
+    for out in [".", "out", "out"] {
+        let ended = run_in(folder.path(), &["--items", "items.ndjson", "-o", "format=png", "--out", out]);
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    }
+
+    let made = [
+        ["a.jpg.png", "b/a.png.png", "a.png.png", "out/b/a.png.png"],
+        ["out/a.png", "out/b/a.png.png", "out/a.png.png", "out/out/b/a.png"],
+    ];
+    let originals = ["a.jpg", "a.png", "b/a.png", "items.ndjson", "out/b/a.png"];
+    let mut expected: Vec<&str> = made.into_iter().flatten().chain(originals).collect();
+    expected.sort_unstable();
+    expected.dedup();
+    assert_eq!(files_in(folder.path()), expected);
+    for name in ["a.jpg", "a.png", "b/a.png", "out/b/a.png"] {
+        assert!(std::fs::read(folder.path().join(name)).unwrap() == original, "{name}");
+    }
+}
+
+#[test]
+fn what_an_earlier_run_made_of_such_inputs_is_replaced_but_nothing_that_a_link_leads_to() {
+    let folder = copies(&["in/a.png", "in/b.png", "in/c/d.png", "elsewhere/d.png", "b.png"]);
+    let out = folder.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    for (to, name) in [("b.png", "b.png"), ("elsewhere", "c")] {
+        std::os::unix::fs::symlink(folder.path().join(to), out.join(name)).unwrap();
+    }
+    let original = std::fs::read(folder.path().join("b.png")).unwrap();
+
+    let sizes = [r#"steps=[{"thumbnail":[40,40]}]"#, r#"steps=[{"thumbnail":[20,20]}]"#].map(|steps| {
+        let ended = run_in(folder.path(), &["in", "-o", steps, "--out", "out"]);
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        ended.field("output").iter().map(|output| output["image"]["file"].clone()).collect::<Vec<_>>()
+    });
+
+    assert_eq!(sizes[0], ["out/a.png", "out/b.png.png", "out/c/d.png.png"]);
+    assert_eq!(sizes[1], ["out/a.png", "out/b.png.png", "out/c/d.png-2.png"]);
+    for name in ["b.png", "elsewhere/d.png"] {
+        assert!(std::fs::read(folder.path().join(name)).unwrap() == original, "{name}");
+    }
+}
+
+#[test]
+fn files_with_the_same_bytes_do_not_change_together() {
+    let folder = copies(&["in/a.png", "in/b.png", "in/c.png"]);
+    let ended = run_in(folder.path(), &["in", "--out", "out"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+
+    let file = |name: &str| folder.path().join("out").join(name);
+    let made = std::fs::read(file("a.png")).unwrap();
+    for name in ["a.png", "b.png", "c.png"] {
+        assert!(std::fs::read(file(name)).unwrap() == made, "{name}");
+        assert_eq!(std::fs::metadata(file(name)).unwrap().nlink(), 1, "{name}");
+    }
 }
 
 #[test]

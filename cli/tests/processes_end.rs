@@ -43,6 +43,8 @@ const ALL: [(&str, u64); 15] = [
 ];
 /// How soon nothing is left.
 const SOON: Duration = Duration::from_secs(1);
+/// How long is waited for what must come some time.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A task with options, in this process; its children are the real command's.
 fn job(task: &str, options: &Value) -> Arc<dyn Job> {
@@ -112,8 +114,12 @@ async fn nothing_is_left_of_two_hundred_items() {
     }
 
     until(|| own_children().is_empty(), "the last ones end").await;
-    until(|| Resources::now() == before, "threads and descriptors are given back").await;
-    assert_eq!(Resources::now(), before);
+    // There may be less than before: a thread that was passing then has ended.
+    let waiting = Instant::now();
+    while !Resources::now().is_within(&before) {
+        assert!(waiting.elapsed() < PATIENCE, "there was {before:?}, and there is {:?}", Resources::now());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[test]
@@ -258,7 +264,7 @@ fn begun(mark: &str, count: usize) -> Vec<Process> {
 fn wait_until(mut is_so: impl FnMut() -> bool, what: &str) {
     let started = Instant::now();
     while !is_so() {
-        assert!(started.elapsed() < Duration::from_secs(30), "it never comes that {what}");
+        assert!(started.elapsed() < PATIENCE, "it never comes that {what}");
         breathe();
     }
 }

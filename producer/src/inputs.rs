@@ -222,6 +222,11 @@ impl Sink for Bundler {
 }
 
 impl Source {
+    /// The place, where it is one.
+    pub fn place(&self) -> Option<&Place> {
+        if let Self::Place(place) = self { Some(place) } else { None }
+    }
+
     fn each(self, sink: &mut dyn Sink) -> ControlFlow<()> {
         match self {
             Self::Values(values) => values.into_iter().try_for_each(|value| sink.push(Input::value(value))),

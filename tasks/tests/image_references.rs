@@ -4,6 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
+use ::image::codecs::png::PngEncoder;
+use ::image::{ExtendedColorType, ImageEncoder as _};
+use moxcms::ColorProfile;
 use tidemill_tasks::image::decode::decode;
 use tidemill_tasks::image::picture::{Channels, Picture};
 use tidemill_tasks::image::steps::Filter;
@@ -107,6 +110,36 @@ fn a_photo_prepared_for_a_network_is_that_of_pillow_to_two_levels() {
         let is_reduced = bytes.starts_with(&[0xFF, 0xD8]) && prepared.width.min(prepared.height) >= 4 * 256;
         check(&format!("network {name}, at most {far} levels"), psnr(&picture, &reference), 40.0);
         assert!(far <= 2 || is_reduced, "{name}: {far} levels");
+    }
+}
+
+#[test]
+fn colours_are_lost_as_srgb_whether_before_a_shrink_or_after() {
+    let mut whole = read(&std::fs::read(root().join("examples/photos/animals/chelsea.png")).unwrap());
+    // As far from gray as it goes.
+    for [red, _, blue] in whole.data.as_chunks_mut::<3>().0 {
+        (*red, *blue) = (red.saturating_mul(2), *blue / 3);
+    }
+    let profile = ColorProfile::new_display_p3().encode().unwrap();
+    let mut wide = Vec::new();
+    let mut encoder = PngEncoder::new(&mut wide);
+    encoder.set_icc_profile(profile).unwrap();
+    encoder.write_image(&whole.data, whole.width, whole.height, ExtendedColorType::Rgb8).unwrap();
+    let run = |bytes: &[u8], options: &str| {
+        let options = format!(r#"{{{options}, "format": "png"}}"#);
+        let plan = Plan::new(serde_json::from_str::<Options>(&options).unwrap()).unwrap();
+        transform(bytes, &plan, &Limits::default(), &|| false).unwrap().bytes
+    };
+    let srgb = run(&wide, r#""steps": []"#);
+    let wanted = read(&run(&srgb, r#""exact": true, "steps": ["grayscale", {"thumbnail": 100}]"#));
+
+    for (exact, steps, least) in [
+        ("true", r#"["grayscale", {"thumbnail": 100}]"#, 50.0),
+        ("false", r#"["grayscale", {"thumbnail": 100}]"#, 45.0),
+        ("false", r#"[{"thumbnail": 100}, "grayscale"]"#, 45.0),
+    ] {
+        let is = read(&run(&wide, &format!(r#""exact": {exact}, "steps": {steps}"#)));
+        check(&format!("gray {steps}, exact: {exact}"), psnr(&is, &wanted), least);
     }
 }
 

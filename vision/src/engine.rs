@@ -73,7 +73,7 @@ impl Torch {
 
     /// The model of a card, loaded if need be.
     async fn model(&self, card: &Card) -> Result<InUse<Model>, Failure> {
-        let key = (card.folder().to_owned(), card.network.sha256.clone());
+        let key = (card.folder().to_owned(), card.digest().to_owned());
         let thought = std::fs::metadata(card.network_path()).map_or(0, |file| file.len());
         let (card, config, tally, lost) =
             (card.clone(), self.config.clone(), self.tally(&card.name), self.lost.clone());

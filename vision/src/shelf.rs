@@ -5,9 +5,14 @@ use std::hash::Hash;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tidemill_core::settings::format_size;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::time::Instant;
+
+/// For how long a model that could not be loaded is not tried again: a file may come meanwhile, and many items may ask.
+const NOT_BEFORE: Duration = Duration::from_secs(5);
 
 /// Holds models by key.
 ///
@@ -38,8 +43,23 @@ struct Slot<M> {
 enum State<M> {
     Empty,
     Loaded(M),
-    /// What cannot be loaded now cannot be loaded for the next item either.
-    Failed(String),
+    /// It could not be loaded, and when that was.
+    Failed(String, Instant),
+}
+
+impl<M> State<M> {
+    fn failed(reason: String) -> Self {
+        Self::Failed(reason, Instant::now())
+    }
+
+    /// Whether it is to be loaded.
+    fn is_open(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Loaded(_) => false,
+            Self::Failed(_, at) => at.elapsed() >= NOT_BEFORE,
+        }
+    }
 }
 
 /// A model that stays loaded while this is held.
@@ -65,7 +85,8 @@ impl<K: Clone + Eq + Hash, M: Send + Sync + 'static> Shelf<K, M> {
     ///
     /// # Errors
     ///
-    /// Why it cannot be loaded: what `load` says, or that it does not fit by itself.
+    /// Why it cannot be loaded: what `load` says, or that it does not fit by itself. For a while it says so again, without
+    /// another try.
     pub(crate) async fn get<F>(&self, key: &K, thought: u64, load: F) -> Result<InUse<M>, String>
     where
         F: FnOnce() -> Result<(M, u64), String> + Send + Clone + 'static,
@@ -78,7 +99,7 @@ impl<K: Clone + Eq + Hash, M: Send + Sync + 'static> Shelf<K, M> {
                 return found;
             }
             let mut state = Arc::clone(&slot.state).write_owned().await;
-            if matches!(*state, State::Empty) {
+            if state.is_open() {
                 let _turn = self.loading.lock().await;
                 *state = self.load(&slot, thought, load.clone()).await;
             }
@@ -94,7 +115,7 @@ impl<K: Clone + Eq + Hash, M: Send + Sync + 'static> Shelf<K, M> {
         F: FnOnce() -> Result<(M, u64), String> + Send + 'static,
     {
         if let Err(reason) = self.fits(thought) {
-            return State::Failed(reason);
+            return State::failed(reason);
         }
         self.make_room(thought).await;
         let loaded = tokio::task::spawn_blocking(load).await;
@@ -102,14 +123,14 @@ impl<K: Clone + Eq + Hash, M: Send + Sync + 'static> Shelf<K, M> {
             Ok((model, bytes)) => {
                 if let Err(reason) = self.fits(bytes) {
                     unload(model).await;
-                    return State::Failed(reason);
+                    return State::failed(reason);
                 }
                 // It may take more than was thought.
                 self.make_room(bytes).await;
                 slot.bytes.store(bytes.max(1), Ordering::Relaxed);
                 State::Loaded(model)
             }
-            Err(reason) => State::Failed(reason),
+            Err(reason) => State::failed(reason),
         }
     }
 
@@ -151,12 +172,12 @@ impl<M> Default for Slot<M> {
 
 fn ready<M>(state: OwnedRwLockReadGuard<State<M>>) -> Option<Result<InUse<M>, String>> {
     match &*state {
-        State::Empty => None,
-        State::Failed(reason) => Some(Err(reason.clone())),
+        State::Failed(reason, _) if !state.is_open() => Some(Err(reason.clone())),
+        State::Empty | State::Failed(..) => None,
         State::Loaded(_) => {
             let loaded = OwnedRwLockReadGuard::try_map(state, |state| match state {
                 State::Loaded(model) => Some(model),
-                State::Empty | State::Failed(_) => None,
+                State::Empty | State::Failed(..) => None,
             });
             loaded.ok().map(|model| Ok(InUse(model)))
         }

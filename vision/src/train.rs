@@ -166,6 +166,12 @@ impl Work<'_> {
             return self.finish(&before.state);
         }
         let mut trainee = Trainee::new(&self.card, &plan.recipe, self.conditions.device)?;
+        if trainee.normalises_batches() && (plan.recipe.batch == 1 || self.set.training() == 1) {
+            let architecture = self.card.network.architecture;
+            let what =
+                format!("batch: {architecture} normalises by the pictures of a batch: it takes 2 or more to learn");
+            return Err(Failure::permanent("batch", what));
+        }
         let epochs = Epochs::new(&self.set, &self.card, plan, self.stop);
         match &before {
             Some(before) => trainee.load(&self.workshop.file(&best(before.state.best.0)))?,
@@ -190,11 +196,11 @@ impl Work<'_> {
             let number = state.done() + 1;
             let training =
                 epochs.learn(&mut trainee, &mut adam, number, |done, of| self.tell_batches(number, done, of))?;
-            if !training.loss.is_finite() {
+            let validation = epochs.validate(&mut trainee)?;
+            if !training.loss.is_finite() || !validation.loss.is_finite() {
                 let what = format!("the loss is no number any more in epoch {number}: try a smaller learning_rate");
                 return Err(Failure::permanent("diverged", what));
             }
-            let validation = epochs.validate(&mut trainee)?;
             let took = started.elapsed();
             state.epochs.push(Epoch { epoch: number, training, validation, seconds: round(took) });
             state.steps = adam.steps;

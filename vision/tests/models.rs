@@ -10,8 +10,9 @@ use tch::nn::ModuleT as _;
 use tch::{CModule, Kind, Tensor, nn};
 use tidemill_tasks::vision::Import;
 use tidemill_tasks::vision::card::{Architecture, Card, Precision, Question};
+use tidemill_tasks::vision::{Engine as _, Pixels};
 use tidemill_vision::network::write_random;
-use tidemill_vision::{Device, Network, import, verify};
+use tidemill_vision::{Device, Network, Torch, import, verify};
 
 /// A model of three classes to be imported into `home`: random weights of an architecture, or a file that is there.
 fn coming(home: &Path, name: &str, architecture: Architecture, file: PathBuf) -> Import {
@@ -147,4 +148,35 @@ fn a_model_that_is_there_makes_way_only_when_it_is_told() {
     let second = Card::load(home.path().join("models/mine")).unwrap();
     assert_ne!(first.network.sha256, second.network.sha256);
     assert_eq!(std::fs::read_dir(home.path().join("models")).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn a_card_that_is_changed_is_another_model_from_the_next_batch_on() {
+    let home = tempfile::tempdir().unwrap();
+    import(&small(home.path()), &settings()).unwrap();
+    let folder = home.path().join("models/mine");
+    let engine = Torch::start(&settings()).unwrap();
+    let classified = async || {
+        let pixels = Pixels { data: common::pixels("coffee"), took: std::time::Duration::ZERO };
+        engine.classify(&Card::load(&folder).unwrap(), pixels, 3).await.unwrap()
+    };
+    let before = classified().await;
+    assert_eq!(classified().await, before);
+
+    std::fs::write(folder.join("labels.txt"), "cyan\nmagenta\nyellow\n").unwrap();
+    let renamed = classified().await;
+    let other_name = |name: &str| match name {
+        "red" => "cyan",
+        "green" => "magenta",
+        _ => "yellow",
+    };
+    for (before, now) in before.iter().zip(&renamed) {
+        assert_eq!((other_name(&before.label), before.probability), (now.label.as_str(), now.probability));
+    }
+
+    let card = folder.join("card.toml");
+    let text = std::fs::read_to_string(&card).unwrap();
+    std::fs::write(&card, text.replace("activation = \"softmax\"", "activation = \"sigmoid\"")).unwrap();
+    let sum: f32 = classified().await.iter().map(|label| label.probability).sum();
+    assert!((sum - 1.0).abs() > 1e-3, "three questions now, each with its own answer: {sum}");
 }

@@ -172,3 +172,33 @@ async fn masks_are_learned_over_a_frozen_backbone_and_pictures_are_segmented_by_
     let iou = same.iter().zip(either).map(|(same, either)| f64::from(*same) / f64::from(either)).sum::<f64>() / 4.0;
     assert!(iou >= 0.75, "on new pictures the mean intersection over union is {iou}");
 }
+
+#[tokio::test]
+async fn a_picture_that_is_left_over_by_itself_spoils_no_normalisation() {
+    let home = tempfile::tempdir().unwrap();
+    let (data, models) = (home.path().join("few"), home.path().join("models"));
+    for (part, count) in [("train", 9), ("val", 2)] {
+        for number in 0..count {
+            let folder = data.join(part).join(if number % 2 == 0 { "a" } else { "b" });
+            std::fs::create_dir_all(&folder).unwrap();
+            fields(number, 32).0.save(folder.join(format!("{number}.png"))).unwrap();
+        }
+    }
+    let options = |name: &str, batch: u32, epochs: u32| {
+        json!({
+            "to": models, "name": name, "epochs": epochs, "architecture": "resnet18", "size": "32x32", "batch": batch
+        })
+    };
+
+    // The second goes on from the checkpoint of the first.
+    for epochs in [1, 2] {
+        let output = train(&data, options("few", 4, epochs), home.path()).await.unwrap();
+        assert!(number(&output["best"]["loss"]).is_finite(), "{output:#}");
+    }
+
+    let refused = train(&data, options("alone", 1, 1), home.path()).await.unwrap_err();
+    assert_eq!(
+        (&*refused.kind, &*refused.message),
+        ("batch", "batch: resnet18 normalises by the pictures of a batch: it takes 2 or more to learn")
+    );
+}

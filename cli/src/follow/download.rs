@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tidemill_core::blobs::{BlobRef, Blobs, FetchLimits};
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Ending, Outcome};
+use tidemill_producer::inputs::Source;
 
 use super::sink::Stop;
 use crate::client::{BlobTrouble, Client, Trouble};
@@ -38,9 +39,9 @@ enum To {
 }
 
 impl Download {
-    /// All files, into a folder.
-    pub(super) fn into_folder(folder: &Path) -> Result<Self, CliError> {
-        let out = Out::open(folder, &[])?;
+    /// All files, into a folder; see [`Out::open`].
+    pub(super) fn into_folder(folder: &Path, inputs: Option<&[Source]>) -> Result<Self, CliError> {
+        let out = Out::open(folder, inputs)?;
         let staged = out.blobs(NO_LIMITS)?;
         Ok(Self { to: To::Folder(out), staged })
     }

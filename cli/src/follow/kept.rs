@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tidemill_core::batch::BatchId;
 use tidemill_core::outcome::Outcome;
+use tidemill_producer::inputs::Source;
 
 use super::download::Download;
 use super::sink::Stop;
@@ -36,16 +37,17 @@ pub(crate) struct Kept {
 
 impl Kept {
     /// Makes the folder and the file ready; with `resume` goes on with the file that is there. `None` where that is
-    /// complete.
+    /// complete. The inputs are told by whoever has them.
     ///
     /// # Errors
-    /// Where one of them cannot be used, or the file is there and is not to be gone on with.
+    /// Where one of them cannot be used, an input lies within the folder, or the file is there and is not to be gone on with.
     pub(crate) fn open(
         folder: Option<&Path>,
+        inputs: Option<&[Source]>,
         file: Option<(PathBuf, Form)>,
         resume: bool,
     ) -> Result<Option<Self>, CliError> {
-        let mut download = folder.map(Download::into_folder).transpose()?;
+        let mut download = folder.map(|folder| Download::into_folder(folder, inputs)).transpose()?;
         let Some((path, form)) = file else { return Ok(Some(Self { download, ..Self::default() })) };
         let has_masks = form.has_masks();
         let opened = Ledger::open(&path, form, resume, |record| match (&mut download, record.output) {

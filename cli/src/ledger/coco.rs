@@ -127,8 +127,9 @@ impl Coco {
             Ok(())
         })?;
         write!(to, "\n],\"annotations\":[")?;
+        // No two classes have one name.
         let numbers: HashMap<&str, usize> =
-            self.labels.iter().enumerate().rev().map(|(number, label)| (label.as_str(), number)).collect();
+            self.labels.iter().enumerate().map(|(number, label)| (label.as_str(), number)).collect();
         // Tools take 0 for "none".
         let mut id = 1_u64;
         record::read(journal, |record| {

@@ -72,7 +72,7 @@ impl Plan {
 
     /// Opens it all, and passes over the inputs whose outcomes the ledger has. `None` where the ledger is complete.
     pub(super) async fn begin(self, run: &Run, sources: Vec<Source>) -> Result<Option<(Kept, Inputs)>, CliError> {
-        let mut out = self.folder.as_deref().map(|folder| Out::open(folder, &run.work.inputs)).transpose()?;
+        let mut out = self.folder.as_deref().map(|folder| Out::open(folder, Some(&sources))).transpose()?;
         let Some((path, form)) = self.file else {
             return Ok(Some((Kept { out, ..Kept::default() }, Inputs::walk(sources))));
         };

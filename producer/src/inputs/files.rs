@@ -12,6 +12,10 @@ use walkdir::WalkDir;
 
 use super::{Input, InputsError, Sink};
 
+/// A glob finds no hidden files either.
+const GLOB: glob::MatchOptions =
+    glob::MatchOptions { case_sensitive: true, require_literal_separator: false, require_literal_leading_dot: true };
+
 /// A word of the command line that names files, found to be there.
 #[derive(Debug)]
 pub struct Place {
@@ -90,6 +94,18 @@ impl Place {
         self
     }
 
+    /// A file of it, or a folder or a link to one, that lies within this folder of this machine or around it. `folder`
+    /// is without links.
+    pub fn overlap(&self, folder: &Path) -> Option<PathBuf> {
+        let within = |path: &Path| overlap(path, folder);
+        match &self.kind {
+            Kind::File(path) | Kind::Folder(path) => within(path),
+            Kind::Glob(pattern) => glob::glob_with(pattern, GLOB).ok()?.flatten().find_map(|path| within(&path)),
+            Kind::Url(url) => within(Path::new(url.strip_prefix("file://")?)),
+            Kind::Bucket(_) => None,
+        }
+    }
+
     /// Hands over each file, folders in order of name. Hidden files are passed over.
     pub(super) fn each(self, sink: &mut dyn Sink) -> ControlFlow<()> {
         match &self.kind {
@@ -102,7 +118,6 @@ impl Place {
     }
 
     fn walk(&self, folder: &Path, root: &Path, sink: &mut dyn Sink) -> ControlFlow<()> {
-        let is_shown = |entry: &walkdir::DirEntry| entry.depth() == 0 || !is_hidden(entry.path());
         let entries = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter().filter_entry(is_shown);
         for entry in entries {
             match entry {
@@ -122,14 +137,13 @@ impl Place {
     }
 
     fn glob(&self, pattern: &str, sink: &mut dyn Sink) -> ControlFlow<()> {
-        let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
         // Names begin after the part that has no wildcard in it.
         let root: PathBuf = Path::new(pattern)
             .components()
             .take_while(|part| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']))
             .collect();
         // Checked in `find`.
-        let Ok(paths) = glob::glob_with(pattern, options) else { return ControlFlow::Continue(()) };
+        let Ok(paths) = glob::glob_with(pattern, GLOB) else { return ControlFlow::Continue(()) };
         for path in paths {
             match path {
                 Ok(path) if path.is_dir() => self.walk(&path, &root, sink)?,
@@ -187,6 +201,19 @@ impl Place {
     fn named(&self, text: &str) -> Input {
         Input::value(if self.in_object { raw(&serde_json::json!({ "path": text })) } else { raw(text) })
     }
+}
+
+/// Whatever has no link in it lies where its folder lies; a link may lead anywhere.
+fn overlap(path: &Path, folder: &Path) -> Option<PathBuf> {
+    let touches = |real: &Path| real.starts_with(folder) || real.is_dir() && folder.starts_with(real);
+    let entries = WalkDir::new(path).follow_links(true).into_iter().filter_entry(is_shown).flatten();
+    let mut may_lie_there = entries.filter(|entry| entry.depth() == 0 || entry.path_is_symlink());
+    let found = may_lie_there.find(|entry| entry.path().canonicalize().is_ok_and(|real| touches(&real)));
+    found.map(walkdir::DirEntry::into_path)
+}
+
+fn is_shown(entry: &walkdir::DirEntry) -> bool {
+    entry.depth() == 0 || !is_hidden(entry.path())
 }
 
 fn is_hidden(path: &Path) -> bool {

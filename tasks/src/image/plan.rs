@@ -12,6 +12,7 @@
 
 use super::adjust;
 use super::blur;
+use super::colour;
 use super::decode;
 use super::error::ImageError;
 use super::header::{Format, Header, Limits};
@@ -120,6 +121,8 @@ impl Plan {
                     head.turn = head.turn.then(turn_of(step));
                     continue;
                 }
+                // Colours become sRGB before it, which does not quite commute with shrinking.
+                Step::Grayscale if self.options.exact && header.profile.is_some() => return nothing,
                 Step::Grayscale => {
                     head.is_gray = true;
                     continue;
@@ -156,14 +159,15 @@ impl Plan {
 }
 
 impl Head {
-    /// Decodes the picture and carries the head's steps out.
+    /// Decodes the picture and carries the head's steps out. Where it loses its colours they are sRGB before, and the
+    /// profile is taken.
     ///
     /// # Errors
     /// Those of [`decode::decode`].
     pub(super) fn carry_out(
         &self,
         bytes: &[u8],
-        header: &Header,
+        header: &mut Header,
         limits: &Limits,
         finest: f64,
     ) -> Result<Picture, ImageError> {
@@ -178,7 +182,10 @@ impl Head {
             picture = resize::resize(&picture, decoded.window, size, filter)?;
         }
         picture = self.turn.apply(picture);
-        Ok(if self.is_gray { adjust::grayscale(picture) } else { picture })
+        if self.is_gray {
+            picture = adjust::grayscale(colour::to_srgb(picture, header.profile.take().as_deref()));
+        }
+        Ok(picture)
     }
 }
 

@@ -97,7 +97,7 @@ pub fn prepare(
     let (across, down) = (decoded.window[2] / f64::from(size.0), decoded.window[3] / f64::from(size.1));
     let [x, y, width, height] = part.map(f64::from);
     let window = clamped([x * across, y * down, width * across, height * down], decoded.window);
-    let picture = rows_first(decoded.picture, window, (part[2], part[3]), preparation.filter)?;
+    let picture = rows_first(decoded.picture, window, (part[2], part[3]), preparation.filter, limits)?;
     let picture = header.upright.apply(picture.into_rgb());
     let start = out.len();
     out.extend_from_slice(&picture.data);
@@ -110,16 +110,21 @@ pub fn prepare(
 }
 
 /// Resizes along rows and then along columns, as Pillow does: the other order rounds and clips other values between
-/// the two, which at sharp edges makes four levels.
+/// the two, which at sharp edges makes four levels. Of a slender picture rows may come to more than the limit; its
+/// columns then come first, which make less than picture or result.
 fn rows_first(
     picture: Picture,
     [x, y, width, height]: resize::Window,
     size: (u32, u32),
     filter: Filter,
+    limits: &Limits,
 ) -> Result<Picture, ImageError> {
     let reach = FARTHEST * (height / f64::from(size.1)).max(1.0) + 1.0;
     let top = (y - reach).floor().max(0.0);
     let rows = (y + height + reach).ceil().min(f64::from(picture.height)) - top;
+    if limits.check("the picture between", (size.0, rows as u32)).is_err() {
+        return resize::resize(&picture, [x, y, width, height], size, filter);
+    }
     let wide = resize::resize(&picture, [x, top, width, rows], (size.0, rows as u32), filter)?;
     resize::resize(&wide, [0.0, y - top, f64::from(size.0), height], size, filter)
 }

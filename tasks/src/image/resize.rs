@@ -59,6 +59,13 @@ fn convolve(
     size: (u32, u32),
     filter: fir::FilterType,
 ) -> Result<Picture, ImageError> {
+    // Columns are resized first. Of a long row that becomes a long column that makes far more than either; rows first
+    // then make less than the larger of the two.
+    let pixels = |width: u32, height: u32| u64::from(width) * u64::from(height);
+    if pixels(picture.width, size.1) > pixels(picture.width, picture.height).max(pixels(size.0, size.1)) {
+        let narrow = convolve(picture, [x, 0.0, width, f64::from(picture.height)], (size.0, picture.height), filter)?;
+        return convolve(&narrow, [0.0, y, f64::from(size.0), height], size, filter);
+    }
     let failed = |e: &dyn std::fmt::Display| ImageError::new(ErrorKind::BadOption, format!("cannot resize: {e}"));
     let kind = pixel_type(picture.channels);
     let source =

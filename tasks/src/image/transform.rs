@@ -42,7 +42,7 @@ pub fn transform(
     let mut header = Header::read(bytes, limits)?;
     plan.size_after(header.size(), limits)?;
     let head = plan.head(&header);
-    let mut picture = head.carry_out(bytes, &header, limits, plan.finest())?;
+    let mut picture = head.carry_out(bytes, &mut header, limits, plan.finest())?;
     for step in &plan.steps()[head.steps..] {
         go_on()?;
         if sees_colours(step) {

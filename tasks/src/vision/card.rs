@@ -3,7 +3,7 @@
 //!
 //! A card is checked for itself here; that it *fits* its network is found out by `tidemill-vision` when it loads it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -30,6 +30,9 @@ pub struct Card {
     /// The folder that the card was read from.
     #[serde(skip)]
     folder: PathBuf,
+    /// See [`Card::digest`].
+    #[serde(skip)]
+    digest: String,
     /// The name to call it by, which is the folder's name as well.
     pub name: String,
     /// One or two sentences for people: what it is good for and what not.
@@ -275,7 +278,11 @@ impl Card {
             .map_err(|error| fault(CardErrorKind::Malformed, &file, error.to_string().trim_end().to_owned()))?;
         folder.clone_into(&mut card.folder);
         card.check(&file)?;
-        card.labels()?;
+        let mut digest = Sha256::new_with_prefix(&text);
+        if let Labels::Own(labels) = card.labels()? {
+            digest.update(labels.join("\n"));
+        }
+        card.digest = format!("{:x}", digest.finalize());
         Ok(card)
     }
 
@@ -295,6 +302,11 @@ impl Card {
     /// Returns the folder that the card was read from.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Returns the digest of all that the card says, with the classes' names: another one is another model.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// Returns the path of the network's own file.
@@ -332,7 +344,7 @@ impl Card {
         Err(fault(CardErrorKind::Digest, &file, what))
     }
 
-    /// Returns the classes' names.
+    /// Returns the classes' names; see [`distinct`].
     ///
     /// # Errors
     ///
@@ -343,7 +355,7 @@ impl Card {
         }
         let file = self.folder.join(&self.output.labels);
         let text = fs::read_to_string(&file).map_err(|error| unreadable(&file, "cannot be read", error))?;
-        let labels: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
+        let labels = distinct(text.lines().map(str::trim));
         if labels.len() == self.output.classes as usize && !labels.iter().any(String::is_empty) {
             return Ok(Labels::Own(labels));
         }
@@ -382,6 +394,20 @@ impl Default for Precisions {
     }
 }
 
+/// Names of classes, by number. One that an earlier class has gets its number in brackets: outcomes name a class, and a name
+/// is to mean one.
+pub fn distinct<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let mut given = HashSet::new();
+    let distinct = |(number, name): (usize, &str)| {
+        let mut name = name.to_owned();
+        while !name.is_empty() && !given.insert(name.clone()) {
+            name = format!("{name} ({number})");
+        }
+        name
+    };
+    names.into_iter().enumerate().map(distinct).collect()
+}
+
 fn only_fp32() -> Vec<Precision> {
     vec![Precision::Fp32]
 }
@@ -407,4 +433,16 @@ fn fault(kind: CardErrorKind, file: &Path, what: String) -> CardError {
 
 fn unreadable(file: &Path, what: &str, source: io::Error) -> CardError {
     CardError { source: Some(source), ..fault(CardErrorKind::Unreadable, file, what.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_classes_have_one_name() {
+        let names = ["crane", "b", "crane (3)", "crane", "crane"];
+
+        assert_eq!(distinct(names), ["crane", "b", "crane (3)", "crane (3) (3)", "crane (4)"]);
+    }
 }

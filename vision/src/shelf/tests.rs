@@ -97,3 +97,21 @@ async fn what_is_larger_than_the_limit_or_cannot_be_loaded_says_so_every_time() 
         assert_eq!(shelf.get(&"broken", 1, || Err("no weights".to_owned())).await.unwrap_err(), "no weights");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_loaded_is_tried_again_after_a_while() {
+    let (world, shelf) = (World::default(), Shelf::new(100));
+    let broken = || shelf.get(&"a", 40, || Err("no weights".to_owned()));
+    assert_eq!(broken().await.unwrap_err(), "no weights");
+
+    // The weights are there now.
+    tokio::time::advance(NOT_BEFORE / 2).await;
+    assert_eq!(world.get(&shelf, "a").await.unwrap_err(), "no weights");
+    tokio::time::advance(NOT_BEFORE / 2).await;
+    assert_eq!(world.get(&shelf, "a").await.unwrap().name, "a");
+
+    // What is loaded stays so.
+    tokio::time::advance(NOT_BEFORE).await;
+    assert_eq!(broken().await.unwrap().name, "a");
+    assert_eq!(world.loads(), 1);
+}

@@ -86,6 +86,10 @@ impl<'a> Epochs<'a> {
         let mut places: Vec<usize> = (0..self.set.training()).collect();
         Seeded::new(seed).shuffle(&mut places);
         let batch = recipe.batch as usize;
+        // One left over has no variance. In the next epoch it is another.
+        if trainee.normalises_batches() && places.len() % batch == 1 {
+            places.pop();
+        }
         let batches = places.len().div_ceil(batch);
         let mut tally = None;
         let mut told = Instant::now();

@@ -140,6 +140,11 @@ impl Trainee {
         variables
     }
 
+    /// Whether layers are normalised by the mean and the variance of a batch, so that one picture alone says nothing.
+    pub(super) fn normalises_batches(&self) -> bool {
+        self.variables().keys().any(|name| name.ends_with("running_var"))
+    }
+
     /// The weights that the optimiser moves, by name, in the order of their names.
     pub(super) fn weights(&self) -> Vec<(String, Tensor)> {
         let mut weights: Vec<_> =

@@ -13,6 +13,7 @@ impl Card {
         let is_whole = task == Question::Segment;
         Self {
             folder: PathBuf::new(),
+            digest: String::new(),
             name: name.to_owned(),
             about: String::new(),
             licence: String::new(),
@@ -83,7 +84,7 @@ mod tests {
         let again = card.write(&folder).unwrap();
 
         assert_eq!(again.folder(), folder);
-        assert_eq!(Card { folder: PathBuf::new(), ..again }, card);
+        assert_eq!(Card { folder: PathBuf::new(), digest: String::new(), ..again }, card);
     }
 
     #[test]
