@@ -432,7 +432,10 @@ pub(crate) fn cut_of(work: &Work, settings: &Settings, job: &dyn Job, cores: usi
 }
 
 fn not_produced(error: ProduceError) -> CliError {
-    let exit = if matches!(error, ProduceError::Inputs(_)) { Exit::Unreachable } else { Exit::Fault };
+    let exit = match &error {
+        ProduceError::Inputs(error) if !error.is_fault => Exit::Unreachable,
+        _ => Exit::Fault,
+    };
     CliError::new(exit, error.to_string())
 }
 

@@ -215,7 +215,9 @@ impl<'a> Submission<'a> {
                 Err(CliError::new(error.exit, error.message).hint(self.how_to_go_on(accepted)))
             }
             Ended::Failed(error @ (ProduceError::NotReady(_) | ProduceError::Inputs(_))) => {
-                Err(CliError::new(Exit::Unreachable, error.to_string()).hint(self.how_to_go_on(accepted)))
+                let is_fault = matches!(&error, ProduceError::Inputs(error) if error.is_fault);
+                let exit = if is_fault { Exit::Fault } else { Exit::Unreachable };
+                Err(CliError::new(exit, error.to_string()).hint(self.how_to_go_on(accepted)))
             }
         }
     }

@@ -1,13 +1,16 @@
 //! Inputs: what people name on the command line, walked as a stream.
 
 mod files;
+mod glob;
 mod lines;
 
 use std::io::Read;
 use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 
 use serde_json::value::RawValue;
+use tidemill_core::compute::message_of;
 use tidemill_core::failure::Failure;
 use tidemill_core::task::raw;
 use tokio::sync::mpsc;
@@ -85,8 +88,19 @@ pub struct Inputs {
 
 /// The inputs end where they should not; why, for people.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct InputsError(pub(crate) String);
+#[error("{message}")]
+pub struct InputsError {
+    message: String,
+    /// Whether it is a fault of ours, and not of where they come from.
+    pub is_fault: bool,
+}
+
+impl InputsError {
+    /// Where they come from there is an end.
+    fn broken_off(message: String) -> Self {
+        Self { message, is_fault: false }
+    }
+}
 
 /// The first inputs are not those that they were before.
 #[derive(Debug, thiserror::Error)]
@@ -121,9 +135,15 @@ impl Inputs {
         let failure = Arc::clone(&inputs.failure);
         tokio::task::spawn_blocking(move || {
             let mut bundler = Bundler { send, bundle: Vec::new(), size: 1, failure };
-            let walked = sources.into_iter().try_for_each(|source| source.each(&mut bundler));
-            if walked.is_break() || bundler.flush().is_break() {
-                tracing::debug!("nobody wants more inputs, the walk is broken off");
+            let walk = || sources.into_iter().try_for_each(|source| source.each(&mut bundler));
+            match std::panic::catch_unwind(AssertUnwindSafe(walk)) {
+                Ok(ControlFlow::Continue(())) if bundler.flush().is_continue() => {}
+                Ok(_) => tracing::debug!("nobody wants more inputs, the walk is broken off"),
+                // Its end must not look like that of the inputs.
+                Err(panic) => {
+                    let message = format!("the inputs could not all be found: {}", message_of(&*panic));
+                    bundler.failure.get_or_init(|| InputsError { message, is_fault: true });
+                }
             }
         });
         inputs
@@ -245,5 +265,31 @@ impl Sink for Vec<Input> {
 
     fn fail(&mut self, failure: InputsError) -> ControlFlow<()> {
         panic!("{failure}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_walk_that_panics_is_not_the_end_of_the_inputs() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+                panic!("out of flour");
+            }
+        }
+        let lines = Source::Lines { name: "x".into(), from: Box::new(Broken), are_paths: false };
+        let mut inputs = Inputs::walk(vec![Source::Range(0, 3), lines, Source::Range(3, 9)]);
+
+        let mut seen = 0;
+        while let Some(bundle) = inputs.next().await {
+            seen += bundle.len();
+        }
+
+        let error = inputs.whole().unwrap_err();
+        assert!(error.is_fault && seen <= 3, "{seen}");
+        assert_eq!(error.to_string(), "the inputs could not all be found: out of flour");
     }
 }

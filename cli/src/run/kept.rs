@@ -8,7 +8,7 @@ use tidemill_core::outcome::Outcome;
 use tidemill_core::settings::Settings;
 use tidemill_core::store::Progress;
 use tidemill_core::task::Kind;
-use tidemill_producer::inputs::{Inputs, Source};
+use tidemill_producer::inputs::{Inputs, NotTheSame, Source};
 
 use crate::args::{OrderArg, Run};
 use crate::error::{CliError, Exit};
@@ -92,9 +92,10 @@ impl Plan {
         let spool = needs_spool.then(|| ledger.spool()).transpose()?;
         let mut inputs = Inputs::walk(sources);
         if let Some(last) = &begun.last {
-            inputs.pass_over(begun.progress.recorded(), &last.input).await.map_err(|problem| {
-                CliError::usage(format!("--resume: {} is of other inputs: {problem}", path.display()))
-                    .hint("give the same inputs in the same order, or name another file")
+            inputs.pass_over(begun.progress.recorded(), &last.input).await.map_err(|problem| match problem {
+                NotTheSame::Broken(error) => super::not_produced(error.into()),
+                problem => CliError::usage(format!("--resume: {} is of other inputs: {problem}", path.display()))
+                    .hint("give the same inputs in the same order, or name another file"),
             })?;
         }
         drop(guard);

@@ -10,6 +10,7 @@ use tidemill_core::failure::Failure;
 use tidemill_core::task::raw;
 use walkdir::WalkDir;
 
+use super::glob::Glob;
 use super::{Input, InputsError, Sink};
 
 /// A word of the command line that names files, found to be there.
@@ -26,7 +27,7 @@ pub struct Place {
 enum Kind {
     File(PathBuf),
     Folder(PathBuf),
-    Glob(String),
+    Glob(Glob),
     Url(String),
     Bucket(String),
 }
@@ -42,7 +43,7 @@ pub enum PlaceError {
     Unreadable(String, std::io::Error),
     /// It is no glob.
     #[error("{0}: not a glob: {1}")]
-    NoGlob(String, glob::PatternError),
+    NoGlob(String, ::glob::PatternError),
 }
 
 impl Place {
@@ -70,8 +71,8 @@ impl Place {
                     return Ok(Kind::File(path));
                 }
                 if word.contains(['*', '?', '[']) {
-                    glob::Pattern::new(word).map_err(|error| PlaceError::NoGlob(word.to_owned(), error))?;
-                    return Ok(Kind::Glob(word.to_owned()));
+                    let glob = Glob::parse(word).map_err(|error| PlaceError::NoGlob(word.to_owned(), error))?;
+                    return Ok(Kind::Glob(glob));
                 }
                 Err(PlaceError::Missing(word.to_owned()))
             }
@@ -96,7 +97,7 @@ impl Place {
             Kind::File(path) => sink.push(self.input(path, path.file_name().map(Path::new))),
             Kind::Url(url) => sink.push(self.url(url)),
             Kind::Folder(folder) => self.walk(folder, folder, sink),
-            Kind::Glob(pattern) => self.glob(pattern, sink),
+            Kind::Glob(glob) => self.glob(glob, sink),
             Kind::Bucket(url) => self.bucket(url, sink),
         }
     }
@@ -108,36 +109,30 @@ impl Place {
             match entry {
                 Ok(entry) if entry.file_type().is_dir() => {}
                 Ok(entry) => sink.push(self.input(entry.path(), entry.path().strip_prefix(root).ok()))?,
-                // A link that leads nowhere is an item like any other; its outcome says what is wrong.
-                Err(error) => {
-                    let path = error.path().unwrap_or(folder).to_owned();
-                    let reason =
-                        error.into_io_error().map_or_else(|| "a loop of links".into(), |error| error.to_string());
-                    let failure = Failure::permanent("unreadable", format!("cannot read {}: {reason}", path.display()));
-                    sink.push(Input::refused(&path.to_string_lossy(), failure))?;
-                }
+                Err(error) => sink.push(unreadable(error, folder))?,
             }
         }
         ControlFlow::Continue(())
     }
 
-    fn glob(&self, pattern: &str, sink: &mut dyn Sink) -> ControlFlow<()> {
-        let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
-        // Names begin after the part that has no wildcard in it.
-        let root: PathBuf = Path::new(pattern)
-            .components()
-            .take_while(|part| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']))
-            .collect();
-        // Checked in `find`.
-        let Ok(paths) = glob::glob_with(pattern, options) else { return ControlFlow::Continue(()) };
-        for path in paths {
-            match path {
-                Ok(path) if path.is_dir() => self.walk(&path, &root, sink)?,
-                Ok(path) => sink.push(self.input(&path, path.strip_prefix(&root).ok()))?,
+    fn glob(&self, glob: &Glob, sink: &mut dyn Sink) -> ControlFlow<()> {
+        for entry in glob.walk() {
+            match entry {
+                Ok(entry) if entry.file_type().is_dir() => {}
+                Ok(entry) => {
+                    let (path, name) = (entry.path(), glob.relative(entry.path()));
+                    if glob.matches(name) {
+                        sink.push(self.input(path.strip_prefix(".").unwrap_or(path), Some(name)))?;
+                    }
+                }
                 Err(error) => {
-                    let shown = error.path().to_string_lossy().into_owned();
-                    let failure = Failure::permanent("unreadable", format!("cannot read {shown}: {}", error.error()));
-                    sink.push(Input::refused(&shown, failure))?;
+                    let path = error.path().unwrap_or(glob.root());
+                    let name = glob.relative(path);
+                    // Folders that cannot be read may have some that are meant.
+                    let is_meant = if path.is_dir() { glob.leads_on(name) } else { glob.matches(name) };
+                    if is_meant {
+                        sink.push(unreadable(error, glob.root()))?;
+                    }
                 }
             }
         }
@@ -148,7 +143,7 @@ impl Place {
     fn bucket(&self, url: &str, sink: &mut dyn Sink) -> ControlFlow<()> {
         let mut objects = match bucket::list(url) {
             Ok(objects) => objects,
-            Err(error) => return sink.fail(InputsError(error.message)),
+            Err(error) => return sink.fail(InputsError::broken_off(error.message)),
         };
         // This thread is there to be blocked.
         let runtime = tokio::runtime::Handle::current();
@@ -159,7 +154,7 @@ impl Place {
                     let name = self.prefixed(Path::new(&name));
                     sink.push(Input { name: relative_name(&name), ..self.named(&url) })?;
                 }
-                Err(error) => return sink.fail(InputsError(error.message)),
+                Err(error) => return sink.fail(InputsError::broken_off(error.message)),
             }
         }
         ControlFlow::Continue(())
@@ -189,7 +184,15 @@ impl Place {
     }
 }
 
-fn is_hidden(path: &Path) -> bool {
+/// A link that leads nowhere is an item like any other; its outcome says what is wrong.
+fn unreadable(error: walkdir::Error, folder: &Path) -> Input {
+    let path = error.path().unwrap_or(folder).to_owned();
+    let reason = error.into_io_error().map_or_else(|| "a loop of links".into(), |error| error.to_string());
+    let failure = Failure::permanent("unreadable", format!("cannot read {}: {reason}", path.display()));
+    Input::refused(&path.to_string_lossy(), failure)
+}
+
+pub(super) fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
@@ -251,6 +254,52 @@ mod tests {
         let folder = folder_with(&["2024/a.jpg", "2024/b.png", "2025/c.jpg"]);
         let pattern = format!("{}/*/*.jpg", folder.path().display());
         assert_eq!(names(Place::find(&pattern, false).unwrap()), ["2024/a.jpg", "2025/c.jpg"]);
+    }
+
+    #[test]
+    fn a_glob_finds_each_file_once_in_order_of_name_and_all_that_is_in_a_folder_that_it_matches() {
+        let folder = folder_with(&["a/z.jpg", "a/b/z.jpg", "a/b/.z.jpg", "a/.h/z.jpg", "b.jpg", "c/d/e.png", "z.jpg"]);
+        for (pattern, found) in [
+            ("**/z.jpg", &["a/b/z.jpg", "a/z.jpg", "z.jpg"][..]),
+            ("**", &["a/b/z.jpg", "a/z.jpg", "b.jpg", "c/d/e.png", "z.jpg"]),
+            ("*", &["a/b/z.jpg", "a/z.jpg", "b.jpg", "c/d/e.png", "z.jpg"]),
+            ("*/", &["a/b/z.jpg", "a/z.jpg", "c/d/e.png"]),
+            ("[ab]/**/?.jpg", &["a/b/z.jpg", "a/z.jpg"]),
+            ("a/**/b", &["b/z.jpg"]),
+            ("*/.h/*", &["a/.h/z.jpg"]),
+            ("*/*.png", &[]),
+            ("nowhere/*", &[]),
+        ] {
+            let word = format!("{}/{pattern}", folder.path().display());
+            assert_eq!(names(Place::find(&word, false).unwrap()), found, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_utf8_is_a_refused_item_and_harms_no_other() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let folder = folder_with(&["a.jpg", "z.jpg", "sub/z.jpg"]);
+        for name in [&b"caf\xe9.jpg"[..], b"\xff"] {
+            std::fs::write(folder.path().join(std::ffi::OsStr::from_bytes(name)), b"x").unwrap();
+        }
+        for (pattern, found) in [("*", 5), ("a*", 1), ("caf?.jpg", 1), ("**/z.jpg", 2), ("", 5)] {
+            let word = format!("{}/{pattern}", folder.path().display());
+            let seen = all(Place::find(&word, false).unwrap());
+            assert_eq!(seen.len(), found, "{pattern}");
+            assert!(seen.iter().all(|(path, _, is_refused)| *is_refused == path.contains('\u{fffd}')), "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_glob_tells_of_links_that_lead_nowhere_or_back_only_where_they_are_meant() {
+        let folder = folder_with(&["a/a.jpg"]);
+        std::os::unix::fs::symlink("gone.jpg", folder.path().join("a/b.jpg")).unwrap();
+        std::os::unix::fs::symlink("..", folder.path().join("a/up")).unwrap();
+        for (pattern, refused) in [("a/*.jpg", 1), ("**/*.jpg", 2), ("*/a.*", 0)] {
+            let seen = all(Place::find(&format!("{}/{pattern}", folder.path().display()), false).unwrap());
+            assert_eq!(seen.iter().filter(|(_, _, is_refused)| *is_refused).count(), refused, "{seen:?}");
+            assert_eq!(seen.len(), refused + 1, "{seen:?}");
+        }
     }
 
     #[test]
