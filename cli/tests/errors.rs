@@ -64,7 +64,7 @@ fn an_option_that_is_broken_json() {
 #[test]
 fn an_expression_that_cannot_be_read() {
     assert_snapshot!(said(2, &["run", "compute.map", "1", "-o", "expr=x + y"]), @r#"
-    error: options of compute.map: expr: "x + y" has y in it; the only variable is x
+    error: options of compute.map: expr: cannot read "x + y": y at character 5 is not known; the only variable is x
       hint: `tidemill tasks compute.map` shows its options
     "#);
 }
