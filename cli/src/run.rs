@@ -27,7 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::kept::{Kept, Plan};
+use self::kept::{Begin, Kept, Plan};
 use crate::args::{Run, Shared, Work};
 use crate::cluster::own_name;
 use crate::error::{CliError, Exit};
@@ -55,9 +55,13 @@ pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option
         .build()
         .map_err(|error| CliError::new(Exit::Fault, format!("cannot start the runtime: {error}")))?;
     let exit = runtime.block_on(async {
-        let Some((kept, inputs)) = plan.begin(&run, sources).await? else {
-            say(shared, "the file of --out is complete; there is nothing to go on with");
-            return Ok(Exit::Ok);
+        let (kept, inputs) = match plan.begin(&run, sources).await? {
+            Begin::Run(kept, inputs) => (*kept, inputs),
+            Begin::Whole(progress) => {
+                say(shared, "the file of --out is complete; there is nothing to go on with");
+                let is_all_ok = progress.recorded() == progress.count(Status::Ok);
+                return Ok(if is_all_ok { Exit::Ok } else { Exit::NotAllOk });
+            }
         };
         Mill::new(&run, settings, register, engine, &*job, kept)?.grind(&run, shared, &*job, inputs).await
     });
