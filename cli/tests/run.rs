@@ -197,6 +197,26 @@ fn the_formats_say_the_same() {
 }
 
 #[test]
+fn every_format_gives_inputs_as_they_were_typed() {
+    let typed = ["1e400", "18446744073709551616", "1e3", "[1, 2]", "0.10"];
+    for format in ["csv", "table", "ndjson"] {
+        let ended = run(&[&["run", "compute.map", "-o", "expr=x", "--format", format][..], &typed].concat());
+        assert_eq!(ended.code, Some(5), "{}", ended.stderr);
+        let rows: Vec<&str> = ended.stdout.lines().skip(usize::from(format != "ndjson")).collect();
+        for (row, typed) in rows.iter().zip(typed) {
+            let cell = match format {
+                "csv" if typed.contains(',') => format!(",\"{typed}\","),
+                "csv" => format!(",{typed},"),
+                "table" => format!("  {}  ", typed.replace(['[', ',', ']'], "")),
+                _ => format!("\"input\":{typed},"),
+            };
+            assert!(row.contains(&cell), "{row} has not {cell}");
+        }
+        assert_eq!(rows.len(), typed.len());
+    }
+}
+
+#[test]
 fn nothing_to_do_is_done() {
     let ended = run(&["run", "compute.map", "--range", "5..5", "-o", EXPR]);
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""));
