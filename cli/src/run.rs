@@ -22,6 +22,7 @@ use tidemill_core::web::Web;
 use tidemill_producer::inputs::Inputs;
 use tidemill_producer::{Cut, ProduceError, Produced, Producer, Span, UnderWay, Window};
 use tidemill_results_api::{Stream, collect};
+use tidemill_tasks::vision::DEFAULT_MODEL;
 use tidemill_worker::{OwnNetworks, Setup, Worker};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -77,6 +78,10 @@ pub(crate) fn prepare<'a>(work: &Work, register: &'a Register) -> Result<(&'a dy
     })?;
     let options: Map<String, Value> = work.options.iter().cloned().collect();
     let job = kind.prepare(&raw(&options)).map_err(|invalid| {
+        if invalid.0.starts_with(DEFAULT_MODEL) {
+            return CliError::new(Exit::Configuration, invalid.0)
+                .hint("name a model that is there in the settings, or with -o model=NAME");
+        }
         let known = kind.schemas().options;
         let known = known.get("properties").and_then(Value::as_object);
         let known: Vec<&str> = known.into_iter().flat_map(Map::keys).map(String::as_str).collect();

@@ -48,6 +48,20 @@ fn an_option_out_of_range() {
 }
 
 #[test]
+fn a_misspelt_default_model() {
+    let classify = ["run", "vision.classify", "examples/photos"];
+    let ended: support::Ended =
+        tidemill(&classify).env("TIDEMILL__VISION__DEFAULT_MODEL", "efficientnet-lite9").output().unwrap().into();
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(3), ""));
+    let said = ended.stderr;
+    assert!(said.starts_with("error: vision.default_model: no model is called \"efficientnet-lite9\" in "), "{said}");
+    assert!(said.contains("; did you mean efficientnet-lite0?"), "{said}");
+    let doctor: support::Ended =
+        tidemill(&["doctor"]).env("TIDEMILL__VISION__DEFAULT_MODEL", "efficientnet-lite9").output().unwrap().into();
+    assert!(doctor.stdout.contains("✖ vision.default_model: no model is called"), "{}", doctor.stdout);
+}
+
+#[test]
 fn a_missing_option() {
     assert_snapshot!(said(2, &["run", "compute.map", "1"]), @"
     error: options of compute.map: missing field `expr`
