@@ -198,8 +198,9 @@ impl Mill {
                 reply_to: None,
             };
             let span = Span { from: 0, seal_when_stopped: true };
+            let total = inputs.total();
             let producing = producer.produce(Arc::clone(&self.batch), job, inputs, span, &cancel);
-            let reading = self.read(run, shared, &mut kept, &cancel);
+            let reading = self.read(run, shared, total, &mut kept, &cancel);
             // Each waits for the other; where one fails, the other would wait for ever.
             tokio::try_join!(async { producing.await.map_err(not_produced) }, reading)?
         };
@@ -229,6 +230,7 @@ impl Mill {
         &self,
         run: &Run,
         shared: &Shared,
+        total: Option<u64>,
         kept: &mut Kept,
         cancel: &CancellationToken,
     ) -> Result<Tally, CliError> {
@@ -237,7 +239,7 @@ impl Mill {
         // Outcomes in a file are printed too where somebody says how.
         let is_printed = kept.ledger.is_none() || run.show.format.is_some();
         let mut printer = is_printed.then(|| Printer::new(run.show.format)).transpose().map_err(fault)?;
-        let bar = Bar::new(&run.work.task, shared.quiet > 0);
+        let mut bar = Bar::new(&run.work.task, total, shared.quiet > 0);
         let mut stream = Stream::new(Arc::clone(&self.store), self.batch.id.clone(), run.show.order.into(), 0);
         let mut tick = tokio::time::interval(TICK);
         loop {

@@ -82,6 +82,7 @@ pub struct Inputs {
     bundles: mpsc::Receiver<Vec<Input>>,
     /// Read of them, and not yet given.
     ahead: Vec<Input>,
+    total: Option<u64>,
     /// Why the walk ended early; set before the last sender is dropped.
     failure: Arc<OnceLock<InputsError>>,
 }
@@ -131,7 +132,8 @@ pub enum NotTheSame {
 impl Inputs {
     /// Walks the sources one after the other, on a thread for blocking work; it ends when this value is dropped.
     pub fn walk(sources: Vec<Source>) -> Self {
-        let (send, inputs) = Self::channel();
+        let (send, mut inputs) = Self::channel();
+        inputs.total = sources.iter().map(Source::count).sum();
         let failure = Arc::clone(&inputs.failure);
         tokio::task::spawn_blocking(move || {
             let mut bundler = Bundler { send, bundle: Vec::new(), size: 1, failure };
@@ -152,7 +154,12 @@ impl Inputs {
     /// Inputs that somebody sends, in bundles; they end when the sender is dropped.
     pub fn channel() -> (mpsc::Sender<Vec<Input>>, Self) {
         let (send, bundles) = mpsc::channel(BUNDLES);
-        (send, Self { bundles, ahead: Vec::new(), failure: Arc::default() })
+        (send, Self { bundles, ahead: Vec::new(), total: None, failure: Arc::default() })
+    }
+
+    /// How many there are, where that is known before they are walked.
+    pub fn total(&self) -> Option<u64> {
+        self.total
     }
 
     /// Passes over the first inputs, which were done before; `last` is what the last of them was.
@@ -242,6 +249,15 @@ impl Sink for Bundler {
 }
 
 impl Source {
+    fn count(&self) -> Option<u64> {
+        match self {
+            Self::Values(values) => Some(values.len() as u64),
+            Self::Range(from, to) => Some(u64::try_from(to.saturating_sub(*from)).unwrap_or(0)),
+            Self::Place(place) => place.is_one().then_some(1),
+            Self::Lines { .. } => None,
+        }
+    }
+
     fn each(self, sink: &mut dyn Sink) -> ControlFlow<()> {
         match self {
             Self::Values(values) => values.into_iter().try_for_each(|value| sink.push(Input::value(value))),
@@ -271,6 +287,14 @@ impl Sink for Vec<Input> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn how_many_there_are_is_known_where_nothing_must_be_looked_at() {
+        let url = || Source::Place(Place::find("https://example.org/a.jpg", false).unwrap());
+        let lines = Source::Lines { name: "x".into(), from: Box::new(&b""[..]), are_paths: false };
+        assert_eq!(Inputs::walk(vec![Source::Range(-2, 5), url(), Source::Range(5, 3)]).total(), Some(8));
+        assert_eq!(Inputs::walk(vec![url(), lines]).total(), None);
+    }
 
     #[tokio::test]
     async fn a_walk_that_panics_is_not_the_end_of_the_inputs() {

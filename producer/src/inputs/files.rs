@@ -91,6 +91,11 @@ impl Place {
         self
     }
 
+    /// Whether it is exactly one input.
+    pub(super) fn is_one(&self) -> bool {
+        matches!(self.kind, Kind::File(_) | Kind::Url(_))
+    }
+
     /// Hands over each file, folders in order of name. Hidden files are passed over.
     pub(super) fn each(self, sink: &mut dyn Sink) -> ControlFlow<()> {
         match &self.kind {
