@@ -73,6 +73,12 @@ fn looks_like_a_path(word: &str) -> bool {
         && (word.contains('/') || Path::new(word).extension().is_some_and(|ending| ending.len() <= 5))
 }
 
+        Ok(place) if place.is_empty() && !place.is_folder() => Err(CliError::usage(format!("{word}: no file matches"))
+            .hint("* stands for a part of a name, ** for any folders; hidden files are passed over")),
+        Ok(place) if place.is_empty() => {
+            tracing::warn!("{word}: there are no files in it");
+            Ok(Source::Place(place))
+        }
 fn not_found(word: &str, error: &PlaceError, is_text_welcome: bool) -> CliError {
     let usage = CliError::usage(error.to_string());
     let path = Path::new(word);

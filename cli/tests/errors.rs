@@ -76,6 +76,23 @@ fn an_option_that_is_broken_json() {
 }
 
 #[test]
+fn a_glob_that_nothing_matches() {
+    assert_snapshot!(said(2, &["run", "text.count", "examples/photos/*.nef"]), @"
+    error: examples/photos/*.nef: no file matches
+      hint: * stands for a part of a name, ** for any folders; hidden files are passed over
+    ");
+}
+
+#[test]
+fn an_empty_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let warned = said(0, &["run", "text.count", path]);
+    assert!(warned.contains(&format!("{path}: there are no files in it")), "{warned}");
+    assert_eq!(said(0, &["-q", "run", "text.count", path]), "");
+}
+
+#[test]
 fn an_expression_that_cannot_be_read() {
     assert_snapshot!(said(2, &["run", "compute.map", "1", "-o", "expr=x + y"]), @r#"
     error: options of compute.map: expr: cannot read "x + y": y at character 5 is not known; the only variable is x

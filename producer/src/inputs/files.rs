@@ -8,7 +8,7 @@ use tidemill_core::blobs::bucket::{self, Object};
 use tidemill_core::blobs::scheme;
 use tidemill_core::failure::Failure;
 use tidemill_core::task::raw;
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
 use super::glob::Glob;
 use super::{Input, InputsError, Sink};
@@ -91,9 +91,23 @@ impl Place {
         self
     }
 
+    /// Whether it is a folder of this machine.
+    pub fn is_folder(&self) -> bool {
+        matches!(self.kind, Kind::Folder(_))
+    }
+
     /// Whether it is exactly one input.
     pub(super) fn is_one(&self) -> bool {
         matches!(self.kind, Kind::File(_) | Kind::Url(_))
+    }
+
+    /// Whether a folder has no file, or a glob finds none.
+    pub fn is_empty(&self) -> bool {
+        match &self.kind {
+            Kind::Folder(folder) => !folder_entries(folder, false).any(|entry| self.found(folder, entry).is_some()),
+            Kind::Glob(glob) => !glob.walk(false).any(|entry| self.found_by(glob, entry).is_some()),
+            Kind::File(_) | Kind::Url(_) | Kind::Bucket(_) => false,
+        }
     }
 
     /// Hands over each file, folders in order of name. Hidden files are passed over.
@@ -101,47 +115,43 @@ impl Place {
         match &self.kind {
             Kind::File(path) => sink.push(self.input(path, path.file_name().map(Path::new))),
             Kind::Url(url) => sink.push(self.url(url)),
-            Kind::Folder(folder) => self.walk(folder, folder, sink),
-            Kind::Glob(glob) => self.glob(glob, sink),
+            Kind::Folder(folder) => {
+                let mut found = folder_entries(folder, true).filter_map(|entry| self.found(folder, entry));
+                found.try_for_each(|input| sink.push(input))
+            }
+            Kind::Glob(glob) => {
+                let mut found = glob.walk(true).filter_map(|entry| self.found_by(glob, entry));
+                found.try_for_each(|input| sink.push(input))
+            }
             Kind::Bucket(url) => self.bucket(url, sink),
         }
     }
 
-    fn walk(&self, folder: &Path, root: &Path, sink: &mut dyn Sink) -> ControlFlow<()> {
-        let is_shown = |entry: &walkdir::DirEntry| entry.depth() == 0 || !is_hidden(entry.path());
-        let entries = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter().filter_entry(is_shown);
-        for entry in entries {
-            match entry {
-                Ok(entry) if entry.file_type().is_dir() => {}
-                Ok(entry) => sink.push(self.input(entry.path(), entry.path().strip_prefix(root).ok()))?,
-                Err(error) => sink.push(unreadable(error, folder))?,
-            }
+    /// What an entry of a folder is as an input; nothing where it is a folder.
+    fn found(&self, folder: &Path, entry: walkdir::Result<DirEntry>) -> Option<Input> {
+        match entry {
+            Ok(entry) if entry.file_type().is_dir() => None,
+            Ok(entry) => Some(self.input(entry.path(), entry.path().strip_prefix(folder).ok())),
+            Err(error) => Some(unreadable(error, folder)),
         }
-        ControlFlow::Continue(())
     }
 
-    fn glob(&self, glob: &Glob, sink: &mut dyn Sink) -> ControlFlow<()> {
-        for entry in glob.walk() {
-            match entry {
-                Ok(entry) if entry.file_type().is_dir() => {}
-                Ok(entry) => {
-                    let (path, name) = (entry.path(), glob.relative(entry.path()));
-                    if glob.matches(name) {
-                        sink.push(self.input(path.strip_prefix(".").unwrap_or(path), Some(name)))?;
-                    }
-                }
-                Err(error) => {
-                    let path = error.path().unwrap_or(glob.root());
-                    let name = glob.relative(path);
-                    // Folders that cannot be read may have some that are meant.
-                    let is_meant = if path.is_dir() { glob.leads_on(name) } else { glob.matches(name) };
-                    if is_meant {
-                        sink.push(unreadable(error, glob.root()))?;
-                    }
-                }
+    /// What an entry is as an input, where a glob matches it.
+    fn found_by(&self, glob: &Glob, entry: walkdir::Result<DirEntry>) -> Option<Input> {
+        match entry {
+            Ok(entry) if entry.file_type().is_dir() => None,
+            Ok(entry) => {
+                let (path, name) = (entry.path(), glob.relative(entry.path()));
+                glob.matches(name).then(|| self.input(path.strip_prefix(".").unwrap_or(path), Some(name)))
+            }
+            Err(error) => {
+                let path = error.path().unwrap_or(glob.root());
+                let name = glob.relative(path);
+                // Folders that cannot be read may have some that are meant.
+                let is_meant = if path.is_dir() { glob.leads_on(name) } else { glob.matches(name) };
+                is_meant.then(|| unreadable(error, glob.root()))
             }
         }
-        ControlFlow::Continue(())
     }
 
     /// Unlike a file that cannot be read, a page of names that does not come ends the walk: nobody knows what is missing.
@@ -187,6 +197,17 @@ impl Place {
     fn named(&self, text: &str) -> Input {
         Input::value(if self.in_object { raw(&serde_json::json!({ "path": text })) } else { raw(text) })
     }
+}
+
+/// All that is in a folder but what is hidden.
+fn folder_entries(folder: &Path, in_order: bool) -> impl Iterator<Item = walkdir::Result<DirEntry>> {
+    walk(folder, in_order).into_iter().filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry.path()))
+}
+
+/// Goes through folders and what links lead to. To sort, a folder is read to its end before anything of it is given.
+pub(super) fn walk(folder: &Path, in_order: bool) -> WalkDir {
+    let walk = WalkDir::new(folder).follow_links(true);
+    if in_order { walk.sort_by_file_name() } else { walk }
 }
 
 /// A link that leads nowhere is an item like any other; its outcome says what is wrong.
@@ -312,6 +333,18 @@ mod tests {
         let folder = folder_with(&["what?.jpg", "whatx.jpg"]);
         let word = folder.path().join("what?.jpg");
         assert_eq!(names(Place::find(word.to_str().unwrap(), false).unwrap()), ["what?.jpg"]);
+    }
+
+    #[test]
+    fn a_place_is_empty_where_nothing_is_found() {
+        let folder = folder_with(&["a/b/c.jpg", "d/.hidden.jpg", "a/\u{fffd}"]);
+        for (word, is_empty) in
+            [("", false), ("d", true), ("*.jpg", true), ("**/*.jpg", false), ("d/*", true), ("x*/*", true)]
+        {
+            let place = Place::find(&format!("{}/{word}", folder.path().display()), false).unwrap();
+            assert_eq!(place.is_empty(), is_empty, "{word}");
+            assert_eq!(all(place).is_empty(), is_empty, "{word}");
+        }
     }
 
     #[test]

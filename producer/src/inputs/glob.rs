@@ -6,9 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use glob::{MatchOptions, Pattern, PatternError};
-use walkdir::{DirEntry, WalkDir};
+use walkdir::DirEntry;
 
-use super::files::is_hidden;
+use super::files::{is_hidden, walk};
 
 const OPTIONS: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
@@ -52,10 +52,11 @@ impl Glob {
     }
 
     /// All that may be or lead to what it matches; see [`Glob::matches`].
-    pub(super) fn walk(&self) -> impl Iterator<Item = walkdir::Result<DirEntry>> + use<'_> {
+    pub(super) fn walk(&self, in_order: bool) -> impl Iterator<Item = walkdir::Result<DirEntry>> + use<'_> {
         let root = if self.root.as_os_str().is_empty() { Path::new(".") } else { &self.root };
-        let walk = WalkDir::new(root).follow_links(true).sort_by_file_name();
-        walk.into_iter().filter_entry(|entry| entry.depth() == 0 || self.leads_on(self.relative(entry.path())))
+        walk(root, in_order)
+            .into_iter()
+            .filter_entry(|entry| entry.depth() == 0 || self.leads_on(self.relative(entry.path())))
     }
 
     /// The path without the root.
