@@ -41,15 +41,15 @@ const TICK: Duration = Duration::from_millis(100);
 /// Runs a task over inputs.
 pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option<Vision>) -> Result<Exit, CliError> {
     let plain = crate::register(settings, None);
-    let (kind, job) = prepare(&run.work, &plain)?;
+    let Prepared { kind, job, options } = prepare(&run.work, &plain)?;
     let engine = match (job.lane(), vision) {
         (Lane::Vision, None) => return Err(handover::hand_over(settings)),
         (Lane::Vision, Some(vision)) => Some(networks::start(vision, settings)?),
         (Lane::Cpu | Lane::Wait | Lane::Process, _) => None,
     };
     let register = crate::register(settings, engine.clone());
-    let sources = words::sources(&run.work, kind, &*job)?;
-    let plan = Plan::of(&run, kind, settings, vision.as_ref())?;
+    let sources = words::sources(&run.work, kind, &job)?;
+    let plan = Plan::of(&run, kind, &options, settings, vision.as_ref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -64,19 +64,27 @@ pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option
                 return Ok(if is_all_ok { Exit::Ok } else { Exit::NotAllOk });
             }
         };
-        Mill::new(&run, settings, register, engine, &*job, kept)?.grind(&run, shared, &*job, inputs).await
+        Mill::new(&run, &options, settings, register, engine, &*job, kept)?.grind(&run, shared, &*job, inputs).await
     });
     // Threads that block (a terminal that is read from, an item over its timeout) are not waited for.
     runtime.shutdown_background();
     exit
 }
 
+/// The task that was asked for, with its options.
+pub(crate) struct Prepared<'a> {
+    pub(crate) kind: &'a dyn Kind,
+    pub(crate) job: Arc<dyn Job>,
+    /// As JSON.
+    pub(crate) options: Map<String, Value>,
+}
+
 /// Finds the task and makes its options ready.
-pub(crate) fn prepare<'a>(work: &Work, register: &'a Register) -> Result<(&'a dyn Kind, Arc<dyn Job>), CliError> {
+pub(crate) fn prepare<'a>(work: &Work, register: &'a Register) -> Result<Prepared<'a>, CliError> {
     let kind = register.find(&work.task).map_err(|unknown| {
         CliError::usage(format!("{unknown}{}", did_you_mean(&unknown.nearest))).hint("`tidemill tasks` lists them")
     })?;
-    let options: Map<String, Value> = work.options.iter().cloned().collect();
+    let options = work.options(kind.schemas().options.as_value());
     let job = kind.prepare(&raw(&options)).map_err(|invalid| {
         if invalid.0.starts_with(DEFAULT_MODEL) {
             return CliError::new(Exit::Configuration, invalid.0)
@@ -90,7 +98,7 @@ pub(crate) fn prepare<'a>(work: &Work, register: &'a Register) -> Result<(&'a dy
         CliError::usage(format!("options of {}: {invalid}{near}", work.task))
             .hint(format!("`tidemill tasks {}` shows its options", work.task))
     })?;
-    Ok((kind, job))
+    Ok(Prepared { kind, job, options })
 }
 
 /// All that works on the batch.
@@ -109,6 +117,7 @@ struct Mill {
 impl Mill {
     fn new(
         run: &Run,
+        options: &Map<String, Value>,
         settings: &Settings,
         register: Register,
         engine: Option<Arc<dyn networks::Engine>>,
@@ -142,7 +151,7 @@ impl Mill {
             networks: OwnNetworks::default(),
         };
         let tools = Tools::new(pool, blobs.clone());
-        let batch = batch_of(&run.work, settings, job, BatchId::new());
+        let batch = batch_of(&run.work, options, settings, job, BatchId::new());
         Ok(Self {
             batch: Arc::new(batch),
             worker: Worker::new(setup, Arc::clone(&broker), Arc::new(register), tools),
@@ -420,12 +429,18 @@ fn end_at_once() {
 }
 
 /// The batch that the arguments describe.
-pub(crate) fn batch_of(work: &Work, settings: &Settings, job: &dyn Job, id: BatchId) -> Batch {
+pub(crate) fn batch_of(
+    work: &Work,
+    options: &Map<String, Value>,
+    settings: &Settings,
+    job: &dyn Job,
+    id: BatchId,
+) -> Batch {
     let RetrySettings { attempts, base, max } = settings.retry;
     Batch {
         id,
         task: work.task.clone(),
-        options: raw(&work.options.iter().cloned().collect::<Map<String, Value>>()),
+        options: raw(options),
         retry: RetryPolicy { attempts, base, max },
         timeout: work.timeout.or(job.timeout()).unwrap_or(settings.task.timeout),
         priority: Priority::default(),

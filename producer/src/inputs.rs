@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use serde_json::value::RawValue;
 use tidemill_core::compute::message_of;
 use tidemill_core::failure::Failure;
-use tidemill_core::task::raw;
+use tidemill_core::task::{Job, raw};
 use tokio::sync::mpsc;
 
 pub use files::{Place, PlaceError};
@@ -45,8 +45,9 @@ impl Input {
 pub enum Source {
     /// These values.
     Values(Vec<Box<RawValue>>),
-    /// The whole numbers from the first up to, not including, the second.
-    Range(i64, i64),
+    /// The whole numbers from the first up to, not including, the second; where there is a job, what its task makes of
+    /// them as words.
+    Range(i64, i64, Option<Arc<dyn Job>>),
     /// A file, a folder, a glob, a URL or a bucket.
     Place(Place),
     /// NDJSON: a value a line. The name is for messages.
@@ -57,6 +58,8 @@ pub enum Source {
         from: Box<dyn Read + Send>,
         /// Whether strings in it are paths, whose names produced files keep.
         are_paths: bool,
+        /// Whose task makes inputs of numbers and strings in it, as it does of words.
+        scalars: Option<Arc<dyn Job>>,
     },
 }
 
@@ -64,7 +67,7 @@ impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Values(values) => f.debug_tuple("Values").field(values).finish(),
-            Self::Range(from, to) => f.debug_tuple("Range").field(from).field(to).finish(),
+            Self::Range(from, to, _) => f.debug_tuple("Range").field(from).field(to).finish(),
             Self::Place(place) => f.debug_tuple("Place").field(place).finish(),
             Self::Lines { name, .. } => f.debug_struct("Lines").field("name", name).finish_non_exhaustive(),
         }
@@ -206,6 +209,16 @@ fn is_same(one: &RawValue, other: &RawValue) -> bool {
     one.get() == other.get() || value(one).is_some_and(|one| Some(one) == value(other))
 }
 
+/// What a task makes of a number or a string, where it is asked; anything else stays what it is.
+fn input_from_scalar(json: Box<RawValue>, job: Option<&dyn Job>) -> Box<RawValue> {
+    let Some(job) = job else { return json };
+    match json.get().as_bytes() {
+        [b'"', ..] => serde_json::from_str::<String>(json.get()).map_or(json, |word| job.input_from_word(&word)),
+        [b'-' | b'0'..=b'9', ..] => job.input_from_word(json.get()),
+        _ => json,
+    }
+}
+
 /// What inputs are handed to as they are found. Both break off when nobody wants more.
 trait Sink {
     /// One more.
@@ -252,7 +265,7 @@ impl Source {
     fn count(&self) -> Option<u64> {
         match self {
             Self::Values(values) => Some(values.len() as u64),
-            Self::Range(from, to) => Some(u64::try_from(to.saturating_sub(*from)).unwrap_or(0)),
+            Self::Range(from, to, _) => Some(u64::try_from(to.saturating_sub(*from)).unwrap_or(0)),
             Self::Place(place) => place.is_one().then_some(1),
             Self::Lines { .. } => None,
         }
@@ -261,9 +274,14 @@ impl Source {
     fn each(self, sink: &mut dyn Sink) -> ControlFlow<()> {
         match self {
             Self::Values(values) => values.into_iter().try_for_each(|value| sink.push(Input::value(value))),
-            Self::Range(from, to) => (from..to).try_for_each(|number| sink.push(Input::value(raw(&number)))),
+            Self::Range(from, to, scalars) => (from..to).try_for_each(|number| {
+                let json = raw(&number);
+                sink.push(Input::value(input_from_scalar(json, scalars.as_deref())))
+            }),
             Self::Place(place) => place.each(sink),
-            Self::Lines { name, from, are_paths } => lines::each(&name, from, are_paths, sink),
+            Self::Lines { name, from, are_paths, scalars } => {
+                lines::each(&name, from, are_paths, scalars.as_deref(), sink)
+            }
         }
     }
 }
@@ -291,8 +309,8 @@ mod tests {
     #[tokio::test]
     async fn how_many_there_are_is_known_where_nothing_must_be_looked_at() {
         let url = || Source::Place(Place::find("https://example.org/a.jpg", false).unwrap());
-        let lines = Source::Lines { name: "x".into(), from: Box::new(&b""[..]), are_paths: false };
-        assert_eq!(Inputs::walk(vec![Source::Range(-2, 5), url(), Source::Range(5, 3)]).total(), Some(8));
+        let lines = Source::Lines { name: "x".into(), from: Box::new(&b""[..]), are_paths: false, scalars: None };
+        assert_eq!(Inputs::walk(vec![Source::Range(-2, 5, None), url(), Source::Range(5, 3, None)]).total(), Some(8));
         assert_eq!(Inputs::walk(vec![url(), lines]).total(), None);
     }
 
@@ -304,8 +322,8 @@ mod tests {
                 panic!("out of flour");
             }
         }
-        let lines = Source::Lines { name: "x".into(), from: Box::new(Broken), are_paths: false };
-        let mut inputs = Inputs::walk(vec![Source::Range(0, 3), lines, Source::Range(3, 9)]);
+        let lines = Source::Lines { name: "x".into(), from: Box::new(Broken), are_paths: false, scalars: None };
+        let mut inputs = Inputs::walk(vec![Source::Range(0, 3, None), lines, Source::Range(3, 9, None)]);
 
         let mut seen = 0;
         while let Some(bundle) = inputs.next().await {

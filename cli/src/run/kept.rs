@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use tempfile::TempDir;
 use tidemill_core::blobs::{Blobs, FetchLimits};
 use tidemill_core::outcome::Outcome;
@@ -47,6 +48,7 @@ impl Plan {
     pub(super) fn of(
         run: &Run,
         kind: &dyn Kind,
+        options: &Map<String, Value>,
         settings: &Settings,
         vision: Option<&Vision>,
     ) -> Result<Self, CliError> {
@@ -73,8 +75,8 @@ impl Plan {
             }
             _ => {}
         }
-        let label = Label { task: about.name.to_owned(), options: run.work.options.iter().cloned().collect() };
-        let form = |form| Form::of(form, kind, &label.options, settings, vision);
+        let label = Label { task: about.name.to_owned(), options: options.clone() };
+        let form = |form| Form::of(form, kind, options, settings, vision);
         let file = file.map(|(path, of)| Ok::<_, CliError>((path, form(of)?, label.clone()))).transpose()?;
         Ok(Self { folder, file })
     }

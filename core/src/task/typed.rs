@@ -149,10 +149,6 @@ impl<T: Task, By: Runs<T>> Kind for Typed<T, By> {
         }
     }
 
-    fn input_from_word(&self, word: &str) -> Box<RawValue> {
-        self.task.input_from_word(word)
-    }
-
     fn prepare(&self, options: &RawValue) -> Result<Arc<dyn Job>, Invalid> {
         let options = parse::<T::Options>(options)?;
         let plan = Arc::new(self.task.plan(options)?);
@@ -214,6 +210,10 @@ impl<T: Task, By: Runs<T>> Job for Planned<T, By> {
 
     fn device(&self) -> String {
         self.by.device(&self.task, &self.plan)
+    }
+
+    fn input_from_word(&self, word: &str) -> Box<RawValue> {
+        self.task.input_from_word(word)
     }
 
     fn check(&self, input: &RawValue) -> Result<(), Invalid> {
