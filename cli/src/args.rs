@@ -18,7 +18,7 @@ pub(crate) use self::bench::{Bench, BenchFormat};
 pub(crate) use self::cluster::{Cancel, Dead, DeadCommand, ItemName, Results, Status, Verify, Workers};
 pub(crate) use self::models::{CardArgs, ImportArgs, ModelsArgs, ModelsCommand};
 pub(crate) use self::roles::{Health, ResultsApi, ServeArgs, Submit, WorkerArgs};
-use crate::error::Exit;
+use crate::error::{CliError, Exit};
 
 /// Run a task over many inputs, on every core and GPU, and get every outcome once and in order
 #[derive(Debug, Parser)]
@@ -346,9 +346,11 @@ fn lanes(lanes: &[Lane]) -> Option<String> {
 }
 
 /// Prints what the shell asks for.
-pub(crate) fn completions(shell: Shell) -> Exit {
-    clap_complete::generate(shell, &mut Args::command(), "tidemill", &mut std::io::stdout());
-    Exit::Ok
+pub(crate) fn completions(shell: Shell) -> Result<Exit, CliError> {
+    let mut text = Vec::new();
+    // Into a buffer: it panics where what it writes to is closed.
+    clap_complete::generate(shell, &mut Args::command(), "tidemill", &mut text);
+    crate::tasks::print(&String::from_utf8_lossy(&text))
 }
 
 fn parse_range(text: &str) -> Result<(i64, i64), String> {

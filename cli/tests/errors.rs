@@ -93,6 +93,17 @@ fn an_empty_folder() {
 }
 
 #[test]
+fn completions_that_nobody_reads() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = tidemill(&["completions", "bash"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = tidemill(&["completions", "bash"]).stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[test]
 fn an_expression_that_cannot_be_read() {
     assert_snapshot!(said(2, &["run", "compute.map", "1", "-o", "expr=x + y"]), @r#"
     error: options of compute.map: expr: cannot read "x + y": y at character 5 is not known; the only variable is x
