@@ -104,6 +104,13 @@ fn completions_that_nobody_reads() {
 }
 
 #[test]
+fn an_api_that_others_could_call() {
+    let said = said(3, &["serve", "--listen", "0.0.0.0:0"]);
+    assert!(said.contains("which others can reach, and there is no token"), "{said}");
+    assert!(!said.contains("serves at"), "{said}");
+}
+
+#[test]
 fn an_expression_that_cannot_be_read() {
     assert_snapshot!(said(2, &["run", "compute.map", "1", "-o", "expr=x + y"]), @r#"
     error: options of compute.map: expr: cannot read "x + y": y at character 5 is not known; the only variable is x

@@ -130,6 +130,10 @@ fn summary(value: &Value) -> String {
                 let side = |key: &str| fields.get(key).map(summary).unwrap_or_default();
                 return format!("{}×{}  {}", side("width"), side("height"), summary(file));
             }
+            if fields.contains_key("blob") {
+                let called = ["file", "name", "blob"].iter().find_map(|key| fields.get(*key)?.as_str());
+                return one_line(called.unwrap_or_default());
+            }
             let [key, ..] = fields.keys().map(String::as_str).collect::<Vec<_>>()[..] else { return String::new() };
             match fields.len() {
                 1 => summary(&fields[key]),
@@ -159,6 +163,9 @@ mod tests {
         );
         let labels = json!({"model": "m", "labels": [{"label": "espresso", "probability": 0.951}, {"label": "cup", "probability": 0.02}]});
         assert_eq!(summary(&labels), "espresso 95.1 %, cup 2.0 %");
+        let page = json!({"page": {"blob": "sha256:0", "bytes": 7, "file": "out/a.html"}, "bytes": 7});
+        assert_eq!(summary(&page), "bytes 7, page out/a.html");
+        assert_eq!(summary(&json!({"blob": "sha256:0", "name": "a.svg"})), "a.svg");
         let picture = json!({"image": {"blob": "sha256:0", "file": "out/a.jpg"}, "width": 3, "height": 2});
         assert_eq!(summary(&picture), "3×2  out/a.jpg");
     }
