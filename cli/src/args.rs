@@ -18,7 +18,7 @@ pub(crate) use self::bench::{Bench, BenchFormat};
 pub(crate) use self::cluster::{Cancel, Dead, DeadCommand, ItemName, Results, Status, Verify, Workers};
 pub(crate) use self::models::{CardArgs, ImportArgs, ModelsArgs, ModelsCommand};
 pub(crate) use self::roles::{Health, ResultsApi, ServeArgs, Submit, WorkerArgs};
-use crate::error::Exit;
+use crate::error::{CliError, Exit};
 
 /// Run a task over many inputs, on every core and GPU, and get every outcome once and in order
 #[derive(Debug, Parser)]
@@ -153,7 +153,7 @@ pub(crate) struct Work {
     pub(crate) items: Vec<PathBuf>,
     /// An option of the task; the value is JSON, else a string
     #[arg(short, long = "option", value_name = "KEY=VALUE", value_parser = parse_option)]
-    pub(crate) options: Vec<(String, serde_json::Value)>,
+    pub(crate) options: Vec<Given>,
     /// Items that travel together; by default as many as make a good piece of work
     #[arg(long, value_name = "ITEMS", value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "How it is run")]
     pub(crate) chunk: Option<u32>,
@@ -163,6 +163,30 @@ pub(crate) struct Work {
     /// How long one attempt of one item may take, such as 30s
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout, help_heading = "How it is run")]
     pub(crate) timeout: Option<Duration>,
+}
+
+/// An option as it was typed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Given {
+    pub(crate) key: String,
+    /// After the `=`.
+    text: String,
+    value: serde_json::Value,
+}
+
+impl Work {
+    /// The options, as a task with this schema reads them: what looks like a number is text where text is wanted.
+    pub(crate) fn options(&self, schema: &serde_json::Value) -> serde_json::Map<String, serde_json::Value> {
+        let is_text = |key: &str| match &schema["properties"][key]["type"] {
+            serde_json::Value::Array(types) => types.iter().all(|one| one == "string" || one == "null"),
+            one => one == "string",
+        };
+        let value = |Given { key, text, value }: &Given| match value {
+            serde_json::Value::Number(_) | serde_json::Value::Bool(_) if is_text(key) => text.as_str().into(),
+            value => value.clone(),
+        };
+        self.options.iter().map(|given| (given.key.clone(), value(given))).collect()
+    }
 }
 
 /// How outcomes are shown.
@@ -322,9 +346,11 @@ fn lanes(lanes: &[Lane]) -> Option<String> {
 }
 
 /// Prints what the shell asks for.
-pub(crate) fn completions(shell: Shell) -> Exit {
-    clap_complete::generate(shell, &mut Args::command(), "tidemill", &mut std::io::stdout());
-    Exit::Ok
+pub(crate) fn completions(shell: Shell) -> Result<Exit, CliError> {
+    let mut text = Vec::new();
+    // Into a buffer: it panics where what it writes to is closed.
+    clap_complete::generate(shell, &mut Args::command(), "tidemill", &mut text);
+    crate::tasks::print(&String::from_utf8_lossy(&text))
 }
 
 fn parse_range(text: &str) -> Result<(i64, i64), String> {
@@ -342,7 +368,7 @@ fn parse_range(text: &str) -> Result<(i64, i64), String> {
     if from > to { Err(format!("it begins at {from}, after its end")) } else { Ok((from, to)) }
 }
 
-fn parse_option(text: &str) -> Result<(String, serde_json::Value), String> {
+fn parse_option(text: &str) -> Result<Given, String> {
     let (key, value) = text.split_once('=').ok_or("it should be KEY=VALUE, such as top=3")?;
     if key.is_empty() {
         return Err("it has no key; it should be KEY=VALUE, such as top=3".into());
@@ -351,7 +377,10 @@ fn parse_option(text: &str) -> Result<(String, serde_json::Value), String> {
     // What begins like JSON was meant to be: a bracket that is missing must not make it a string.
     match json {
         Err(error) if value.trim_start().starts_with(['{', '[', '"']) => Err(format!("the value is not JSON: {error}")),
-        json => Ok((key.to_owned(), json.unwrap_or_else(|_| value.into()))),
+        json => {
+            let json = json.unwrap_or_else(|_| value.into());
+            Ok(Given { key: key.to_owned(), text: value.to_owned(), value: json })
+        }
     }
 }
 
@@ -381,7 +410,7 @@ mod tests {
 
     #[test]
     fn a_value_is_json_or_else_a_string_but_broken_json_is_neither() {
-        let value = |text| parse_option(text).map(|(_, value)| value);
+        let value = |text| parse_option(text).map(|given| given.value);
         assert_eq!(value("top=3"), Ok(3.into()));
         assert_eq!(value("expr=x*x - 2*x"), Ok("x*x - 2*x".into()));
         assert_eq!(value("a=b=c"), Ok("b=c".into()));

@@ -119,7 +119,9 @@ fn models(settings: &Settings) -> Vec<Finding> {
         },
         Err(error) => Finding::ill(format!("model {name}: {error}"), "mend its card, or remove the folder"),
     };
-    cards.iter().map(finding).collect()
+    let default = models.check_default().err();
+    let default = default.map(|invalid| Finding::ill(invalid.0, "set it to one of these, or install that one"));
+    cards.iter().map(finding).chain(default).collect()
 }
 
 /// Prints what networks can run on, for the small command's doctor.

@@ -146,7 +146,7 @@ fn is_at_the_end(info: &BatchInfo, place: u64) -> bool {
 /// The bar follows the batch, not what was read of it: a reader may begin late and be slow.
 fn show_progress(client: &Client, batch: &BatchId, following: &Following) -> Option<tokio::task::JoinHandle<()>> {
     let is_quiet = following.is_quiet;
-    if !Bar::new("", is_quiet).is_wanted() || !following.waits {
+    if !Bar::new("", None, is_quiet).is_wanted() || !following.waits {
         return None;
     }
     let (client, batch) = (client.clone(), batch.clone());
@@ -157,7 +157,7 @@ fn show_progress(client: &Client, batch: &BatchId, following: &Following) -> Opt
             tick.tick().await;
             // Where the API is away the reader says so.
             let Ok(info) = client.batch(&batch).await else { continue };
-            bar.get_or_insert_with(|| Bar::new(&info.batch.task, is_quiet)).update(&info.progress);
+            bar.get_or_insert_with(|| Bar::new(&info.batch.task, None, is_quiet)).update(&info.progress);
         }
     }))
 }

@@ -3,12 +3,14 @@
 //! ```text
 //!  outcome ─▶ journal, a line each ─▶ (at the end of the batch) convert ─▶ FILE.part ─▶ renamed to FILE
 //! ```
-//! NDJSON is its own journal. The other forms are made as a stream of `FILE.part.ndjson`.
+//! NDJSON is its own journal. The other forms are made as a stream of `FILE.part.ndjson`. Until the file is finished,
+//! `FILE.part.json` says of what task and options it is.
 
 mod coco;
 mod columns;
 mod form;
 mod journal;
+mod label;
 mod parquet;
 mod record;
 mod rle;
@@ -26,6 +28,7 @@ pub(crate) use self::columns::Columns;
 pub(crate) use self::form::{FileForm, Form, Outs};
 pub(crate) use self::journal::Begun;
 use self::journal::Journal;
+pub(crate) use self::label::{Label, Whole};
 pub(crate) use self::record::Record;
 use crate::error::{CliError, Exit};
 use crate::out::is_folder_around;
@@ -36,11 +39,22 @@ pub(crate) struct Ledger {
     path: PathBuf,
     form: Form,
     journal: Journal,
+    /// What is known of it, where it is to say so.
+    whole: Option<Whole>,
+}
+
+/// What became of a file that was to be opened.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    /// It can be added to.
+    Ledger(Box<Ledger>, Begun),
+    /// It is finished; what it says of itself, where it was asked for a label.
+    Whole(Whole),
 }
 
 impl Ledger {
     /// Makes the file, or with `resume` goes on with what is there, after the outcomes that it has; `seen` is told each of
-    /// them. `None` where it is complete.
+    /// them. With a label, what is gone on with must have the same.
     ///
     /// # Errors
     /// Where it is there and is not to be gone on with, or is not of outcomes in the order of their inputs, or cannot
@@ -48,18 +62,22 @@ impl Ledger {
     pub(crate) fn open(
         path: &Path,
         form: Form,
+        label: Option<Label>,
         resume: bool,
         seen: impl FnMut(&Record<'_>) -> Result<(), CliError>,
-    ) -> Result<Option<(Self, Begun)>, CliError> {
+    ) -> Result<Opened, CliError> {
         let journal = match form {
             Form::Ndjson => path.to_owned(),
             Form::Parquet(_) | Form::Coco(_) => with_more(path, ".part.ndjson"),
         };
         let is_finished = !matches!(form, Form::Ndjson) && path.exists();
         if is_finished && resume {
-            // Stopped between the last two steps.
-            drop(fs::remove_file(&journal));
-            return Ok(None);
+            let whole = label.map(|label| Whole::read(path, &form, &label)).transpose()?;
+            // Stopped between the last steps.
+            for left in [journal, beside(path)] {
+                drop(fs::remove_file(left));
+            }
+            return Ok(Opened::Whole(whole.unwrap_or_default()));
         }
         if let Some(there) = [path, &journal].into_iter().find(|there| !resume && there.exists()) {
             if is_finished {
@@ -68,8 +86,24 @@ impl Ledger {
             return Err(CliError::usage(format!("--out: {} is there already", there.display()))
                 .hint("--resume goes on with it; or remove it, or name another file with --out"));
         }
+        let is_begun = resume && journal.exists();
+        let before = if is_begun && label.is_some() { Label::read(&beside(path))? } else { None };
+        if let (Some(label), Some(before)) = (&label, &before) {
+            label.must_be(before, path)?;
+        }
         let (journal, begun) = Journal::open(journal, resume, seen)?;
-        Ok(Some((Self { path: path.to_owned(), form, journal }, begun)))
+        let last = || begun.last.as_ref().map(|last| last.input.clone());
+        let whole = label.map(|label| Whole::new(label, &begun.progress, last()));
+        if let Some(whole) = whole.as_ref().filter(|_| before.is_none()) {
+            let has_outcomes = begun.progress.recorded() > 0;
+            match form {
+                // Nothing is beside it any more.
+                Form::Ndjson if has_outcomes => return Ok(Opened::Whole(whole.clone())),
+                Form::Parquet(_) | Form::Coco(_) if has_outcomes => return Err(is_unlabelled(path)),
+                _ => whole.label().write(&beside(path))?,
+            }
+        }
+        Ok(Opened::Ledger(Box::new(Self { path: path.to_owned(), form, journal, whole }), begun))
     }
 
     /// Adds an outcome; it is written when enough has come together, or by [`Ledger::flush`].
@@ -77,6 +111,10 @@ impl Ledger {
     /// # Errors
     /// Where it cannot be written, or a mask that it is made of cannot be read.
     pub(crate) fn add(&mut self, outcome: &Outcome, blobs: Option<&Blobs>) -> Result<(), CliError> {
+        // NDJSON says nothing of itself.
+        if let (Some(whole), true) = (&mut self.whole, !matches!(self.form, Form::Ndjson)) {
+            whole.add(outcome);
+        }
         match &self.form {
             Form::Ndjson | Form::Parquet(_) => self.journal.add(outcome, self.has_names(), None),
             Form::Coco(coco) => {
@@ -102,22 +140,30 @@ impl Ledger {
     /// Where that cannot be written; the journal stays then.
     pub(crate) fn finish(mut self) -> Result<(), CliError> {
         self.journal.flush()?;
+        let unlabelled = |_| self.whole.as_ref().map_or(Ok(()), |_| fs::remove_file(beside(&self.path)));
         if matches!(self.form, Form::Ndjson) {
-            return Ok(());
+            return unlabelled(()).map_err(|error| not_written(&beside(&self.path), &error));
         }
         let part = with_more(&self.path, ".part");
         let failed = |error: io::Error| not_written(&part, &error);
         let mut file = BufWriter::with_capacity(1 << 18, File::create(&part).map_err(failed)?);
         match &self.form {
             Form::Ndjson => {}
-            Form::Parquet(columns) => parquet::convert(self.journal.path(), columns, &mut file).map_err(failed)?,
-            Form::Coco(coco) => coco.convert(self.journal.path(), &mut file).map_err(failed)?,
+            Form::Parquet(columns) => {
+                let whole = self.whole.as_ref().map(Whole::to_json);
+                parquet::convert(self.journal.path(), columns, whole, &mut file).map_err(failed)?;
+            }
+            Form::Coco(coco) => {
+                let converted = coco.convert(self.journal.path(), &mut file);
+                let whole = self.whole.as_ref();
+                converted.and_then(|()| whole.map_or(Ok(()), |whole| whole.add_to_coco(&mut file))).map_err(failed)?;
+            }
         }
         file.flush().map_err(failed)?;
         // Before the journal goes, the file must be there, whatever happens to the machine.
         file.get_ref().sync_all().map_err(failed)?;
         fs::rename(&part, &self.path).map_err(failed)?;
-        fs::remove_file(self.journal.path()).map_err(failed)
+        fs::remove_file(self.journal.path()).and_then(unlabelled).map_err(failed)
     }
 
     /// Whether the items' names are written.
@@ -153,6 +199,17 @@ impl Ledger {
             drop(fs::remove_file(self.journal.path()));
         }
     }
+}
+
+/// The file that says of what an unfinished one is.
+fn beside(path: &Path) -> PathBuf {
+    with_more(path, ".part.json")
+}
+
+/// Somebody took the label away.
+fn is_unlabelled(path: &Path) -> CliError {
+    CliError::usage(format!("--resume: nothing says of what {} is", path.display()))
+        .hint(format!("{} did; name another file with --out", beside(path).display()))
 }
 
 fn with_more(path: &Path, more: &str) -> PathBuf {

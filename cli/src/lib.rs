@@ -159,7 +159,7 @@ fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
         Command::Models(models) => models::models(&models, settings, vision),
         Command::Doctor if wants_settings => doctor::settings(&loaded),
         Command::Doctor => doctor::doctor(settings, vision),
-        Command::Completions { shell } => Ok(args::completions(shell)),
+        Command::Completions { shell } => args::completions(shell),
         Command::Devices => Ok(doctor::devices(vision)),
     }
 }

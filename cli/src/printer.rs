@@ -6,11 +6,13 @@ mod timeline;
 
 use std::io::{self, IsTerminal as _, Write};
 
+use serde_json::value::RawValue;
 use tidemill_core::outcome::Outcome;
 
 pub(crate) use self::bar::{Bar, clear, say, stderr_beside_the_bar};
 use self::table::Table;
 use crate::args::Format;
+use crate::ledger::Record;
 
 /// Prints outcomes.
 pub(crate) struct Printer {
@@ -65,7 +67,7 @@ impl Printer {
                 *is_first = false;
                 outcome.write_line(&mut self.text);
             }
-            Form::Csv(writer) => writer.write_record(csv_record(outcome))?,
+            Form::Csv(writer) => writer.write_record(csv_record(outcome)?)?,
             Form::Table(table) => table.row(outcome, &mut self.text),
         }
         if self.text.len() >= FULL_BYTES { self.write() } else { Ok(()) }
@@ -130,24 +132,29 @@ const CSV_COLUMNS: [&str; 11] = [
     "run_ms",
 ];
 
-fn csv_record(outcome: &Outcome) -> [String; CSV_COLUMNS.len()] {
-    let line = outcome.to_value();
-    let text = |value: &serde_json::Value| match value {
-        serde_json::Value::Null => String::new(),
-        serde_json::Value::String(text) => text.clone(),
-        other => other.to_string(),
+/// Values stay as they were written: a number may be larger than any that a computer counts with.
+fn csv_record(outcome: &Outcome) -> io::Result<[String; CSV_COLUMNS.len()]> {
+    let mut line = Vec::new();
+    outcome.write_line(&mut line);
+    let Record { index, input, status, output, error, attempts, worker, device, timing, .. } =
+        serde_json::from_slice(&line)?;
+    let text = |json: &RawValue| match json.get() {
+        "null" => Ok(String::new()),
+        text if text.starts_with('"') => serde_json::from_str(text),
+        json => Ok(json.to_owned()),
     };
-    [
-        text(&line["index"]),
-        text(&line["input"]),
-        text(&line["status"]),
-        text(&line["output"]),
-        text(&line["error"]["kind"]),
-        text(&line["error"]["message"]),
-        text(&line["attempts"]),
-        text(&line["worker"]),
-        text(&line["device"]),
-        text(&line["timing"]["queued_ms"]),
-        text(&line["timing"]["run_ms"]),
-    ]
+    let (error_kind, error_message) = error.map(|error| (error.kind.into(), error.message)).unwrap_or_default();
+    Ok([
+        index.to_string(),
+        text(input)?,
+        status.to_string(),
+        output.map_or(Ok(String::new()), text)?,
+        error_kind,
+        error_message,
+        attempts.to_string(),
+        worker.into(),
+        device.into(),
+        timing.queued_ms.to_string(),
+        timing.run_ms.to_string(),
+    ])
 }

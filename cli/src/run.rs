@@ -22,12 +22,13 @@ use tidemill_core::web::Web;
 use tidemill_producer::inputs::Inputs;
 use tidemill_producer::{Cut, ProduceError, Produced, Producer, Span, UnderWay, Window};
 use tidemill_results_api::{Stream, collect};
+use tidemill_tasks::vision::DEFAULT_MODEL;
 use tidemill_worker::{OwnNetworks, Setup, Worker};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::kept::{Kept, Plan};
+use self::kept::{Begin, Kept, Plan};
 use crate::args::{Run, Shared, Work};
 use crate::cluster::own_name;
 use crate::error::{CliError, Exit};
@@ -40,39 +41,55 @@ const TICK: Duration = Duration::from_millis(100);
 /// Runs a task over inputs.
 pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option<Vision>) -> Result<Exit, CliError> {
     let plain = crate::register(settings, None);
-    let (kind, job) = prepare(&run.work, &plain)?;
+    let Prepared { kind, job, options } = prepare(&run.work, &plain)?;
     let engine = match (job.lane(), vision) {
         (Lane::Vision, None) => return Err(handover::hand_over(settings)),
         (Lane::Vision, Some(vision)) => Some(networks::start(vision, settings)?),
         (Lane::Cpu | Lane::Wait | Lane::Process, _) => None,
     };
     let register = crate::register(settings, engine.clone());
-    let sources = words::sources(&run.work, kind, &*job)?;
-    let plan = Plan::of(&run, kind, settings, vision.as_ref())?;
+    let sources = words::sources(&run.work, kind, &job)?;
+    let plan = Plan::of(&run, kind, &options, settings, vision.as_ref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|error| CliError::new(Exit::Fault, format!("cannot start the runtime: {error}")))?;
     let exit = runtime.block_on(async {
-        let Some((kept, inputs)) = plan.begin(&run, sources).await? else {
-            say(shared, "the file of --out is complete; there is nothing to go on with");
-            return Ok(Exit::Ok);
+        let (kept, inputs) = match plan.begin(&run, sources).await? {
+            Begin::Run(kept, inputs) => (*kept, inputs),
+            Begin::Whole(progress) => {
+                say(shared, "the file of --out is complete; there is nothing to go on with");
+                let is_all_ok = progress.recorded() == progress.count(Status::Ok);
+                return Ok(if is_all_ok { Exit::Ok } else { Exit::NotAllOk });
+            }
         };
-        Mill::new(&run, settings, register, engine, &*job, kept)?.grind(&run, shared, &*job, inputs).await
+        Mill::new(&run, &options, settings, register, engine, &*job, kept)?.grind(&run, shared, &*job, inputs).await
     });
     // Threads that block (a terminal that is read from, an item over its timeout) are not waited for.
     runtime.shutdown_background();
     exit
 }
 
+/// The task that was asked for, with its options.
+pub(crate) struct Prepared<'a> {
+    pub(crate) kind: &'a dyn Kind,
+    pub(crate) job: Arc<dyn Job>,
+    /// As JSON.
+    pub(crate) options: Map<String, Value>,
+}
+
 /// Finds the task and makes its options ready.
-pub(crate) fn prepare<'a>(work: &Work, register: &'a Register) -> Result<(&'a dyn Kind, Arc<dyn Job>), CliError> {
+pub(crate) fn prepare<'a>(work: &Work, register: &'a Register) -> Result<Prepared<'a>, CliError> {
     let kind = register.find(&work.task).map_err(|unknown| {
         CliError::usage(format!("{unknown}{}", did_you_mean(&unknown.nearest))).hint("`tidemill tasks` lists them")
     })?;
-    let options: Map<String, Value> = work.options.iter().cloned().collect();
+    let options = work.options(kind.schemas().options.as_value());
     let job = kind.prepare(&raw(&options)).map_err(|invalid| {
+        if invalid.0.starts_with(DEFAULT_MODEL) {
+            return CliError::new(Exit::Configuration, invalid.0)
+                .hint("name a model that is there in the settings, or with -o model=NAME");
+        }
         let known = kind.schemas().options;
         let known = known.get("properties").and_then(Value::as_object);
         let known: Vec<&str> = known.into_iter().flat_map(Map::keys).map(String::as_str).collect();
@@ -81,7 +98,7 @@ pub(crate) fn prepare<'a>(work: &Work, register: &'a Register) -> Result<(&'a dy
         CliError::usage(format!("options of {}: {invalid}{near}", work.task))
             .hint(format!("`tidemill tasks {}` shows its options", work.task))
     })?;
-    Ok((kind, job))
+    Ok(Prepared { kind, job, options })
 }
 
 /// All that works on the batch.
@@ -100,6 +117,7 @@ struct Mill {
 impl Mill {
     fn new(
         run: &Run,
+        options: &Map<String, Value>,
         settings: &Settings,
         register: Register,
         engine: Option<Arc<dyn networks::Engine>>,
@@ -133,7 +151,7 @@ impl Mill {
             networks: OwnNetworks::default(),
         };
         let tools = Tools::new(pool, blobs.clone());
-        let batch = batch_of(&run.work, settings, job, BatchId::new());
+        let batch = batch_of(&run.work, options, settings, job, BatchId::new());
         Ok(Self {
             batch: Arc::new(batch),
             worker: Worker::new(setup, Arc::clone(&broker), Arc::new(register), tools),
@@ -189,8 +207,9 @@ impl Mill {
                 reply_to: None,
             };
             let span = Span { from: 0, seal_when_stopped: true };
+            let total = inputs.total();
             let producing = producer.produce(Arc::clone(&self.batch), job, inputs, span, &cancel);
-            let reading = self.read(run, shared, &mut kept, &cancel);
+            let reading = self.read(run, shared, total, &mut kept, &cancel);
             // Each waits for the other; where one fails, the other would wait for ever.
             tokio::try_join!(async { producing.await.map_err(not_produced) }, reading)?
         };
@@ -220,6 +239,7 @@ impl Mill {
         &self,
         run: &Run,
         shared: &Shared,
+        total: Option<u64>,
         kept: &mut Kept,
         cancel: &CancellationToken,
     ) -> Result<Tally, CliError> {
@@ -228,7 +248,7 @@ impl Mill {
         // Outcomes in a file are printed too where somebody says how.
         let is_printed = kept.ledger.is_none() || run.show.format.is_some();
         let mut printer = is_printed.then(|| Printer::new(run.show.format)).transpose().map_err(fault)?;
-        let bar = Bar::new(&run.work.task, shared.quiet > 0);
+        let mut bar = Bar::new(&run.work.task, total, shared.quiet > 0);
         let mut stream = Stream::new(Arc::clone(&self.store), self.batch.id.clone(), run.show.order.into(), 0);
         let mut tick = tokio::time::interval(TICK);
         loop {
@@ -409,12 +429,18 @@ fn end_at_once() {
 }
 
 /// The batch that the arguments describe.
-pub(crate) fn batch_of(work: &Work, settings: &Settings, job: &dyn Job, id: BatchId) -> Batch {
+pub(crate) fn batch_of(
+    work: &Work,
+    options: &Map<String, Value>,
+    settings: &Settings,
+    job: &dyn Job,
+    id: BatchId,
+) -> Batch {
     let RetrySettings { attempts, base, max } = settings.retry;
     Batch {
         id,
         task: work.task.clone(),
-        options: raw(&work.options.iter().cloned().collect::<Map<String, Value>>()),
+        options: raw(options),
         retry: RetryPolicy { attempts, base, max },
         timeout: work.timeout.or(job.timeout()).unwrap_or(settings.task.timeout),
         priority: Priority::default(),
@@ -432,7 +458,10 @@ pub(crate) fn cut_of(work: &Work, settings: &Settings, job: &dyn Job, cores: usi
 }
 
 fn not_produced(error: ProduceError) -> CliError {
-    let exit = if matches!(error, ProduceError::Inputs(_)) { Exit::Unreachable } else { Exit::Fault };
+    let exit = match &error {
+        ProduceError::Inputs(error) if !error.is_fault => Exit::Unreachable,
+        _ => Exit::Fault,
+    };
     CliError::new(exit, error.to_string())
 }
 

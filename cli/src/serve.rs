@@ -113,14 +113,23 @@ async fn run(
         async { tend(&*broker, &*store, worked.clone()).await.map_err(|error| cluster::broker_error(&error)) };
     let serving =
         async { serve_http(listener, api, collected.clone()).await.map_err(|error| results_api::serve_error(&error)) };
-    if shared.quiet == 0 {
-        // A closed standard error is no reason to fail.
-        drop(writeln!(std::io::stderr().lock(), "tidemill serves at http://{address} until it is stopped (Ctrl-C)"));
-    }
+    let say = |text: &str| {
+        if shared.quiet == 0 {
+            // A closed standard error is no reason to fail.
+            drop(writeln!(std::io::stderr().lock(), "{text}"));
+        }
+    };
+    let telling = async {
+        say(&format!("tidemill serves at http://{address} until it is stopped (Ctrl-C)"));
+        stop.cancelled().await;
+        say("stopping: what is under way is finished; Ctrl-C once more ends it at once");
+        Ok(())
+    };
     let sweeping = async {
         sweep(&*store, Some(&blobs), stop.clone()).await;
         Ok(())
     };
-    let all = async { tokio::try_join!(working, collecting, tending, serving, sweeping).map(drop) };
+    // It is told after it is served: that may be refused.
+    let all = async { tokio::try_join!(serving, telling, working, collecting, tending, sweeping).map(drop) };
     signals.govern(&stop, all).await.transpose()
 }

@@ -27,6 +27,7 @@ use crate::cluster::{self, Signals};
 use crate::error::{CliError, Exit};
 use crate::follow::{Following, Kept, must_be_in_input_order};
 use crate::ledger::{Form, Outs, is_complete, must_be_outside};
+use crate::run::Prepared;
 use crate::{Vision, identity, printer, run, words};
 
 /// Messages and bytes that may be published and not confirmed yet: enough to keep the broker busy, little enough to
@@ -49,9 +50,9 @@ pub(crate) fn submit(
     vision: Option<Vision>,
 ) -> Result<Exit, CliError> {
     let register = crate::register(settings, None);
-    let (kind, job) = run::prepare(&args.work, &register)?;
-    let sources = words::sources(&args.work, kind, &*job)?;
-    let about = kind.about();
+    let prepared = run::prepare(&args.work, &register)?;
+    let sources = words::sources(&args.work, prepared.kind, &prepared.job)?;
+    let about = prepared.kind.about();
     let Outs { folder, file } = Outs::of(&args.show.out)?;
     let needs_wait = |out: &Path, later: &str| {
         CliError::usage(format!("--out {}: it needs --wait", out.display()))
@@ -70,14 +71,13 @@ pub(crate) fn submit(
         Some((path, of)) => {
             must_be_in_input_order(args.show.order)?;
             must_be_outside(&path, &args.work.inputs)?;
-            let options = args.work.options.iter().cloned().collect();
-            Some((path, Form::of(of, kind, &options, settings, vision.as_ref())?))
+            Some((path, Form::of(of, prepared.kind, &prepared.options, settings, vision.as_ref())?))
         }
         None => None,
     };
     let runtime = cluster::runtime()?;
     let sent = runtime.block_on(async {
-        let submission = Submission::begin(&args, shared, settings, job, about.arguments).await?;
+        let submission = Submission::begin(&args, shared, settings, prepared).await?;
         submission.send(sources, folder.as_deref(), file).await
     });
     // One of its threads may wait for the next line of standard input, and nobody for it.
@@ -111,16 +111,16 @@ impl<'a> Submission<'a> {
         args: &'a Submit,
         shared: &'a Shared,
         settings: &'a Settings,
-        job: Arc<dyn Job>,
-        arguments: Arguments,
+        prepared: Prepared<'_>,
     ) -> Result<Self, CliError> {
+        let Prepared { kind, job, options } = prepared;
         let client = Client::new(settings)?;
         let id = match (&args.resume, &args.idempotency_key) {
             (Some(batch), _) => batch.clone(),
             (None, Some(key)) => identity::id_of(key).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?,
             (None, None) => BatchId::new(),
         };
-        let mut batch = run::batch_of(&args.work, settings, &*job, id);
+        let mut batch = run::batch_of(&args.work, &options, settings, &*job, id);
         batch.priority = Priority(args.priority);
         batch.expires = args.expires_in.map(|after| unix_millis().saturating_add(millis(after)));
         let known = if args.resume.is_some() || args.idempotency_key.is_some() {
@@ -139,6 +139,7 @@ impl<'a> Submission<'a> {
         }
         // What was decided when it was begun stays so.
         let batch = known.as_ref().map_or(batch, |known| known.batch.clone());
+        let arguments = kind.about().arguments;
         Ok(Self { args, shared, settings, job, arguments, client, batch: Arc::new(batch), known })
     }
 
@@ -220,7 +221,9 @@ impl<'a> Submission<'a> {
                 Err(CliError::new(error.exit, error.message).hint(self.how_to_go_on(accepted)))
             }
             Ended::Failed(error @ (ProduceError::NotReady(_) | ProduceError::Inputs(_))) => {
-                Err(CliError::new(Exit::Unreachable, error.to_string()).hint(self.how_to_go_on(accepted)))
+                let is_fault = matches!(&error, ProduceError::Inputs(error) if error.is_fault);
+                let exit = if is_fault { Exit::Fault } else { Exit::Unreachable };
+                Err(CliError::new(exit, error.to_string()).hint(self.how_to_go_on(accepted)))
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use tidemill_core::blobs::bucket;
 use tidemill_core::nearest::{did_you_mean, nearest};
@@ -12,19 +13,26 @@ use crate::args::Work;
 use crate::error::CliError;
 
 /// Finds every source that the arguments name, so that a misspelt one is an error before anything runs.
-pub(crate) fn sources(work: &Work, kind: &dyn Kind, job: &dyn Job) -> Result<Vec<Source>, CliError> {
+pub(crate) fn sources(work: &Work, kind: &dyn Kind, job: &Arc<dyn Job>) -> Result<Vec<Source>, CliError> {
     let about = kind.about();
+    let scalars = scalars(&about, job);
+    let lines = |name: &str, from| Source::Lines {
+        name: name.to_owned(),
+        from,
+        are_paths: about.arguments == Arguments::Files,
+        scalars: scalars.clone(),
+    };
     let is_folder = |word: &String| Path::new(word).is_dir() || bucket::is_folder(word);
     let folders = work.inputs.iter().filter(|word| is_folder(word)).count();
     let mut sources = Vec::new();
     for word in &work.inputs {
         sources.push(match word.as_str() {
-            "-" => lines("standard input", Box::new(std::io::stdin()), &about),
-            word => source(word, kind, &about, folders > 1)?,
+            "-" => lines("standard input", Box::new(std::io::stdin())),
+            word => source(word, &**job, &about, folders > 1)?,
         });
     }
     if let Some((from, to)) = work.range {
-        sources.push(Source::Range(from, to));
+        sources.push(Source::Range(from, to, scalars.clone()));
     }
     for path in &work.items {
         let file: Box<dyn std::io::Read + Send> = if path == Path::new("-") {
@@ -36,7 +44,7 @@ pub(crate) fn sources(work: &Work, kind: &dyn Kind, job: &dyn Job) -> Result<Vec
                 file.map_err(|error| CliError::usage(format!("--items: cannot read {}: {error}", path.display())))?,
             )
         };
-        sources.push(lines(&path.display().to_string(), file, &about));
+        sources.push(lines(&path.display().to_string(), file));
     }
     if sources.is_empty() {
         // No input is one empty item, for tasks that need none.
@@ -50,19 +58,29 @@ pub(crate) fn sources(work: &Work, kind: &dyn Kind, job: &dyn Job) -> Result<Vec
     Ok(sources)
 }
 
-fn lines(name: &str, from: Box<dyn std::io::Read + Send>, about: &About) -> Source {
-    Source::Lines { name: name.to_owned(), from, are_paths: about.arguments == Arguments::Files }
+/// The job, where its task makes an object or a list of a number. Other numbers need not be looked at one by one.
+fn scalars(about: &About, job: &Arc<dyn Job>) -> Option<Arc<dyn Job>> {
+    let makes_more = || job.input_from_word("1").get().starts_with(['{', '[']);
+    (about.arguments == Arguments::Values && makes_more()).then(|| Arc::clone(job))
 }
 
-fn source(word: &str, kind: &dyn Kind, about: &About, are_many_folders: bool) -> Result<Source, CliError> {
-    let value = || Source::Values(vec![kind.input_from_word(word)]);
+fn source(word: &str, job: &dyn Job, about: &About, are_many_folders: bool) -> Result<Source, CliError> {
+    let value = || Source::Values(vec![job.input_from_word(word)]);
     let in_object = about.arguments == Arguments::FilesOrValues;
     if about.arguments == Arguments::Values {
         return Ok(value());
     }
+    let is_text = in_object && !looks_like_a_path(word);
     match Place::find(word, in_object) {
+        Ok(place) if place.is_empty() && place.is_folder() => {
+            tracing::warn!("{word}: there are no files in it");
+            Ok(Source::Place(place))
+        }
+        Ok(place) if place.is_empty() && is_text => Ok(value()),
+        Ok(place) if place.is_empty() => Err(CliError::usage(format!("{word}: no file matches"))
+            .hint("* stands for a part of a name, ** for any folders; hidden files are passed over")),
         Ok(place) => Ok(Source::Place(if are_many_folders { place.with_own_folder() } else { place })),
-        Err(PlaceError::Missing(_)) if in_object && !looks_like_a_path(word) => Ok(value()),
+        Err(PlaceError::Missing(_) | PlaceError::NoGlob(..)) if is_text => Ok(value()),
         Err(error) => Err(not_found(word, &error, in_object)),
     }
 }

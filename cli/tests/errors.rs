@@ -48,6 +48,20 @@ fn an_option_out_of_range() {
 }
 
 #[test]
+fn a_misspelt_default_model() {
+    let classify = ["run", "vision.classify", "examples/photos"];
+    let ended: support::Ended =
+        tidemill(&classify).env("TIDEMILL__VISION__DEFAULT_MODEL", "efficientnet-lite9").output().unwrap().into();
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(3), ""));
+    let said = ended.stderr;
+    assert!(said.starts_with("error: vision.default_model: no model is called \"efficientnet-lite9\" in "), "{said}");
+    assert!(said.contains("; did you mean efficientnet-lite0?"), "{said}");
+    let doctor: support::Ended =
+        tidemill(&["doctor"]).env("TIDEMILL__VISION__DEFAULT_MODEL", "efficientnet-lite9").output().unwrap().into();
+    assert!(doctor.stdout.contains("✖ vision.default_model: no model is called"), "{}", doctor.stdout);
+}
+
+#[test]
 fn a_missing_option() {
     assert_snapshot!(said(2, &["run", "compute.map", "1"]), @"
     error: options of compute.map: missing field `expr`
@@ -62,9 +76,44 @@ fn an_option_that_is_broken_json() {
 }
 
 #[test]
+fn a_glob_that_nothing_matches() {
+    assert_snapshot!(said(2, &["run", "text.count", "examples/photos/*.nef"]), @"
+    error: examples/photos/*.nef: no file matches
+      hint: * stands for a part of a name, ** for any folders; hidden files are passed over
+    ");
+}
+
+#[test]
+fn an_empty_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let warned = said(0, &["run", "text.count", path]);
+    assert!(warned.contains(&format!("{path}: there are no files in it")), "{warned}");
+    assert_eq!(said(0, &["-q", "run", "text.count", path]), "");
+}
+
+#[test]
+fn completions_that_nobody_reads() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = tidemill(&["completions", "bash"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = tidemill(&["completions", "bash"]).stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[test]
+fn an_api_that_others_could_call() {
+    let said = said(3, &["serve", "--listen", "0.0.0.0:0"]);
+    assert!(said.contains("which others can reach, and there is no token"), "{said}");
+    assert!(!said.contains("serves at"), "{said}");
+}
+
+#[test]
 fn an_expression_that_cannot_be_read() {
     assert_snapshot!(said(2, &["run", "compute.map", "1", "-o", "expr=x + y"]), @r#"
-    error: options of compute.map: expr: "x + y" has y in it; the only variable is x
+    error: options of compute.map: expr: cannot read "x + y": y at character 5 is not known; the only variable is x
       hint: `tidemill tasks compute.map` shows its options
     "#);
 }

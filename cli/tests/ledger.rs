@@ -53,6 +53,11 @@ fn resumed(args: &[&str], items: u64) -> Ended {
     support::run_with_input(&[args, &["--resume"]].concat(), &numbers(items))
 }
 
+/// Makes the file one that was not finished.
+fn label(file: &str, task: &str, options: &Value) {
+    std::fs::write(format!("{file}.part.json"), json!({ "task": task, "options": options }).to_string()).unwrap();
+}
+
 #[test]
 fn outcomes_go_to_the_file_and_not_to_standard_output() {
     let folder = Folder::new();
@@ -183,6 +188,7 @@ fn a_run_that_was_stopped_while_the_file_was_made_makes_it_again() {
     run(&args(&ndjson));
     std::fs::rename(&ndjson, folder.path("all.parquet.part.ndjson")).unwrap();
     std::fs::write(folder.path("all.parquet.part"), "PAR1 and no more").unwrap();
+    label(&file, "compute.map", &json!({"expr": "x*x - 2*x"}));
 
     let ended = run(&[&args(&file)[..], &["--resume"]].concat());
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
@@ -211,12 +217,14 @@ fn files_of_a_run_that_goes_on_never_get_the_names_of_those_before() {
     assert_eq!(run(&args).code, Some(0));
     let whole = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, whole.split_inclusive('\n').next().unwrap()).unwrap();
+    label(&file, "image.transform", &json!({"steps": [{"thumbnail": [40, 40]}], "format": "webp"}));
 
     let ended = run(&[&args[..], &["--resume"]].concat());
 
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let names: Vec<Value> = lines(&file).iter().map(|line| line["output"]["image"]["file"].clone()).collect();
     assert_eq!(names, ["a.webp", "a.jpg.webp", "a.png.webp"].map(|name| json!(format!("{out}/{name}"))));
+    label(&file, "image.transform", &json!({"steps": [{"thumbnail": [40, 40]}], "format": "webp"}));
     let other = run(&[&args[..7], &["--out", &folder.path("other"), "--out", &file, "--resume"]].concat());
     assert_eq!(other.code, Some(2));
     assert!(other.stderr.contains("the files before are not in"), "{}", other.stderr);
@@ -234,6 +242,7 @@ fn what_cannot_be_is_said_before_anything_runs() {
         (vec!["1", "--out", &there], "there.ndjson is there already"),
         (vec!["1", "3", "4", "--out", &there, "--resume"], "is of other inputs: number 2 was 2 before, and is 3 now"),
         (vec!["1", "--out", &there, "--resume"], "there were at least 2 before, and there are 1 now"),
+        (vec!["1", "2", "3", "--out", &there, "--resume"], "is of other inputs: it is complete, with 2 of them"),
         (vec!["1", "--resume"], "nothing says with what to go on"),
         (vec!["1", "--out", &there, "--resume", "--order", "completion"], "order of completion"),
         (vec!["1", "--out", &there, "--out", &parquet], "are two files for outcomes"),
@@ -251,4 +260,83 @@ fn what_cannot_be_is_said_before_anything_runs() {
     assert_eq!(folder.names(), ["there.ndjson"]);
     let within = run(&["run", "text.count", &folder.path(""), "--out", &folder.path("b.ndjson")]);
     assert!(within.stderr.contains("lies within the input"), "{}", within.stderr);
+}
+
+#[test]
+fn a_finished_file_is_gone_on_with_only_by_the_same_command_and_ends_as_it_did() {
+    let folder = Folder::new();
+    for name in ["all.ndjson", "all.parquet"] {
+        let file = folder.path(name);
+        let again = |args: &[&str]| {
+            let ended = run(&[args, &["--out", &file, "--resume"]].concat());
+            (ended.code, ended.stderr)
+        };
+        assert_eq!(run(&["run", "compute.map", "1", "0", "2", "-o", "expr=1/x", "--out", &file]).code, Some(5));
+        let before = std::fs::read(&file).unwrap();
+
+        let (code, said) = again(&["run", "compute.map", "1", "0", "2", "-o", "expr=1/x"]);
+        assert_eq!((code, said.contains("is complete; there is nothing")), (Some(5), true), "{name}: {said}");
+        for (inputs, problem) in [
+            (&["1", "0", "3"][..], "is of other inputs: number 3 was 2 before, and is 3 now"),
+            (&["1", "0"], "there were at least 3 before, and there are 2 now"),
+            (&["1", "0", "2", "5"], "is of other inputs: it is complete, with 3 of them"),
+        ] {
+            let (code, said) = again(&[&["run", "compute.map", "-o", "expr=1/x"], inputs].concat());
+            assert_eq!((code, said.contains(problem)), (Some(2), true), "{name}: {said}");
+        }
+        assert_eq!(std::fs::read(&file).unwrap(), before);
+    }
+    for (args, problem) in [
+        (&["run", "compute.map", "1", "0", "2", "-o", "expr=x"][..], "expr was \"1/x\" before, and is \"x\" now"),
+        (&["run", "compute.factorize", "1", "0", "2"], "is of another task: it was compute.map before"),
+    ] {
+        let ended = run(&[args, &["--out", &folder.path("all.parquet"), "--resume"]].concat());
+        assert_eq!((ended.code, ended.stderr.contains(problem)), (Some(2), true), "{}", ended.stderr);
+    }
+    assert_eq!(folder.names(), ["all.ndjson", "all.parquet"]);
+}
+
+#[test]
+fn an_unfinished_file_is_gone_on_with_only_by_the_same_task_and_options() {
+    let folder = Folder::new();
+    for (name, journal) in [("all.ndjson", "all.ndjson"), ("all.parquet", "all.parquet.part.ndjson")] {
+        let (file, journal) = (folder.path(name), folder.path(journal));
+        let args = ["run", "compute.map", "-", "-o", "expr=x", "-o", "device=cpu", "--out", &file];
+        Fed::start(&args, 1000, &journal, 500).end_with(Signal::SIGKILL);
+        for (args, problem) in [
+            (
+                &["run", "compute.map", "-o", "expr=x*1000", "-o", "device=cpu"][..],
+                "expr was \"x\" before, and is \"x*1000\" now",
+            ),
+            (&["run", "compute.map", "-o", "expr=x"], "device was \"cpu\" before, and is not given now"),
+            (&["run", "compute.factorize"], "is of another task: it was compute.map before"),
+        ] {
+            let ended = resumed(&[args, &["-", "--out", &file]].concat(), 1000);
+            assert_eq!((ended.code, ended.stderr.contains(problem)), (Some(2), true), "{name}: {}", ended.stderr);
+        }
+        assert_eq!(resumed(&args, 1000).code, Some(0));
+    }
+    assert_eq!(folder.names(), ["all.ndjson", "all.parquet"]);
+}
+
+#[test]
+fn a_file_of_something_else_is_not_gone_on_with() {
+    let folder = Folder::new();
+    let file = folder.path("a.ndjson");
+    for text in ["{\"a\":1}", "{\"a\":1}\n"] {
+        std::fs::write(&file, text).unwrap();
+        let ended = run(&["run", "compute.map", "1", "-o", "expr=x", "--out", &file, "--resume"]);
+        assert_eq!(
+            (ended.code, ended.stderr.contains("line 1: it is no outcome")),
+            (Some(2), true),
+            "{}",
+            ended.stderr
+        );
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+    }
+    // What is left of a file that is not there any more is of no file.
+    std::fs::remove_file(&file).unwrap();
+    label(&file, "compute.factorize", &json!({}));
+    assert_eq!(run(&["run", "compute.map", "1", "-o", "expr=x", "--out", &file, "--resume"]).code, Some(0));
+    assert_eq!(folder.names(), ["a.ndjson"]);
 }

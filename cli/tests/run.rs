@@ -173,8 +173,8 @@ fn a_bad_line_is_an_outcome_and_harms_nobody() {
     assert_eq!(errors[4], "0 has no prime factors; the smallest number allowed is 1");
     assert_eq!(ended.field("attempts")[1], 0, "it was never sent to a worker");
     assert_eq!(ended.lines()[6]["output"], json!([18_446_744_073_709_551_557_u64]));
-    let ended = run_with_input(&["run", "time.sleep", "-"], "7\n");
-    assert_eq!(ended.lines()[0]["error"]["message"], "invalid type: integer `7`, expected an object");
+    let ended = run_with_input(&["run", "time.sleep", "-"], "true\n");
+    assert_eq!(ended.lines()[0]["error"]["message"], "invalid type: boolean `true`, expected an object");
 }
 
 #[test]
@@ -194,6 +194,52 @@ fn the_formats_say_the_same() {
     let table = formatted("table").stdout;
     assert_eq!(table.lines().count(), 3);
     assert!(table.contains("not_finite: 1/x is infinite for x = 0"));
+}
+
+#[test]
+fn numbers_from_anywhere_mean_what_they_mean_as_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let items = folder.path().join("items.ndjson");
+    std::fs::write(&items, "1\n{\"seconds\":2}\n").unwrap();
+    let sleep = ["run", "time.sleep", "-o", "tick_ms=0"];
+    let expected = [json!({"seconds": 1}), json!({"seconds": 2})];
+    for more in [&["1", "2"][..], &["--range", "1..3"], &["--items", items.to_str().unwrap()]] {
+        let ended = run(&[&sleep[..], more].concat());
+        assert_eq!((ended.code, ended.field("input")), (Some(0), expected.to_vec()), "{more:?}");
+    }
+    assert_eq!(run_with_input(&[&sleep[..], &["-"]].concat(), "0.1\n").field("input"), [json!({"seconds": 0.1})]);
+    assert_eq!(run(&["run", "thread.define", "--range", "1..4"]).code, Some(0));
+    let out = folder.path().join("out");
+    let turtle = ["run", "event.turtle", "--out", out.to_str().unwrap(), "-"];
+    assert_eq!(run_with_input(&turtle, "\"up left\"\n").code, Some(0));
+}
+
+#[test]
+fn an_option_that_looks_like_a_number_is_text_where_text_is_wanted() {
+    let ended = run(&["run", "text.count", "in 1984, 1e3", "-o", "word=1984"]);
+    assert_eq!((ended.code, &ended.lines()[0]["output"]["count"]), (Some(0), &json!(1)), "{}", ended.stderr);
+    assert_eq!(run(&["run", "text.count", "in 1984, 1e3", "-o", "word=1e3"]).lines()[0]["output"]["count"], 1);
+    assert_eq!(run(&["run", "compute.map", "1", "-o", "expr=7"]).field("output"), [7]);
+}
+
+#[test]
+fn every_format_gives_inputs_as_they_were_typed() {
+    let typed = ["1e400", "18446744073709551616", "1e3", "[1, 2]", "0.10"];
+    for format in ["csv", "table", "ndjson"] {
+        let ended = run(&[&["run", "compute.map", "-o", "expr=x", "--format", format][..], &typed].concat());
+        assert_eq!(ended.code, Some(5), "{}", ended.stderr);
+        let rows: Vec<&str> = ended.stdout.lines().skip(usize::from(format != "ndjson")).collect();
+        for (row, typed) in rows.iter().zip(typed) {
+            let cell = match format {
+                "csv" if typed.contains(',') => format!(",\"{typed}\","),
+                "csv" => format!(",{typed},"),
+                "table" => format!("  {}  ", typed.replace(['[', ',', ']'], "")),
+                _ => format!("\"input\":{typed},"),
+            };
+            assert!(row.contains(&cell), "{row} has not {cell}");
+        }
+        assert_eq!(rows.len(), typed.len());
+    }
 }
 
 #[test]
@@ -245,7 +291,8 @@ fn words_that_name_files_are_read_and_others_are_texts() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("book.txt");
     std::fs::write(&file, "Lorem lorem\nflorem LOREM").unwrap();
-    let ended = run(&["run", "text.count", file.to_str().unwrap(), "lorem ipsum", "{\"text\": \"x\"}"]);
+    let texts = [file.to_str().unwrap(), "lorem ipsum", "{\"text\": \"x\"}", "is *lorem* lorem?", "lorem [***"];
+    let ended = run(&[&["run", "text.count"][..], &texts].concat());
     let counts: Vec<Value> = ended.lines().iter().map(|line| line["output"]["count"].clone()).collect();
-    assert_eq!(counts, [3, 1, 0]);
+    assert_eq!(counts, [3, 1, 0, 2, 1]);
 }

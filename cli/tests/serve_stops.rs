@@ -6,14 +6,15 @@ mod support;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Stdio};
+use std::sync::mpsc;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use support::tidemill;
 
-/// One that ends with its value, and where it serves.
-struct Served(Child, String);
+/// One that ends with its value, where it serves, and what it says after that.
+struct Served(Child, String, mpsc::Receiver<String>);
 
 impl Served {
     /// With leave to ask an address of loopback.
@@ -24,9 +25,10 @@ impl Served {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let said: String = lines.find_map(|line| line.ok().filter(|line| line.contains("serves at"))).unwrap();
         // Whatever more it says must find a reader.
-        std::thread::spawn(move || lines.for_each(drop));
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(tell.send(line))));
         let address = said.split("http://").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
-        Self(child, address)
+        Self(child, address, told)
     }
 
     /// Sends a request; its answer is still to come.
@@ -76,6 +78,7 @@ fn told_to_stop_it_takes_nothing_new_and_answers_what_it_has_begun() {
         }
     };
     let refused = answer(served.ask("POST", "/v1/batches", &new));
+    assert!(served.2.iter().any(|line| line.starts_with("stopping: ")), "it says so before it has ended");
     asked.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nflour").unwrap();
     let answered = answer(waiting);
 

@@ -306,9 +306,12 @@ fn install_opendal() {
     opendal_http_transport_reqwest::install_default();
 }
 
-/// Splits `scheme:rest`, for schemes of two letters or more (`c:` is a drive, `a:b.jpg` may be a file).
+/// Splits `scheme:rest`, for schemes of two letters or more (`c:` is a drive, `a:b.jpg` may be a file). Those that are
+/// known are in small letters, however they were written.
 pub fn scheme(location: &str) -> Option<(&str, &str)> {
+    const KNOWN: [&str; 8] = ["file", "blob", "data", "http", "https", "s3", "gs", "az"];
     let (scheme, rest) = location.split_once(':')?;
+    let scheme = KNOWN.into_iter().find(|known| known.eq_ignore_ascii_case(scheme)).unwrap_or(scheme);
     let known = scheme.len() > 1 && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric());
     (known && (rest.starts_with("//") || matches!(scheme, "blob" | "data"))).then_some((scheme, rest))
 }
@@ -482,6 +485,8 @@ mod tests {
         assert_eq!(scheme("https://host/a.jpg"), Some(("https", "//host/a.jpg")));
         assert_eq!(scheme("blob:sha256:00"), Some(("blob", "sha256:00")));
         assert_eq!(scheme("data:,flour"), Some(("data", ",flour")));
+        assert_eq!(scheme("HTTP://host/A.jpg"), Some(("http", "//host/A.jpg")));
+        assert_eq!(scheme("Data:,flour"), Some(("data", ",flour")));
         for path in ["a.jpg", "a:b.jpg", "c:/x", "notes: today.txt", "./a"] {
             assert_eq!(scheme(path), None, "{path}");
         }

@@ -295,8 +295,6 @@ pub trait Kind: Send + Sync {
     fn about(&self) -> About;
     /// JSON Schema of input, options and output.
     fn schemas(&self) -> Schemas;
-    /// See [`Task::input_from_word`].
-    fn input_from_word(&self, word: &str) -> Box<RawValue>;
     /// Makes a batch's options ready.
     ///
     /// # Errors
@@ -327,6 +325,8 @@ pub trait Job: Send + Sync {
     fn timeout(&self) -> Option<Duration>;
     /// The device that outcomes name.
     fn device(&self) -> String;
+    /// See [`Task::input_from_word`].
+    fn input_from_word(&self, word: &str) -> Box<RawValue>;
     /// Checks an input without running it.
     ///
     /// # Errors

@@ -1,15 +1,18 @@
 //! Inputs: what people name on the command line, walked as a stream.
 
 mod files;
+mod glob;
 mod lines;
 
 use std::io::Read;
 use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 
 use serde_json::value::RawValue;
+use tidemill_core::compute::message_of;
 use tidemill_core::failure::Failure;
-use tidemill_core::task::raw;
+use tidemill_core::task::{Job, raw};
 use tokio::sync::mpsc;
 
 pub use files::{Place, PlaceError};
@@ -42,8 +45,9 @@ impl Input {
 pub enum Source {
     /// These values.
     Values(Vec<Box<RawValue>>),
-    /// The whole numbers from the first up to, not including, the second.
-    Range(i64, i64),
+    /// The whole numbers from the first up to, not including, the second; where there is a job, what its task makes of
+    /// them as words.
+    Range(i64, i64, Option<Arc<dyn Job>>),
     /// A file, a folder, a glob, a URL or a bucket.
     Place(Place),
     /// NDJSON: a value a line. The name is for messages.
@@ -54,6 +58,8 @@ pub enum Source {
         from: Box<dyn Read + Send>,
         /// Whether strings in it are paths, whose names produced files keep.
         are_paths: bool,
+        /// Whose task makes inputs of numbers and strings in it, as it does of words.
+        scalars: Option<Arc<dyn Job>>,
     },
 }
 
@@ -61,7 +67,7 @@ impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Values(values) => f.debug_tuple("Values").field(values).finish(),
-            Self::Range(from, to) => f.debug_tuple("Range").field(from).field(to).finish(),
+            Self::Range(from, to, _) => f.debug_tuple("Range").field(from).field(to).finish(),
             Self::Place(place) => f.debug_tuple("Place").field(place).finish(),
             Self::Lines { name, .. } => f.debug_struct("Lines").field("name", name).finish_non_exhaustive(),
         }
@@ -79,14 +85,26 @@ pub struct Inputs {
     bundles: mpsc::Receiver<Vec<Input>>,
     /// Read of them, and not yet given.
     ahead: Vec<Input>,
+    total: Option<u64>,
     /// Why the walk ended early; set before the last sender is dropped.
     failure: Arc<OnceLock<InputsError>>,
 }
 
 /// The inputs end where they should not; why, for people.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct InputsError(pub(crate) String);
+#[error("{message}")]
+pub struct InputsError {
+    message: String,
+    /// Whether it is a fault of ours, and not of where they come from.
+    pub is_fault: bool,
+}
+
+impl InputsError {
+    /// Where they come from there is an end.
+    fn broken_off(message: String) -> Self {
+        Self { message, is_fault: false }
+    }
+}
 
 /// The first inputs are not those that they were before.
 #[derive(Debug, thiserror::Error)]
@@ -117,13 +135,20 @@ pub enum NotTheSame {
 impl Inputs {
     /// Walks the sources one after the other, on a thread for blocking work; it ends when this value is dropped.
     pub fn walk(sources: Vec<Source>) -> Self {
-        let (send, inputs) = Self::channel();
+        let (send, mut inputs) = Self::channel();
+        inputs.total = sources.iter().map(Source::count).sum();
         let failure = Arc::clone(&inputs.failure);
         tokio::task::spawn_blocking(move || {
             let mut bundler = Bundler { send, bundle: Vec::new(), size: 1, failure };
-            let walked = sources.into_iter().try_for_each(|source| source.each(&mut bundler));
-            if walked.is_break() || bundler.flush().is_break() {
-                tracing::debug!("nobody wants more inputs, the walk is broken off");
+            let walk = || sources.into_iter().try_for_each(|source| source.each(&mut bundler));
+            match std::panic::catch_unwind(AssertUnwindSafe(walk)) {
+                Ok(ControlFlow::Continue(())) if bundler.flush().is_continue() => {}
+                Ok(_) => tracing::debug!("nobody wants more inputs, the walk is broken off"),
+                // Its end must not look like that of the inputs.
+                Err(panic) => {
+                    let message = format!("the inputs could not all be found: {}", message_of(&*panic));
+                    bundler.failure.get_or_init(|| InputsError { message, is_fault: true });
+                }
             }
         });
         inputs
@@ -132,7 +157,12 @@ impl Inputs {
     /// Inputs that somebody sends, in bundles; they end when the sender is dropped.
     pub fn channel() -> (mpsc::Sender<Vec<Input>>, Self) {
         let (send, bundles) = mpsc::channel(BUNDLES);
-        (send, Self { bundles, ahead: Vec::new(), failure: Arc::default() })
+        (send, Self { bundles, ahead: Vec::new(), total: None, failure: Arc::default() })
+    }
+
+    /// How many there are, where that is known before they are walked.
+    pub fn total(&self) -> Option<u64> {
+        self.total
     }
 
     /// Passes over the first inputs, which were done before; `last` is what the last of them was.
@@ -177,6 +207,16 @@ impl Inputs {
 fn is_same(one: &RawValue, other: &RawValue) -> bool {
     let value = |json: &RawValue| serde_json::from_str::<serde_json::Value>(json.get()).ok();
     one.get() == other.get() || value(one).is_some_and(|one| Some(one) == value(other))
+}
+
+/// What a task makes of a number or a string, where it is asked; anything else stays what it is.
+fn input_from_scalar(json: Box<RawValue>, job: Option<&dyn Job>) -> Box<RawValue> {
+    let Some(job) = job else { return json };
+    match json.get().as_bytes() {
+        [b'"', ..] => serde_json::from_str::<String>(json.get()).map_or(json, |word| job.input_from_word(&word)),
+        [b'-' | b'0'..=b'9', ..] => job.input_from_word(json.get()),
+        _ => json,
+    }
 }
 
 /// What inputs are handed to as they are found. Both break off when nobody wants more.
@@ -227,12 +267,26 @@ impl Source {
         if let Self::Place(place) = self { Some(place) } else { None }
     }
 
+    fn count(&self) -> Option<u64> {
+        match self {
+            Self::Values(values) => Some(values.len() as u64),
+            Self::Range(from, to, _) => Some(u64::try_from(to.saturating_sub(*from)).unwrap_or(0)),
+            Self::Place(place) => place.is_one().then_some(1),
+            Self::Lines { .. } => None,
+        }
+    }
+
     fn each(self, sink: &mut dyn Sink) -> ControlFlow<()> {
         match self {
             Self::Values(values) => values.into_iter().try_for_each(|value| sink.push(Input::value(value))),
-            Self::Range(from, to) => (from..to).try_for_each(|number| sink.push(Input::value(raw(&number)))),
+            Self::Range(from, to, scalars) => (from..to).try_for_each(|number| {
+                let json = raw(&number);
+                sink.push(Input::value(input_from_scalar(json, scalars.as_deref())))
+            }),
             Self::Place(place) => place.each(sink),
-            Self::Lines { name, from, are_paths } => lines::each(&name, from, are_paths, sink),
+            Self::Lines { name, from, are_paths, scalars } => {
+                lines::each(&name, from, are_paths, scalars.as_deref(), sink)
+            }
         }
     }
 }
@@ -250,5 +304,39 @@ impl Sink for Vec<Input> {
 
     fn fail(&mut self, failure: InputsError) -> ControlFlow<()> {
         panic!("{failure}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn how_many_there_are_is_known_where_nothing_must_be_looked_at() {
+        let url = || Source::Place(Place::find("https://example.org/a.jpg", false).unwrap());
+        let lines = Source::Lines { name: "x".into(), from: Box::new(&b""[..]), are_paths: false, scalars: None };
+        assert_eq!(Inputs::walk(vec![Source::Range(-2, 5, None), url(), Source::Range(5, 3, None)]).total(), Some(8));
+        assert_eq!(Inputs::walk(vec![url(), lines]).total(), None);
+    }
+
+    #[tokio::test]
+    async fn a_walk_that_panics_is_not_the_end_of_the_inputs() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+                panic!("out of flour");
+            }
+        }
+        let lines = Source::Lines { name: "x".into(), from: Box::new(Broken), are_paths: false, scalars: None };
+        let mut inputs = Inputs::walk(vec![Source::Range(0, 3, None), lines, Source::Range(3, 9, None)]);
+
+        let mut seen = 0;
+        while let Some(bundle) = inputs.next().await {
+            seen += bundle.len();
+        }
+
+        let error = inputs.whole().unwrap_err();
+        assert!(error.is_fault && seen <= 3, "{seen}");
+        assert_eq!(error.to_string(), "the inputs could not all be found: out of flour");
     }
 }

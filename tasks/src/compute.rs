@@ -1,4 +1,5 @@
 //! Tasks that compute.
 
+mod expression;
 pub mod factorize;
 pub mod map;

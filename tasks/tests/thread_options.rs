@@ -94,12 +94,11 @@ fn no_more_can_be_removed_than_was_added() {
 
 #[test]
 fn a_number_on_the_command_line_is_a_scenario() {
-    let register = tidemill_tasks::register(&tidemill_tasks::House::default());
     for (task, _) in COUNTS {
-        let kind = register.find(task).unwrap();
-        assert_eq!(kind.input_from_word("2").get(), r#"{"scenario":2}"#);
-        assert_eq!(kind.input_from_word(r#"{"tick_ms":5}"#).get(), r#"{"tick_ms":5}"#);
-        let check = |word: &str| prepare(task, &json!({})).unwrap().check(&kind.input_from_word(word));
+        let job = prepare(task, &json!({})).unwrap();
+        assert_eq!(job.input_from_word("2").get(), r#"{"scenario":2}"#);
+        assert_eq!(job.input_from_word(r#"{"tick_ms":5}"#).get(), r#"{"tick_ms":5}"#);
+        let check = |word: &str| job.check(&job.input_from_word(word));
         assert!(check("3").is_ok());
         assert!(check("0").is_err() && check("4").is_err() && check("-1").is_err() && check("lock").is_err());
     }

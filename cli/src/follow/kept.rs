@@ -11,7 +11,7 @@ use super::sink::Stop;
 use crate::args::OrderArg;
 use crate::client::{Client, Trouble};
 use crate::error::{CliError, Exit};
-use crate::ledger::{Form, Ledger};
+use crate::ledger::{Form, Ledger, Opened};
 
 /// A file of a cluster's outcomes is written in the order of their inputs.
 ///
@@ -50,16 +50,16 @@ impl Kept {
         let mut download = folder.map(|folder| Download::into_folder(folder, inputs)).transpose()?;
         let Some((path, form)) = file else { return Ok(Some(Self { download, ..Self::default() })) };
         let has_masks = form.has_masks();
-        let opened = Ledger::open(&path, form, resume, |record| match (&mut download, record.output) {
+        let opened = Ledger::open(&path, form, None, resume, |record| match (&mut download, record.output) {
             (Some(download), Some(output)) => download.remember(output),
             _ => Ok(()),
         })?;
-        let Some((ledger, begun)) = opened else { return Ok(None) };
+        let Opened::Ledger(ledger, begun) = opened else { return Ok(None) };
         if has_masks && download.is_none() {
             download = Some(Download::of_masks(ledger.spool()?)?);
         }
         let before = begun.progress.recorded();
-        Ok(Some(Self { download, ledger: Some(ledger), before, last: begun.last }))
+        Ok(Some(Self { download, ledger: Some(*ledger), before, last: begun.last }))
     }
 
     /// Makes sure that what the file has is the beginning of this batch.

@@ -12,6 +12,8 @@ use super::{Record, not_written, unusable};
 use crate::error::{CliError, Exit};
 use crate::line;
 
+/// How every line begins; see [`Outcome::write_line`].
+const BEGINNING: &[u8] = b"{\"index\":";
 /// Written in one go at least at this size.
 const FULL_BYTES: usize = 1 << 16;
 
@@ -116,14 +118,18 @@ fn scan(
         let read = reader.read_until(b'\n', &mut line).map_err(|error| {
             CliError::new(Exit::Fault, format!("--resume: cannot read {}: {error}", path.display()))
         })?;
-        if line.last() != Some(&b'\n') {
-            break;
-        }
         let number = progress.recorded() + 1;
         let foreign = |problem: &str| {
             CliError::usage(format!("--resume: {}, line {number}: {problem}", path.display()))
                 .hint("only a file that --out wrote in the order of the inputs can be gone on with")
         };
+        if line.last() != Some(&b'\n') {
+            let most = line.len().min(BEGINNING.len());
+            if line[..most] != BEGINNING[..most] {
+                return Err(foreign("it is no outcome"));
+            }
+            break;
+        }
         let record: Record<'_> =
             serde_json::from_slice(&line).map_err(|error| foreign(&format!("it is no outcome: {error}")))?;
         if record.status == Status::Cancelled {
@@ -182,6 +188,8 @@ mod tests {
     fn a_file_of_something_else_is_left_as_it_is() {
         for (text, problem) in [
             ("flour\n".to_owned(), "line 1: it is no outcome"),
+            ("{\"a\":1}".to_owned(), "line 1: it is no outcome"),
+            (line(0, "ok") + "[1", "line 2: it is no outcome"),
             (line(0, "ok") + &line(2, "ok"), "line 2: it is the outcome of item 2, not of 1"),
         ] {
             let (begun, left) = resume(&text);

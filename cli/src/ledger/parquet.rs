@@ -10,6 +10,7 @@ use parquet::basic::{Compression, ConvertedType, LogicalType, Repetition, Type a
 use parquet::column::writer::ColumnWriter;
 use parquet::data_type::ByteArray;
 use parquet::errors::{ParquetError, Result};
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::Type;
@@ -17,20 +18,27 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::columns::{Columns, Kind};
+use super::label::KEY;
 use super::record::{self, Record};
 
 /// Rows are written when they have come to so much; what is in memory is a small multiple of it.
 const GROUP_BYTES: usize = 16 << 20;
 
-/// Makes a Parquet file of a journal.
+/// Makes a Parquet file of a journal; `label` is what it says of itself besides.
 ///
 /// # Errors
 /// Where the journal cannot be read or the file cannot be written.
-pub(super) fn convert(journal: &Path, columns: &Columns, to: impl Write + Send) -> io::Result<()> {
+pub(super) fn convert(
+    journal: &Path,
+    columns: &Columns,
+    label: Option<String>,
+    to: impl Write + Send,
+) -> io::Result<()> {
     let mut table = Table::new(columns);
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
         .set_created_by(format!("tidemill {}", env!("CARGO_PKG_VERSION")))
+        .set_key_value_metadata(label.map(|label| vec![KeyValue::new(KEY.to_owned(), label)]))
         .build();
     let schema = table.schema().map_err(plain)?;
     let mut file = SerializedFileWriter::new(to, Arc::new(schema), Arc::new(properties)).map_err(plain)?;
@@ -299,7 +307,7 @@ mod tests {
         let path = folder.path().join("journal");
         std::fs::write(&path, journal).unwrap();
         let mut file = Vec::new();
-        convert(&path, columns, &mut file).unwrap();
+        convert(&path, columns, None, &mut file).unwrap();
         let reader = SerializedFileReader::new(bytes::Bytes::from(file)).unwrap();
         let rows = reader.get_row_iter(None).unwrap();
         rows.map(|row| {
@@ -375,7 +383,7 @@ mod tests {
         let path = folder.path().join("journal");
         std::fs::write(&path, JOURNAL).unwrap();
         let columns = Columns::Properties(vec![("word".to_owned(), Kind::Number)]);
-        let error = convert(&path, &columns, Vec::new()).unwrap_err().to_string();
+        let error = convert(&path, &columns, None, Vec::new()).unwrap_err().to_string();
         assert!(error.contains("line 1: output_word"), "{error}");
     }
 }

@@ -1,16 +1,19 @@
 //! The progress bar, on standard error and on a terminal only. It appears after two seconds.
 
-use std::fmt;
+use std::collections::VecDeque;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
+use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use tidemill_core::outcome::Status;
 use tidemill_core::store::Progress;
 
 /// Before this, nobody wants to know.
 const APPEARS_AFTER: Duration = Duration::from_secs(2);
+
+/// Over how long the rate is taken: it follows what changes, and does not jump.
+const RATE_OVER: Duration = Duration::from_secs(15);
 
 /// The one bar of this process; whatever else writes to the terminal goes beside it.
 static BAR: OnceLock<ProgressBar> = OnceLock::new();
@@ -20,13 +23,16 @@ pub(crate) struct Bar {
     name: String,
     started: Instant,
     is_wanted: bool,
+    /// How many items there are, where that is known before the batch says so.
+    total: Option<u64>,
+    pace: Pace,
 }
 
 impl Bar {
     /// A bar for the task of that name; it never appears where nobody would see it.
-    pub(crate) fn new(name: &str, is_quiet: bool) -> Self {
+    pub(crate) fn new(name: &str, total: Option<u64>, is_quiet: bool) -> Self {
         let is_wanted = !is_quiet && io::stderr().is_terminal() && std::env::var_os("CI").is_none();
-        Self { name: name.to_owned(), started: Instant::now(), is_wanted }
+        Self { name: name.to_owned(), started: Instant::now(), is_wanted, total, pace: Pace::default() }
     }
 
     /// Whether anybody would see it.
@@ -35,8 +41,13 @@ impl Bar {
     }
 
     /// Shows the progress.
-    pub(crate) fn update(&self, progress: &Progress) {
-        if !self.is_wanted || self.started.elapsed() < APPEARS_AFTER {
+    pub(crate) fn update(&mut self, progress: &Progress) {
+        if !self.is_wanted {
+            return;
+        }
+        let now = Instant::now();
+        self.pace.add(now, progress.recorded());
+        if now - self.started < APPEARS_AFTER {
             return;
         }
         let bar = BAR.get_or_init(|| {
@@ -44,15 +55,16 @@ impl Bar {
             bar.set_style(style(false));
             bar
         });
-        if let Some(total) = progress.total
-            && bar.length().is_none()
+        // What was cancelled before it was read is not among those of the batch.
+        let total = progress.total.or(self.total);
+        if bar.length() != total
+            && let Some(total) = total
         {
             bar.set_length(total);
             bar.set_style(style(true));
         }
         bar.set_position(progress.recorded());
-        let bad = progress.recorded() - progress.count(Status::Ok);
-        bar.set_message(if bad == 0 { String::new() } else { format!("{bad} not ok") });
+        bar.set_message(message(self.pace.rate(), total, progress));
     }
 
     /// Takes the bar away.
@@ -76,18 +88,59 @@ pub(crate) fn say(text: &str) {
 
 fn style(is_total_known: bool) -> ProgressStyle {
     let template = if is_total_known {
-        "{prefix:>12} [{elapsed_precise}] {wide_bar} {human_pos}/{human_len} {rate}, {eta} left {msg}"
+        "{prefix:>12} [{elapsed_precise}] {wide_bar} {human_pos}/{human_len} {msg}"
     } else {
-        "{prefix:>12} [{elapsed_precise}] {spinner} {human_pos} {rate} {msg}"
+        "{prefix:>12} [{elapsed_precise}] {spinner} {human_pos} {msg}"
     };
     // A template that does not parse would be seen by everyone; the plain bar is no reason to end.
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    style.with_key("rate", |state: &ProgressState, text: &mut dyn fmt::Write| {
-        let rate = state.per_sec();
-        let shown = if rate < 10.0 { format!("{rate:.1}/s") } else { format!("{}/s", HumanCount(rate as u64)) };
-        // Writing to the bar's own buffer cannot fail.
-        text.write_str(&shown).unwrap_or_default();
-    })
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// `40/s, 12s left, 3 not ok`
+fn message(rate: f64, total: Option<u64>, progress: &Progress) -> String {
+    let shown = if rate < 10.0 { format!("{rate:.1}/s") } else { format!("{}/s", HumanCount(rate as u64)) };
+    let left = total.and_then(|total| {
+        let seconds = total.saturating_sub(progress.recorded()) as f64 / rate;
+        Some(format!("{:#} left", HumanDuration(Duration::try_from_secs_f64(seconds).ok()?)))
+    });
+    let bad = progress.recorded() - progress.count(Status::Ok);
+    let bad = (bad > 0).then(|| format!("{bad} not ok"));
+    [Some(shown), left, bad].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// How quickly items come to their end. The bar's own rate begins when the bar appears, and takes all that were finished
+/// by then for the work of an instant.
+#[derive(Default)]
+struct Pace {
+    /// When how many were finished, from the first time that was asked.
+    seen: VecDeque<(Instant, u64)>,
+}
+
+impl Pace {
+    fn add(&mut self, now: Instant, finished: u64) {
+        if let [.., (_, earlier), (at, before)] = self.seen.make_contiguous()
+            && *earlier == finished
+            && *before == finished
+        {
+            *at = now;
+        } else {
+            self.seen.push_back((now, finished));
+        }
+        // While nothing is finished the last time that something was counts on.
+        while self.seen.get(1).is_some_and(|(at, before)| now - *at >= RATE_OVER && *before < finished) {
+            self.seen.pop_front();
+        }
+    }
+
+    /// A second.
+    fn rate(&self) -> f64 {
+        match (self.seen.front(), self.seen.back()) {
+            (Some((since, before)), Some((now, finished))) if now > since => {
+                finished.saturating_sub(*before) as f64 / (*now - *since).as_secs_f64()
+            }
+            _ => 0.0,
+        }
+    }
 }
 
 /// Runs something that writes to the terminal while the bar is out of the way.
@@ -113,4 +166,49 @@ pub(crate) fn stderr_beside_the_bar() -> impl Write {
     }
 
     Beside
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Items that end at that rate, seen ten times a second.
+    fn go_on(pace: &mut Pace, start: Instant, seconds: std::ops::Range<u32>, rate: u64, before: u64) -> u64 {
+        for tick in seconds.start * 10..seconds.end * 10 {
+            let finished = before + u64::from(tick - seconds.start * 10) * rate / 10;
+            pace.add(start + Duration::from_millis(100) * tick, finished);
+        }
+        before + u64::from(seconds.end - seconds.start) * rate
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_items_from_the_first_second_on() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        assert_eq!(pace.rate(), 0.0);
+        let before = go_on(&mut pace, start, 0..3, 40, 100_000);
+        assert!((39.0..=41.0).contains(&pace.rate()), "{}", pace.rate());
+
+        go_on(&mut pace, start, 3..33, 400, before);
+        assert!((399.0..=401.0).contains(&pace.rate()), "it follows what changes: {}", pace.rate());
+        assert!(pace.seen.len() < 200);
+    }
+
+    #[test]
+    fn items_that_take_longer_than_the_rate_is_taken_over_have_a_rate() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        for second in 0..200 {
+            pace.add(start + Duration::from_secs(second), second / 50);
+        }
+        assert!((0.01..0.03).contains(&pace.rate()), "{}", pace.rate());
+    }
+
+    #[test]
+    fn a_message_has_what_is_known() {
+        let mut progress = Progress::default();
+        assert_eq!(message(0.0, Some(3), &progress), "0.0/s");
+        progress.counts[Status::Ok as usize] = 40;
+        assert_eq!(message(4.0, Some(100), &progress), "4.0/s, 15s left");
+        progress.counts[Status::Failed as usize] = 2;
+        assert_eq!(message(1234.5, None, &progress), "1,234/s, 2 not ok");
+    }
 }

@@ -43,14 +43,13 @@ impl Table {
             Status::Failed | Status::Dead => Style::new().red(),
             Status::Cancelled | Status::Expired => Style::new().yellow(),
         };
-        let input = parsed(outcome.input.get());
         let timeline = match &outcome.ending {
             Ending::Ok(output) => Timeline::read(output.get()),
             _ => None,
         };
         let output = match &outcome.ending {
             Ending::Ok(output) => {
-                let output = timeline.as_ref().map_or_else(|| summary(&parsed(output.get())), Timeline::summary);
+                let output = timeline.as_ref().map_or_else(|| shown(output.get()), Timeline::summary);
                 console::truncate_str(&output, self.output, "…").into_owned()
             }
             // Why it failed is said in full.
@@ -60,7 +59,8 @@ impl Table {
             Ending::Cancelled | Ending::Expired => String::new(),
         };
         let time = format!("{:.1} ms", outcome.run.as_secs_f64() * 1000.0);
-        let cells = [&outcome.index.to_string(), &summary(&input), outcome.status().as_str(), &time, &output];
+        let cells =
+            [&outcome.index.to_string(), &shown(outcome.input.get()), outcome.status().as_str(), &time, &output];
         text.extend_from_slice(self.columns(cells, &style).as_bytes());
         if let Some(timeline) = timeline {
             text.extend_from_slice(timeline.draw(self.width).as_bytes());
@@ -98,8 +98,12 @@ fn tail(text: &str, width: usize) -> String {
     std::iter::once('…').chain(end.into_iter().rev()).collect()
 }
 
-fn parsed(json: &str) -> Value {
-    serde_json::from_str(json).unwrap_or_default()
+/// Numbers stay as they were written: one may be larger than any that a computer counts with.
+fn shown(json: &str) -> String {
+    match json.as_bytes().first() {
+        Some(b'"' | b'[' | b'{') => serde_json::from_str(json).map_or_else(|_| one_line(json), |value| summary(&value)),
+        _ => json.to_owned(),
+    }
 }
 
 /// A value in a few words: what people want to see of it first.
@@ -126,6 +130,10 @@ fn summary(value: &Value) -> String {
                 let side = |key: &str| fields.get(key).map(summary).unwrap_or_default();
                 return format!("{}×{}  {}", side("width"), side("height"), summary(file));
             }
+            if fields.contains_key("blob") {
+                let called = ["file", "name", "blob"].iter().find_map(|key| fields.get(*key)?.as_str());
+                return one_line(called.unwrap_or_default());
+            }
             let [key, ..] = fields.keys().map(String::as_str).collect::<Vec<_>>()[..] else { return String::new() };
             match fields.len() {
                 1 => summary(&fields[key]),
@@ -149,8 +157,15 @@ mod tests {
         assert_eq!(summary(&json!("Done")), "Done");
         assert_eq!(summary(&json!([2, 2, 5])), "2 2 5");
         assert_eq!(summary(&json!({"seconds": 5})), "5");
+        assert_eq!(
+            ["1e400", "18446744073709551616", "[1e400]", "\"a\""].map(shown)[..],
+            ["1e400", "18446744073709551616", "[1e400]", "a"]
+        );
         let labels = json!({"model": "m", "labels": [{"label": "espresso", "probability": 0.951}, {"label": "cup", "probability": 0.02}]});
         assert_eq!(summary(&labels), "espresso 95.1 %, cup 2.0 %");
+        let page = json!({"page": {"blob": "sha256:0", "bytes": 7, "file": "out/a.html"}, "bytes": 7});
+        assert_eq!(summary(&page), "bytes 7, page out/a.html");
+        assert_eq!(summary(&json!({"blob": "sha256:0", "name": "a.svg"})), "a.svg");
         let picture = json!({"image": {"blob": "sha256:0", "file": "out/a.jpg"}, "width": 3, "height": 2});
         assert_eq!(summary(&picture), "3×2  out/a.jpg");
     }

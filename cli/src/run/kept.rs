@@ -1,25 +1,27 @@
 //! Kept: what a run leaves behind, a folder of files and a file of outcomes; and where a run that goes on begins.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use tempfile::TempDir;
 use tidemill_core::blobs::{Blobs, FetchLimits};
 use tidemill_core::outcome::Outcome;
 use tidemill_core::settings::Settings;
 use tidemill_core::store::Progress;
 use tidemill_core::task::Kind;
-use tidemill_producer::inputs::{Inputs, Source};
+use tidemill_producer::inputs::{Inputs, NotTheSame, Source};
 
 use crate::args::{OrderArg, Run};
 use crate::error::{CliError, Exit};
-use crate::ledger::{FileForm, Form, Ledger, Outs, must_be_outside};
+use crate::ledger::{Begun, FileForm, Form, Label, Ledger, Opened, Outs, must_be_outside};
 use crate::out::Out;
 use crate::{Vision, interrupt};
 
 /// What is to be kept, checked.
 pub(super) struct Plan {
     folder: Option<PathBuf>,
-    file: Option<(PathBuf, Form)>,
+    file: Option<(PathBuf, Form, Label)>,
 }
 
 /// What is kept, opened.
@@ -33,11 +35,20 @@ pub(super) struct Kept {
     pub(super) before: Progress,
 }
 
+/// How it goes on from there.
+pub(super) enum Begin {
+    /// These inputs are to be run.
+    Run(Box<Kept>, Inputs),
+    /// All were run before; how they ended.
+    Whole(Progress),
+}
+
 impl Plan {
     /// Checks `--out` and `--resume` against the task.
     pub(super) fn of(
         run: &Run,
         kind: &dyn Kind,
+        options: &Map<String, Value>,
         settings: &Settings,
         vision: Option<&Vision>,
     ) -> Result<Self, CliError> {
@@ -64,17 +75,17 @@ impl Plan {
             }
             _ => {}
         }
-        let options = run.work.options.iter().cloned().collect();
-        let form = |form| Form::of(form, kind, &options, settings, vision);
-        let file = file.map(|(path, of)| Ok::<_, CliError>((path, form(of)?))).transpose()?;
+        let label = Label { task: about.name.to_owned(), options: options.clone() };
+        let form = |form| Form::of(form, kind, options, settings, vision);
+        let file = file.map(|(path, of)| Ok::<_, CliError>((path, form(of)?, label.clone()))).transpose()?;
         Ok(Self { folder, file })
     }
 
-    /// Opens it all, and passes over the inputs whose outcomes the ledger has. `None` where the ledger is complete.
-    pub(super) async fn begin(self, run: &Run, sources: Vec<Source>) -> Result<Option<(Kept, Inputs)>, CliError> {
+    /// Opens it all, and passes over the inputs whose outcomes the ledger has.
+    pub(super) async fn begin(self, run: &Run, sources: Vec<Source>) -> Result<Begin, CliError> {
         let mut out = self.folder.as_deref().map(|folder| Out::open(folder, Some(&sources))).transpose()?;
-        let Some((path, form)) = self.file else {
-            return Ok(Some((Kept { out, ..Kept::default() }, Inputs::walk(sources))));
+        let Some((path, form, label)) = self.file else {
+            return Ok(Begin::Run(Box::new(Kept { out, ..Kept::default() }), Inputs::walk(sources)));
         };
         must_be_outside(&path, &run.work.inputs)?;
         let needs_spool = out.is_none() && form.has_masks();
@@ -84,22 +95,42 @@ impl Plan {
             staging.map(|staging| drop(std::fs::remove_dir_all(staging))).unwrap_or_default();
             "interrupted: nothing was run yet".to_owned()
         });
-        let opened = Ledger::open(&path, form, run.resume, |record| match (&mut out, record.output) {
+        let opened = Ledger::open(&path, form, Some(label), run.resume, |record| match (&mut out, record.output) {
             (Some(out), Some(output)) => out.remember(output),
             _ => Ok(()),
         })?;
-        let Some((ledger, begun)) = opened else { return Ok(None) };
-        let spool = needs_spool.then(|| ledger.spool()).transpose()?;
         let mut inputs = Inputs::walk(sources);
-        if let Some(last) = &begun.last {
-            inputs.pass_over(begun.progress.recorded(), &last.input).await.map_err(|problem| {
-                CliError::usage(format!("--resume: {} is of other inputs: {problem}", path.display()))
-                    .hint("give the same inputs in the same order, or name another file")
-            })?;
-        }
+        let begin = match opened {
+            Opened::Ledger(ledger, Begun { progress, last }) => {
+                let spool = needs_spool.then(|| ledger.spool()).transpose()?;
+                pass_over(&mut inputs, progress.recorded(), last.as_ref().map(|last| &*last.input), &path).await?;
+                Begin::Run(Box::new(Kept { out, spool, ledger: Some(*ledger), before: progress }), inputs)
+            }
+            Opened::Whole(whole) => {
+                let progress = whole.progress();
+                pass_over(&mut inputs, progress.recorded(), whole.last.as_deref(), &path).await?;
+                if inputs.next().await.is_some() {
+                    let (path, items) = (path.display(), progress.recorded());
+                    let problem = format!("--resume: {path} is of other inputs: it is complete, with {items} of them");
+                    return Err(CliError::usage(problem).hint("name another file with --out"));
+                }
+                inputs.whole().map_err(|error| super::not_produced(error.into()))?;
+                Begin::Whole(progress)
+            }
+        };
         drop(guard);
-        Ok(Some((Kept { out, spool, ledger: Some(ledger), before: begun.progress }, inputs)))
+        Ok(begin)
     }
+}
+
+/// Passes over the inputs that a file has the outcomes of.
+async fn pass_over(inputs: &mut Inputs, count: u64, last: Option<&RawValue>, path: &Path) -> Result<(), CliError> {
+    let Some(last) = last else { return Ok(()) };
+    inputs.pass_over(count, last).await.map_err(|problem| match problem {
+        NotTheSame::Broken(error) => super::not_produced(error.into()),
+        problem => CliError::usage(format!("--resume: {} is of other inputs: {problem}", path.display()))
+            .hint("give the same inputs in the same order, or name another file"),
+    })
 }
 
 impl Kept {

@@ -149,10 +149,6 @@ impl<T: Task, By: Runs<T>> Kind for Typed<T, By> {
         }
     }
 
-    fn input_from_word(&self, word: &str) -> Box<RawValue> {
-        self.task.input_from_word(word)
-    }
-
     fn prepare(&self, options: &RawValue) -> Result<Arc<dyn Job>, Invalid> {
         let options = parse::<T::Options>(options)?;
         let plan = Arc::new(self.task.plan(options)?);
@@ -216,6 +212,10 @@ impl<T: Task, By: Runs<T>> Job for Planned<T, By> {
         self.by.device(&self.task, &self.plan)
     }
 
+    fn input_from_word(&self, word: &str) -> Box<RawValue> {
+        self.task.input_from_word(word)
+    }
+
     fn check(&self, input: &RawValue) -> Result<(), Invalid> {
         self.input(input).map(drop)
     }
@@ -277,14 +277,21 @@ fn parse<V: DeserializeOwned + JsonSchema>(json: &RawValue) -> Result<V, Invalid
             let reason = error.into_inner().to_string();
             // serde_json's "at line 1 column 7" counts within one item: noise to whoever wrote the file.
             let reason = reason.split(" at line ").next().unwrap_or(&reason);
-            let reason = in_json_words(reason);
+            let reason = in_json_words(&path, reason);
             Invalid(if path == "." { reason } else { format!("{path}: {reason}") })
         })
     })
 }
 
 /// Whoever wrote the JSON knows its words, not Rust's nor serde's.
-fn in_json_words(reason: &str) -> String {
+fn in_json_words(path: &str, reason: &str) -> String {
+    let name = path.rsplit(['.', ']']).next().filter(|name| !name.is_empty()).unwrap_or("…");
+    if reason.ends_with(" variant, expected newtype variant") {
+        return format!("its value is missing: {{\"{name}\": …}}");
+    }
+    if reason.ends_with(", expected unit") {
+        return format!("it takes no value: \"{name}\"");
+    }
     // What was found may be a text with anything in it; what was expected is ours.
     let Some((found, expected)) = reason.rsplit_once(", expected ") else { return reason.to_owned() };
     let found = match found {
@@ -333,6 +340,22 @@ mod tests {
         #[serde(default)]
         names: Vec<String>,
         inner: Option<Box<Fields>>,
+    }
+
+    #[derive(Debug, serde::Deserialize, JsonSchema)]
+    #[serde(rename_all = "lowercase")]
+    enum Step {
+        Blur(#[expect(dead_code, reason = "only read")] f64),
+        Grayscale,
+    }
+
+    #[test]
+    fn a_choice_with_a_value_too_few_or_too_many_is_told_how_it_is_written() {
+        let says = |json: serde_json::Value| parse::<Vec<Step>>(&raw(&json)).unwrap_err().0;
+
+        assert_eq!(says(json!(["blur"])), "[0].blur: its value is missing: {\"blur\": …}");
+        assert_eq!(says(json!([{"grayscale": true}])), "[0].grayscale: it takes no value: \"grayscale\"");
+        assert!(parse::<Vec<Step>>(&raw(&json!(["grayscale", {"blur": 1}]))).is_ok());
     }
 
     #[test]

@@ -8,13 +8,10 @@ use tidemill_core::blobs::bucket::{self, Object};
 use tidemill_core::blobs::scheme;
 use tidemill_core::failure::Failure;
 use tidemill_core::task::raw;
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
+use super::glob::Glob;
 use super::{Input, InputsError, Sink};
-
-/// A glob finds no hidden files either.
-const GLOB: glob::MatchOptions =
-    glob::MatchOptions { case_sensitive: true, require_literal_separator: false, require_literal_leading_dot: true };
 
 /// A word of the command line that names files, found to be there.
 #[derive(Debug)]
@@ -30,7 +27,7 @@ pub struct Place {
 enum Kind {
     File(PathBuf),
     Folder(PathBuf),
-    Glob(String),
+    Glob(Glob),
     Url(String),
     Bucket(String),
 }
@@ -46,7 +43,7 @@ pub enum PlaceError {
     Unreadable(String, std::io::Error),
     /// It is no glob.
     #[error("{0}: not a glob: {1}")]
-    NoGlob(String, glob::PatternError),
+    NoGlob(String, ::glob::PatternError),
 }
 
 impl Place {
@@ -74,8 +71,8 @@ impl Place {
                     return Ok(Kind::File(path));
                 }
                 if word.contains(['*', '?', '[']) {
-                    glob::Pattern::new(word).map_err(|error| PlaceError::NoGlob(word.to_owned(), error))?;
-                    return Ok(Kind::Glob(word.to_owned()));
+                    let glob = Glob::parse(word).map_err(|error| PlaceError::NoGlob(word.to_owned(), error))?;
+                    return Ok(Kind::Glob(glob));
                 }
                 Err(PlaceError::Missing(word.to_owned()))
             }
@@ -97,12 +94,55 @@ impl Place {
     /// A file of it, or a folder or a link to one, that lies within this folder of this machine or around it. `folder`
     /// is without links.
     pub fn overlap(&self, folder: &Path) -> Option<PathBuf> {
-        let within = |path: &Path| overlap(path, folder);
+        let touches = |path: &Path| {
+            let real = path.canonicalize();
+            real.is_ok_and(|real| real.starts_with(folder) || real.is_dir() && folder.starts_with(real))
+        };
         match &self.kind {
-            Kind::File(path) | Kind::Folder(path) => within(path),
-            Kind::Glob(pattern) => glob::glob_with(pattern, GLOB).ok()?.flatten().find_map(|path| within(&path)),
-            Kind::Url(url) => within(Path::new(url.strip_prefix("file://")?)),
+            Kind::File(path) => touches(path).then(|| path.clone()),
+            Kind::Folder(root) => {
+                // Whatever has no link in it lies where its folder lies; a link may lead anywhere.
+                let entries = folder_entries(root, false).flatten();
+                let mut may_touch = entries.filter(|entry| entry.depth() == 0 || entry.path_is_symlink());
+                may_touch.find(|entry| touches(entry.path())).map(DirEntry::into_path)
+            }
+            Kind::Glob(glob) => {
+                let entries = glob.walk(false).flatten();
+                let mut matched = entries.filter(|entry| glob.matches(glob.relative(entry.path())));
+                let mut last = (PathBuf::new(), false);
+                let found = matched.find(|entry| {
+                    let parent =
+                        entry.path().parent().filter(|_| entry.file_type().is_file() && !entry.path_is_symlink());
+                    // A file lies where the one before it does, if they are of one folder.
+                    let Some(parent) = parent else { return touches(entry.path()) };
+                    if last.0 != parent {
+                        last = (parent.to_owned(), touches(entry.path()));
+                    }
+                    last.1
+                });
+                found.map(DirEntry::into_path)
+            }
+            Kind::Url(url) => url.strip_prefix("file://").map(PathBuf::from).filter(|path| touches(path)),
             Kind::Bucket(_) => None,
+        }
+    }
+
+    /// Whether it is a folder of this machine.
+    pub fn is_folder(&self) -> bool {
+        matches!(self.kind, Kind::Folder(_))
+    }
+
+    /// Whether it is exactly one input.
+    pub(super) fn is_one(&self) -> bool {
+        matches!(self.kind, Kind::File(_) | Kind::Url(_))
+    }
+
+    /// Whether a folder has no file, or a glob finds none.
+    pub fn is_empty(&self) -> bool {
+        match &self.kind {
+            Kind::Folder(folder) => !folder_entries(folder, false).any(|entry| self.found(folder, entry).is_some()),
+            Kind::Glob(glob) => !glob.walk(false).any(|entry| self.found_by(glob, entry).is_some()),
+            Kind::File(_) | Kind::Url(_) | Kind::Bucket(_) => false,
         }
     }
 
@@ -111,58 +151,50 @@ impl Place {
         match &self.kind {
             Kind::File(path) => sink.push(self.input(path, path.file_name().map(Path::new))),
             Kind::Url(url) => sink.push(self.url(url)),
-            Kind::Folder(folder) => self.walk(folder, folder, sink),
-            Kind::Glob(pattern) => self.glob(pattern, sink),
+            Kind::Folder(folder) => {
+                let mut found = folder_entries(folder, true).filter_map(|entry| self.found(folder, entry));
+                found.try_for_each(|input| sink.push(input))
+            }
+            Kind::Glob(glob) => {
+                let mut found = glob.walk(true).filter_map(|entry| self.found_by(glob, entry));
+                found.try_for_each(|input| sink.push(input))
+            }
             Kind::Bucket(url) => self.bucket(url, sink),
         }
     }
 
-    fn walk(&self, folder: &Path, root: &Path, sink: &mut dyn Sink) -> ControlFlow<()> {
-        let entries = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter().filter_entry(is_shown);
-        for entry in entries {
-            match entry {
-                Ok(entry) if entry.file_type().is_dir() => {}
-                Ok(entry) => sink.push(self.input(entry.path(), entry.path().strip_prefix(root).ok()))?,
-                // A link that leads nowhere is an item like any other; its outcome says what is wrong.
-                Err(error) => {
-                    let path = error.path().unwrap_or(folder).to_owned();
-                    let reason =
-                        error.into_io_error().map_or_else(|| "a loop of links".into(), |error| error.to_string());
-                    let failure = Failure::permanent("unreadable", format!("cannot read {}: {reason}", path.display()));
-                    sink.push(Input::refused(&path.to_string_lossy(), failure))?;
-                }
-            }
+    /// What an entry of a folder is as an input; nothing where it is a folder.
+    fn found(&self, folder: &Path, entry: walkdir::Result<DirEntry>) -> Option<Input> {
+        match entry {
+            Ok(entry) if entry.file_type().is_dir() => None,
+            Ok(entry) => Some(self.input(entry.path(), entry.path().strip_prefix(folder).ok())),
+            Err(error) => Some(unreadable(error, folder)),
         }
-        ControlFlow::Continue(())
     }
 
-    fn glob(&self, pattern: &str, sink: &mut dyn Sink) -> ControlFlow<()> {
-        // Names begin after the part that has no wildcard in it.
-        let root: PathBuf = Path::new(pattern)
-            .components()
-            .take_while(|part| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']))
-            .collect();
-        // Checked in `find`.
-        let Ok(paths) = glob::glob_with(pattern, GLOB) else { return ControlFlow::Continue(()) };
-        for path in paths {
-            match path {
-                Ok(path) if path.is_dir() => self.walk(&path, &root, sink)?,
-                Ok(path) => sink.push(self.input(&path, path.strip_prefix(&root).ok()))?,
-                Err(error) => {
-                    let shown = error.path().to_string_lossy().into_owned();
-                    let failure = Failure::permanent("unreadable", format!("cannot read {shown}: {}", error.error()));
-                    sink.push(Input::refused(&shown, failure))?;
-                }
+    /// What an entry is as an input, where a glob matches it.
+    fn found_by(&self, glob: &Glob, entry: walkdir::Result<DirEntry>) -> Option<Input> {
+        match entry {
+            Ok(entry) if entry.file_type().is_dir() => None,
+            Ok(entry) => {
+                let (path, name) = (entry.path(), glob.relative(entry.path()));
+                glob.matches(name).then(|| self.input(path.strip_prefix(".").unwrap_or(path), Some(name)))
+            }
+            Err(error) => {
+                let path = error.path().unwrap_or(glob.root());
+                let name = glob.relative(path);
+                // Folders that cannot be read may have some that are meant.
+                let is_meant = if path.is_dir() { glob.leads_on(name) } else { glob.matches(name) };
+                is_meant.then(|| unreadable(error, glob.root()))
             }
         }
-        ControlFlow::Continue(())
     }
 
     /// Unlike a file that cannot be read, a page of names that does not come ends the walk: nobody knows what is missing.
     fn bucket(&self, url: &str, sink: &mut dyn Sink) -> ControlFlow<()> {
         let mut objects = match bucket::list(url) {
             Ok(objects) => objects,
-            Err(error) => return sink.fail(InputsError(error.message)),
+            Err(error) => return sink.fail(InputsError::broken_off(error.message)),
         };
         // This thread is there to be blocked.
         let runtime = tokio::runtime::Handle::current();
@@ -173,7 +205,7 @@ impl Place {
                     let name = self.prefixed(Path::new(&name));
                     sink.push(Input { name: relative_name(&name), ..self.named(&url) })?;
                 }
-                Err(error) => return sink.fail(InputsError(error.message)),
+                Err(error) => return sink.fail(InputsError::broken_off(error.message)),
             }
         }
         ControlFlow::Continue(())
@@ -203,20 +235,26 @@ impl Place {
     }
 }
 
-/// Whatever has no link in it lies where its folder lies; a link may lead anywhere.
-fn overlap(path: &Path, folder: &Path) -> Option<PathBuf> {
-    let touches = |real: &Path| real.starts_with(folder) || real.is_dir() && folder.starts_with(real);
-    let entries = WalkDir::new(path).follow_links(true).into_iter().filter_entry(is_shown).flatten();
-    let mut may_lie_there = entries.filter(|entry| entry.depth() == 0 || entry.path_is_symlink());
-    let found = may_lie_there.find(|entry| entry.path().canonicalize().is_ok_and(|real| touches(&real)));
-    found.map(walkdir::DirEntry::into_path)
+/// All that is in a folder but what is hidden.
+fn folder_entries(folder: &Path, in_order: bool) -> impl Iterator<Item = walkdir::Result<DirEntry>> {
+    walk(folder, in_order).into_iter().filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry.path()))
 }
 
-fn is_shown(entry: &walkdir::DirEntry) -> bool {
-    entry.depth() == 0 || !is_hidden(entry.path())
+/// Goes through folders and what links lead to. To sort, a folder is read to its end before anything of it is given.
+pub(super) fn walk(folder: &Path, in_order: bool) -> WalkDir {
+    let walk = WalkDir::new(folder).follow_links(true);
+    if in_order { walk.sort_by_file_name() } else { walk }
 }
 
-fn is_hidden(path: &Path) -> bool {
+/// A link that leads nowhere is an item like any other; its outcome says what is wrong.
+fn unreadable(error: walkdir::Error, folder: &Path) -> Input {
+    let path = error.path().unwrap_or(folder).to_owned();
+    let reason = error.into_io_error().map_or_else(|| "a loop of links".into(), |error| error.to_string());
+    let failure = Failure::permanent("unreadable", format!("cannot read {}: {reason}", path.display()));
+    Input::refused(&path.to_string_lossy(), failure)
+}
+
+pub(super) fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
@@ -281,10 +319,68 @@ mod tests {
     }
 
     #[test]
+    fn a_glob_finds_each_file_once_in_order_of_name_and_all_that_is_in_a_folder_that_it_matches() {
+        let folder = folder_with(&["a/z.jpg", "a/b/z.jpg", "a/b/.z.jpg", "a/.h/z.jpg", "b.jpg", "c/d/e.png", "z.jpg"]);
+        for (pattern, found) in [
+            ("**/z.jpg", &["a/b/z.jpg", "a/z.jpg", "z.jpg"][..]),
+            ("**", &["a/b/z.jpg", "a/z.jpg", "b.jpg", "c/d/e.png", "z.jpg"]),
+            ("*", &["a/b/z.jpg", "a/z.jpg", "b.jpg", "c/d/e.png", "z.jpg"]),
+            ("*/", &["a/b/z.jpg", "a/z.jpg", "c/d/e.png"]),
+            ("[ab]/**/?.jpg", &["a/b/z.jpg", "a/z.jpg"]),
+            ("a/**/b", &["b/z.jpg"]),
+            ("*/.h/*", &["a/.h/z.jpg"]),
+            ("*/*.png", &[]),
+            ("nowhere/*", &[]),
+        ] {
+            let word = format!("{}/{pattern}", folder.path().display());
+            assert_eq!(names(Place::find(&word, false).unwrap()), found, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_utf8_is_a_refused_item_and_harms_no_other() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let folder = folder_with(&["a.jpg", "z.jpg", "sub/z.jpg"]);
+        for name in [&b"caf\xe9.jpg"[..], b"\xff"] {
+            std::fs::write(folder.path().join(std::ffi::OsStr::from_bytes(name)), b"x").unwrap();
+        }
+        for (pattern, found) in [("*", 5), ("a*", 1), ("caf?.jpg", 1), ("**/z.jpg", 2), ("", 5)] {
+            let word = format!("{}/{pattern}", folder.path().display());
+            let seen = all(Place::find(&word, false).unwrap());
+            assert_eq!(seen.len(), found, "{pattern}");
+            assert!(seen.iter().all(|(path, _, is_refused)| *is_refused == path.contains('\u{fffd}')), "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_glob_tells_of_links_that_lead_nowhere_or_back_only_where_they_are_meant() {
+        let folder = folder_with(&["a/a.jpg"]);
+        std::os::unix::fs::symlink("gone.jpg", folder.path().join("a/b.jpg")).unwrap();
+        std::os::unix::fs::symlink("..", folder.path().join("a/up")).unwrap();
+        for (pattern, refused) in [("a/*.jpg", 1), ("**/*.jpg", 2), ("*/a.*", 0)] {
+            let seen = all(Place::find(&format!("{}/{pattern}", folder.path().display()), false).unwrap());
+            assert_eq!(seen.iter().filter(|(_, _, is_refused)| *is_refused).count(), refused, "{seen:?}");
+            assert_eq!(seen.len(), refused + 1, "{seen:?}");
+        }
+    }
+
+    #[test]
     fn a_file_that_has_a_globs_letters_in_its_name_is_that_file() {
         let folder = folder_with(&["what?.jpg", "whatx.jpg"]);
         let word = folder.path().join("what?.jpg");
         assert_eq!(names(Place::find(word.to_str().unwrap(), false).unwrap()), ["what?.jpg"]);
+    }
+
+    #[test]
+    fn a_place_is_empty_where_nothing_is_found() {
+        let folder = folder_with(&["a/b/c.jpg", "d/.hidden.jpg", "a/\u{fffd}"]);
+        for (word, is_empty) in
+            [("", false), ("d", true), ("*.jpg", true), ("**/*.jpg", false), ("d/*", true), ("x*/*", true)]
+        {
+            let place = Place::find(&format!("{}/{word}", folder.path().display()), false).unwrap();
+            assert_eq!(place.is_empty(), is_empty, "{word}");
+            assert_eq!(all(place).is_empty(), is_empty, "{word}");
+        }
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use serde_json::value::RawValue;
 use tidemill_core::failure::Failure;
+use tidemill_core::task::Job;
 
 use super::files::relative_name;
-use super::{Input, Sink};
+use super::{Input, Sink, input_from_scalar};
 
 /// Longer lines are refused: they would not fit into a message either.
 const MAX_LINE_BYTES: usize = 16 << 20;
@@ -16,7 +17,13 @@ const MAX_LINE_BYTES: usize = 16 << 20;
 const SHOWN_CHARS: usize = 100;
 
 /// Hands over each line. A bad one is an input that was refused; its neighbours are not harmed.
-pub(super) fn each(name: &str, from: Box<dyn Read + Send>, are_paths: bool, sink: &mut dyn Sink) -> ControlFlow<()> {
+pub(super) fn each(
+    name: &str,
+    from: Box<dyn Read + Send>,
+    are_paths: bool,
+    scalars: Option<&dyn Job>,
+    sink: &mut dyn Sink,
+) -> ControlFlow<()> {
     let mut reader = BufReader::with_capacity(1 << 16, from);
     let mut line = Vec::new();
     for number in 1u64.. {
@@ -35,7 +42,7 @@ pub(super) fn each(name: &str, from: Box<dyn Read + Send>, are_paths: bool, sink
                 }
                 input
             }
-            Ok(_) => match parse(name, number, &line, are_paths) {
+            Ok(_) => match parse(name, number, &line, are_paths, scalars) {
                 Some(input) => input,
                 None => continue,
             },
@@ -51,7 +58,7 @@ pub(super) fn each(name: &str, from: Box<dyn Read + Send>, are_paths: bool, sink
 }
 
 /// Makes an input of a line; nothing of a blank one.
-fn parse(name: &str, number: u64, line: &[u8], are_paths: bool) -> Option<Input> {
+fn parse(name: &str, number: u64, line: &[u8], are_paths: bool, scalars: Option<&dyn Job>) -> Option<Input> {
     // Some editors begin a file with a byte-order mark.
     let line = if number == 1 { line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line) } else { line };
     let line = line.trim_ascii();
@@ -60,6 +67,7 @@ fn parse(name: &str, number: u64, line: &[u8], are_paths: bool) -> Option<Input>
     }
     Some(match serde_json::from_slice::<Box<RawValue>>(line) {
         Ok(json) => {
+            let json = input_from_scalar(json, scalars);
             let path = are_paths.then(|| serde_json::from_str::<String>(json.get()).ok()).flatten();
             Input { name: path.and_then(|path| relative_name(Path::new(&path))), ..Input::value(json) }
         }
@@ -96,7 +104,7 @@ mod tests {
 
     fn read(text: &'static [u8]) -> Vec<(String, Option<String>)> {
         let mut seen: Vec<Input> = Vec::new();
-        assert!(each("items.ndjson", Box::new(text), false, &mut seen).is_continue());
+        assert!(each("items.ndjson", Box::new(text), false, None, &mut seen).is_continue());
         seen.into_iter()
             .map(|input| (input.json.get().to_owned(), input.refused.map(|failure| failure.message)))
             .collect()

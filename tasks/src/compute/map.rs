@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Compute, Cost, Invalid, Lane, Stop, Task};
 
+use super::expression::for_exmex;
 use crate::vision::Engine;
 
 /// Longer expressions are refused: nobody types them, and parsing them would take its time.
@@ -33,7 +34,8 @@ impl std::fmt::Debug for Map {
 #[serde(deny_unknown_fields)]
 pub struct Options {
     /// The expression, of `x` alone: `x*x - 2*x`. It knows + - * / ^, parentheses, PI, E, TAU and the usual
-    /// functions (sin, cos, exp, ln, sqrt, abs, floor, round, min, max …).
+    /// functions (sin, cos, exp, ln, sqrt, abs, floor, round, min, max …), each with its values in parentheses. First
+    /// come powers, from the right (2^3^2 is 2^9), then signs (-x^2 is -(x^2)), * and /, + and -, each from the left.
     pub expr: String,
     /// Where it is computed: `cpu` (every core), `cuda` or `cuda:0` (each chunk as one tensor; needs tidemill-vision and
     /// a GPU).
@@ -124,24 +126,12 @@ impl Task for Map {
         }
         let device = device_name(&device)
             .ok_or_else(|| Invalid(format!("device: {device:?} is not among cpu, cuda and cuda:N")))?;
-        // The parser may panic on what it does not expect; that must not be the end of the process.
-        let parsed = std::panic::catch_unwind(|| exmex::parse::<f64>(&text));
-        let expression = match parsed {
-            Ok(Ok(expression)) => expression,
-            Ok(Err(error)) => return Err(Invalid(format!("expr: cannot read {text:?}: {error}"))),
-            Err(_) => return Err(Invalid(format!("expr: cannot read {text:?}"))),
-        };
-        match expression.var_names() {
-            [] => {}
-            [x] if x == "x" => {}
-            names => {
-                let unknown: Vec<&str> = names.iter().map(String::as_str).filter(|name| *name != "x").collect();
-                return Err(Invalid(format!(
-                    "expr: {text:?} has {} in it; the only variable is x",
-                    unknown.join(", ")
-                )));
-            }
-        }
+        let read = for_exmex(&text).and_then(|for_exmex| {
+            // What exmex does not expect may panic; that must not be the end of the process.
+            let parsed = std::panic::catch_unwind(|| exmex::parse::<f64>(&for_exmex));
+            parsed.map_err(|_| "it cannot be computed".to_owned())?.map_err(|error| error.to_string())
+        });
+        let expression = read.map_err(|problem| Invalid(format!("expr: cannot read {text:?}: {problem}")))?;
         Ok(Plan { text, expression, device })
     }
 
@@ -200,7 +190,7 @@ impl Map {
             let reason = format!("this command computes on the cpu only, not on {}; tidemill-vision does", plan.device);
             return Err(Failure::permanent("no_engine", reason));
         };
-        engine.map(&plan.text, &plan.device, xs)
+        engine.map(plan.expression.unparse(), &plan.device, xs)
     }
 }
 
@@ -238,6 +228,7 @@ mod tests {
     fn precedence_functions_and_constants_are_the_usual_ones() {
         assert_eq!(map("2+3*x^2", 2.0).unwrap(), "14");
         assert_eq!(map("-(x)", 2.5).unwrap(), "-2.5");
+        assert_eq!(map("-x^2", 3.0).unwrap(), "-9");
         assert_eq!(map("sqrt(x)", 16.0).unwrap(), "4");
         assert_eq!(map("7", 1.0).unwrap(), "7");
     }
@@ -251,7 +242,10 @@ mod tests {
 
     #[test]
     fn another_variable_or_no_expression_is_refused() {
-        assert_eq!(plan("x+y*z").unwrap_err().0, "expr: \"x+y*z\" has y, z in it; the only variable is x");
+        assert_eq!(
+            plan("x+y*z").unwrap_err().0,
+            "expr: cannot read \"x+y*z\": y at character 3 is not known; the only variable is x"
+        );
         for bad in ["", "x +", "((x)", "system('ls')", &"(".repeat(5000)] {
             assert!(plan(bad).is_err(), "{bad}");
         }

@@ -26,6 +26,14 @@ pub const MAX_STEPS: usize = 64;
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
     /// The steps, in order. The picture is upright (EXIF) before the first.
+    ///
+    /// `{"blur": 15}`: Gaussian, the standard deviation in pixels. `{"thumbnail": [1200, 800]}`: shrinks to fit within that
+    /// width and height in pixels, one number for both. `{"resize": [640, 480]}`: to exactly that; with another filter than
+    /// lanczos3 `{"size": [640, 480], "filter": "bilinear"}`, or bicubic. `{"crop": [10, 20, 640, 480]}`: keeps a rectangle:
+    /// x and y of its upper left corner, width, height, in pixels. `{"rotate": 90}`: clockwise, 90, 180 or 270 degrees.
+    /// `{"flip": "horizontal"}`: left and right change places; "vertical": top and bottom. `"grayscale"`: without colours.
+    /// `{"sharpen": 2}`: an unsharp mask, the standard deviation of its blur in pixels; `{"sigma": 2, "amount": 1.5}`: and how
+    /// much of the difference is added. `{"brightness": 1.2}`, `{"contrast": 1.2}`: factors, 1 changes nothing, at most 100.
     #[schemars(length(max = MAX_STEPS))]
     pub steps: Vec<Step>,
     /// The format of the result; without it, the format of the source.

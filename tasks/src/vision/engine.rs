@@ -67,7 +67,7 @@ pub trait Engine: Send + Sync {
     /// The expression's value for each `x`, computed as one tensor of 64-bit floats; not finite where it is so. It keeps
     /// the thread that calls until the values are there.
     ///
-    /// `expression` is of `x` alone and has been parsed by `compute.map`. `device` is `cpu`, `cuda` or `cuda:N`,
+    /// `expression` is of `x` alone, and written for exmex by `compute.map`. `device` is `cpu`, `cuda` or `cuda:N`,
     /// whatever the networks run on.
     ///
     /// # Errors

@@ -13,5 +13,5 @@ pub mod train;
 
 pub use engine::{Engine, Label, Pixels};
 pub use import::Import;
-pub use models::Models;
+pub use models::{DEFAULT_MODEL, Models};
 pub use picture::Fetched;

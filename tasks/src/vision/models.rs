@@ -1,12 +1,18 @@
 //! Where models are found.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use tidemill_core::failure::chain;
 use tidemill_core::nearest::{did_you_mean, nearest};
 use tidemill_core::task::Invalid;
 
-use super::card::{Card, Question};
+use super::card::{Card, CardError, Question};
+
+/// The setting that names the default model.
+pub const DEFAULT_MODEL: &str = "vision.default_model";
+
+type Cards = BTreeMap<String, Result<Card, CardError>>;
 
 /// The folders with model cards, and the model that is used when none is named.
 #[derive(Clone, Debug, Default)]
@@ -22,43 +28,60 @@ impl Models {
     /// default one, or, where that answers another question, the first by name that answers this one.
     ///
     /// # Errors
-    /// [`Invalid`], with the nearest names, or what is wrong with the card.
+    /// [`Invalid`], with the nearest names, or what is wrong with the card. It begins with [`DEFAULT_MODEL`] where there
+    /// is no such model as the default one.
     pub fn find(&self, name: Option<&str>, question: Question) -> Result<Card, Invalid> {
-        let first;
-        let name = match name {
-            Some(name) => name,
+        let broken = |error| Invalid(format!("model: {}", chain(&error)));
+        let mut known = Card::list(&self.folders);
+        let (name, card) = match name {
+            Some(path) if path.contains('/') => (path, Card::load(path)),
+            Some(name) => {
+                let card = known.remove(name);
+                (name, card.ok_or_else(|| Invalid(format!("model: {}", self.unknown(name, &known))))?)
+            }
             None => {
-                first = self.first(question);
-                first.as_deref().unwrap_or(&self.default)
+                let default = self.default_of(&mut known)?;
+                let answers = |card: &Result<Card, _>| matches!(card, Ok(card) if card.task == question);
+                let other = match &default {
+                    Some(card) if card.is_err() || answers(card) => None,
+                    _ => known.into_values().find(answers),
+                };
+                let none = || Invalid(format!("model: none in {} answers {}", self.places(), question.as_str()));
+                let card = other.or(default).ok_or_else(none)?;
+                (self.default.as_str(), card)
             }
         };
-        let card = if name.contains('/') {
-            Card::load(name)
-        } else {
-            let mut known = Card::list(&self.folders);
-            known.remove(name).ok_or_else(|| self.unknown(name, known.keys().map(String::as_str)))?
-        };
-        let card = card.map_err(|error| Invalid(format!("model: {}", chain(&error))))?;
+        let card = card.map_err(broken)?;
         if card.task == question {
             return Ok(card);
         }
         Err(Invalid(format!("model: {name} answers {}, not {}", card.task.as_str(), question.as_str())))
     }
 
-    /// The name of the default model, or of the first one, that answers a question.
-    fn first(&self, question: Question) -> Option<String> {
-        let known = Card::list(&self.folders);
-        let answers =
-            |name: &String| known.get(name).is_some_and(|card| matches!(card, Ok(card) if card.task == question));
-        std::iter::once(&self.default).chain(known.keys()).find(|name| answers(name)).cloned()
+    /// Whether there is the default model.
+    ///
+    /// # Errors
+    /// [`Invalid`], with the nearest names.
+    pub fn check_default(&self) -> Result<(), Invalid> {
+        self.default_of(&mut Card::list(&self.folders)).map(drop)
     }
 
-    fn unknown<'a>(&self, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Invalid {
+    /// Takes the default model out of those that are known; `None` where none is set.
+    fn default_of(&self, known: &mut Cards) -> Result<Option<Result<Card, CardError>>, Invalid> {
+        let default = known.remove(&self.default);
+        if default.is_none() && !self.default.is_empty() {
+            return Err(Invalid(format!("{DEFAULT_MODEL}: {}", self.unknown(&self.default, known))));
+        }
+        Ok(default)
+    }
+
+    fn unknown(&self, name: &str, known: &Cards) -> String {
+        let hint = did_you_mean(&nearest(name, known.keys().map(String::as_str)));
+        format!("no model is called {name:?} in {}{hint} (`tidemill models` lists them)", self.places())
+    }
+
+    fn places(&self) -> String {
         let folders: Vec<String> = self.folders.iter().map(|folder| folder.display().to_string()).collect();
-        let hint = did_you_mean(&nearest(name, known));
-        Invalid(format!(
-            "model: no model is called {name:?} in {}{hint} (`tidemill models` lists them)",
-            folders.join(", ")
-        ))
+        folders.join(", ")
     }
 }
