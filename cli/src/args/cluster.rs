@@ -26,11 +26,11 @@ pub(crate) struct Status {
 
 pub(super) const RESULTS_EXAMPLES: &str = "\
 Examples:
-  tidemill results 0197c2a4 --follow                     all of them, as they come
-  tidemill results 0197c2a4 --from 500000 --limit 10     ten from the middle
-  tidemill results 0197c2a4 --follow --download small    with the files that were made
-  tidemill results 0197c2a4 --follow --out all.parquet   in a file; --resume goes on with it after a stop
-  tidemill results 0197c2a4 | jq 'select(.status != \"ok\")'";
+  tidemill results BATCH --follow                        all of them, as they come
+  tidemill results BATCH --from 500000 --limit 10        ten from the middle
+  tidemill results BATCH --follow --download small       with the files that were made
+  tidemill results BATCH --follow --out all.parquet      in a file; --resume goes on with it after a stop
+  tidemill results BATCH | jq 'select(.status != \"ok\")'";
 
 /// `results`.
 #[derive(Debug, ClapArgs)]

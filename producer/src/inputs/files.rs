@@ -120,7 +120,7 @@ impl Place {
                     }
                     last.1
                 });
-                found.map(DirEntry::into_path)
+                found.map(|entry| plain(entry.path()).to_owned())
             }
             Kind::Url(url) => url.strip_prefix("file://").map(PathBuf::from).filter(|path| touches(path)),
             Kind::Bucket(_) => None,
@@ -178,7 +178,7 @@ impl Place {
             Ok(entry) if entry.file_type().is_dir() => None,
             Ok(entry) => {
                 let (path, name) = (entry.path(), glob.relative(entry.path()));
-                glob.matches(name).then(|| self.input(path.strip_prefix(".").unwrap_or(path), Some(name)))
+                glob.matches(name).then(|| self.input(plain(path), Some(name)))
             }
             Err(error) => {
                 let path = error.path().unwrap_or(glob.root());
@@ -252,6 +252,11 @@ fn unreadable(error: walkdir::Error, folder: &Path) -> Input {
     let reason = error.into_io_error().map_or_else(|| "a loop of links".into(), |error| error.to_string());
     let failure = Failure::permanent("unreadable", format!("cannot read {}: {reason}", path.display()));
     Input::refused(&path.to_string_lossy(), failure)
+}
+
+/// A path of this folder without the dot that a walk of it begins with.
+fn plain(path: &Path) -> &Path {
+    path.strip_prefix(".").unwrap_or(path)
 }
 
 pub(super) fn is_hidden(path: &Path) -> bool {
