@@ -75,7 +75,7 @@ pub struct About {
 pub enum Arguments {
     /// A file, a folder, a glob or a URL; the input is its path, a string.
     Files,
-    /// A value: JSON, else a string. [`Kind::input_from_word`] gives it its form.
+    /// A value: JSON, else a string. [`Job::input_from_word`] gives it its form.
     Values,
     /// A file, folder or glob where there is one, given as `{"path": …}`; else a value.
     FilesOrValues,
