@@ -50,12 +50,16 @@ pub(crate) fn worker(settings: &Settings, vision: Option<Vision>) -> Result<Exit
     }
 }
 
-/// What runs the networks of the lanes, and on what, a line each. Where they need networks and this command has none, it
+/// What runs the networks of the lanes, and on what, as outcomes name it. Where they need networks and this command has none, it
 /// becomes the one that has.
 pub(crate) fn engine(settings: &Settings, vision: Option<Vision>) -> Result<EngineAndDevices, CliError> {
     match (settings.worker.lanes.contains(&Lane::Vision), vision) {
         (true, None) => Err(handover::hand_over(settings)),
-        (true, Some(vision)) => Ok((Some(networks::start(vision, settings)?), (vision.describe)())),
+        (true, Some(vision)) => {
+            let engine = networks::start(vision, settings)?;
+            let devices = engine.device().split(',').map(str::to_owned).collect();
+            Ok((Some(engine), devices))
+        }
         (false, _) => Ok((None, vec!["cpu".to_owned()])),
     }
 }
