@@ -38,8 +38,8 @@ pub(crate) fn serve(shared: &args::Shared, settings: &Settings, vision: Option<V
             }
         }
     }
-    let (engine, devices) = worker::engine(&settings, vision)?;
-    let served = cluster::runtime()?.block_on(run(shared, &settings, engine, devices))?;
+    let engine = worker::engine(&settings, vision)?;
+    let served = cluster::runtime()?.block_on(run(shared, &settings, engine))?;
     Ok(if served.is_some() { Exit::Ok } else { Exit::Interrupted })
 }
 
@@ -47,7 +47,6 @@ async fn run(
     shared: &args::Shared,
     settings: &Settings,
     engine: Option<Arc<dyn Engine>>,
-    devices: Vec<String>,
 ) -> Result<Option<()>, CliError> {
     let mut signals = Signals::listen()?;
     let register = crate::register_in(settings, engine.clone(), worker::training(settings));
@@ -77,7 +76,7 @@ async fn run(
         max_output_bytes: usize::MAX,
         // What ends a worker ends this process, and with it whatever could be found out.
         isolation: None,
-        ..worker::setup(settings, pool.threads(), devices, engine.as_ref())
+        ..worker::setup(settings, pool.threads(), engine.as_ref())
     };
     let tools = Tools::new(pool, blobs.clone());
     let worker = Worker::new(setup, Arc::clone(&broker), Arc::new(register), tools);

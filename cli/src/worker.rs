@@ -34,13 +34,10 @@ const MAX_OUTPUT_BYTES: usize = 8 << 20;
 /// How long a role may take to answer whether it is ready.
 const HEALTH_WITHIN: Duration = Duration::from_secs(3);
 
-/// What runs networks, where there is any, and what there is to run them on.
-type EngineAndDevices = (Option<Arc<dyn Engine>>, Vec<String>);
-
 /// Works until it is told to stop.
 pub(crate) fn worker(settings: &Settings, vision: Option<Vision>) -> Result<Exit, CliError> {
-    let (engine, devices) = engine(settings, vision)?;
-    match cluster::runtime()?.block_on(work(settings, engine, devices))? {
+    let engine = engine(settings, vision)?;
+    match cluster::runtime()?.block_on(work(settings, engine))? {
         None => Ok(Exit::Interrupted),
         Some(Ended::Stopped) => Ok(Exit::Ok),
         Some(Ended::ThreadsLost) => Err(again()),
@@ -50,31 +47,22 @@ pub(crate) fn worker(settings: &Settings, vision: Option<Vision>) -> Result<Exit
     }
 }
 
-/// What runs the networks of the lanes, and on what, as outcomes name it. Where they need networks and this command has none, it
-/// becomes the one that has.
-pub(crate) fn engine(settings: &Settings, vision: Option<Vision>) -> Result<EngineAndDevices, CliError> {
+/// What runs the networks of the lanes. Where they need networks and this command has none, it becomes the one that has.
+pub(crate) fn engine(settings: &Settings, vision: Option<Vision>) -> Result<Option<Arc<dyn Engine>>, CliError> {
     match (settings.worker.lanes.contains(&Lane::Vision), vision) {
         (true, None) => Err(handover::hand_over(settings)),
-        (true, Some(vision)) => {
-            let engine = networks::start(vision, settings)?;
-            let devices = engine.device().split(',').map(str::to_owned).collect();
-            Ok((Some(engine), devices))
-        }
-        (false, _) => Ok((None, vec!["cpu".to_owned()])),
+        (true, Some(vision)) => networks::start(vision, settings).map(Some),
+        (false, _) => Ok(None),
     }
 }
 
-async fn work(
-    settings: &Settings,
-    engine: Option<Arc<dyn Engine>>,
-    devices: Vec<String>,
-) -> Result<Option<Ended>, CliError> {
+async fn work(settings: &Settings, engine: Option<Arc<dyn Engine>>) -> Result<Option<Ended>, CliError> {
     let mut signals = Signals::listen()?;
     let register = crate::register_in(settings, engine.clone(), training(settings));
     let broker = cluster::broker(settings, "worker", None, None)?;
     let pool = Pool::new(settings.worker.threads).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?;
     let threads = pool.threads();
-    let setup = setup(settings, threads, devices, engine.as_ref());
+    let setup = setup(settings, threads, engine.as_ref());
     let name = setup.name.clone();
     let tools = Tools::new(pool, cluster::blobs(settings)?);
     let stop = CancellationToken::new();
@@ -108,12 +96,7 @@ pub(crate) fn training(settings: &Settings) -> Place {
 }
 
 /// How a worker of these lanes works.
-pub(crate) fn setup(
-    settings: &Settings,
-    threads: usize,
-    devices: Vec<String>,
-    engine: Option<&Arc<dyn Engine>>,
-) -> Setup {
+pub(crate) fn setup(settings: &Settings, threads: usize, engine: Option<&Arc<dyn Engine>>) -> Setup {
     Setup {
         name: settings.worker.name.clone().unwrap_or_else(own_name),
         lanes: settings.worker.lanes.clone(),
@@ -127,7 +110,7 @@ pub(crate) fn setup(
             suspect_after: settings.worker.suspect_after,
             crash_limit: settings.worker.crash_limit,
         }),
-        heartbeat: Some(about(settings, threads, devices)),
+        heartbeat: Some(about(settings, threads, engine)),
         networks: networks::of(engine),
     }
 }
@@ -162,7 +145,7 @@ fn permits(lane: Lane, setup: &Setup) -> usize {
     }
 }
 
-fn about(settings: &Settings, threads: usize, devices: Vec<String>) -> Heartbeat {
+fn about(settings: &Settings, threads: usize, engine: Option<&Arc<dyn Engine>>) -> Heartbeat {
     let models = if settings.worker.lanes.contains(&Lane::Vision) {
         let folders = crate::models_of(settings).folders;
         Card::list(&folders).into_values().flatten().map(|card| card.name).collect()
@@ -177,7 +160,7 @@ fn about(settings: &Settings, threads: usize, devices: Vec<String>) -> Heartbeat
         lanes: settings.worker.lanes.clone(),
         threads: threads as u64,
         memory_bytes: memory_bytes(),
-        devices,
+        devices: engine.map_or_else(|| "cpu".into(), |engine| engine.device()).split(',').map(str::to_owned).collect(),
         models,
         ..Heartbeat::default()
     }

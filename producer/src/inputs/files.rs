@@ -122,7 +122,11 @@ impl Place {
                 });
                 found.map(|entry| plain(entry.path()).to_owned())
             }
-            Kind::Url(url) => url.strip_prefix("file://").map(PathBuf::from).filter(|path| touches(path)),
+            Kind::Url(url) => match scheme(url) {
+                Some(("file", rest)) => Some(rest.trim_start_matches('/')).map(|rest| Path::new("/").join(rest)),
+                _ => None,
+            }
+            .filter(|path| touches(path)),
             Kind::Bucket(_) => None,
         }
     }

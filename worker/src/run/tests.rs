@@ -15,6 +15,11 @@ use tokio::sync::Notify;
 use super::*;
 use crate::{OwnNetworks, Setup};
 
+/// A task that only tests know.
+pub(crate) fn about(name: &'static str) -> About {
+    About { name, summary: "", details: "", examples: &[], arguments: Arguments::Values, makes_files: false }
+}
+
 /// Gives back the numbers of a chunk, all at once; 13 is bad luck, and 0 keeps the whole chunk waiting.
 #[derive(Default)]
 struct Together {
@@ -26,7 +31,7 @@ struct Together {
 struct Shared(Arc<Together>);
 
 #[derive(serde::Deserialize, JsonSchema)]
-struct Options {}
+pub(crate) struct Options {}
 
 impl Task for Shared {
     type Input = u64;
@@ -35,14 +40,7 @@ impl Task for Shared {
     type Plan = ();
 
     fn about(&self) -> About {
-        About {
-            name: "test.together",
-            summary: "",
-            details: "",
-            examples: &[],
-            arguments: Arguments::Values,
-            makes_files: false,
-        }
+        about("test.together")
     }
 
     fn plan(&self, _options: Options) -> Result<(), Invalid> {
@@ -210,14 +208,7 @@ impl Task for Guests {
     type Plan = ();
 
     fn about(&self) -> About {
-        About {
-            name: "test.roomy",
-            summary: "",
-            details: "",
-            examples: &[],
-            arguments: Arguments::Values,
-            makes_files: false,
-        }
+        about("test.roomy")
     }
 
     fn plan(&self, _options: Options) -> Result<(), Invalid> {

@@ -1,24 +1,20 @@
 use async_trait::async_trait;
-use schemars::JsonSchema;
 use tidemill_core::batch::{Attempt, Batch, BatchId, ItemIndex, Priority};
 use tidemill_core::broker::embedded::Embedded;
 use tidemill_core::broker::{Body, Broker, BrokerError, Deliveries, Heartbeat, Message, Notice, Notices, Settlement};
 use tidemill_core::chunk::Item;
 use tidemill_core::retry::RetryPolicy;
-use tidemill_core::task::{About, Arguments, Cost, Invalid, Register, Task, Tools, Wait, raw};
+use tidemill_core::task::{About, Cost, Invalid, Register, Task, Tools, Wait, raw};
 
 use super::*;
 use crate::Ended;
-use crate::run::tests::{LONG, sandbox_of};
+use crate::run::tests::{LONG, Options, about, sandbox_of};
 
 const JOBS: Queue = Queue::Jobs(Lane::Cpu);
 const SUSPECTS: Queue = Queue::Suspects(Lane::Cpu);
 
 /// Sleeps for so many seconds.
 struct Sleep;
-
-#[derive(serde::Deserialize, JsonSchema)]
-struct Options {}
 
 impl Task for Sleep {
     type Input = u64;
@@ -27,14 +23,7 @@ impl Task for Sleep {
     type Plan = ();
 
     fn about(&self) -> About {
-        About {
-            name: "test.sleep",
-            summary: "",
-            details: "",
-            examples: &[],
-            arguments: Arguments::Values,
-            makes_files: false,
-        }
+        about("test.sleep")
     }
 
     fn plan(&self, _options: Options) -> Result<(), Invalid> {
