@@ -16,13 +16,19 @@ use tidemill_core::store::{
 /// The embedded store, which can be taken away and come back.
 #[derive(Debug, Default)]
 pub struct InProcess {
-    inner: Embedded,
+    inner: Arc<Embedded>,
     is_away: AtomicBool,
     refuses: AtomicBool,
     read: AtomicU64,
 }
 
 impl InProcess {
+    /// The same batches, seen by somebody else: what they read is counted apart.
+    #[must_use]
+    pub fn seen_apart(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), ..Self::default() }
+    }
+
     /// Takes it away, or brings it back.
     pub fn set_away(&self, is_away: bool) {
         self.is_away.store(is_away, Ordering::SeqCst);
