@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tidemill_core::blobs::Blobs;
 use tidemill_core::outcome::Outcome;
+use tidemill_producer::inputs::Source;
 
 pub(crate) use self::coco::Coco;
 pub(crate) use self::columns::Columns;
@@ -31,7 +32,6 @@ use self::journal::Journal;
 pub(crate) use self::label::{Label, Whole};
 pub(crate) use self::record::Record;
 use crate::error::{CliError, Exit};
-use crate::out::is_folder_around;
 
 /// The file of one batch.
 #[derive(Debug)]
@@ -142,7 +142,9 @@ impl Ledger {
         self.journal.flush()?;
         let unlabelled = |_| self.whole.as_ref().map_or(Ok(()), |_| fs::remove_file(beside(&self.path)));
         if matches!(self.form, Form::Ndjson) {
-            return unlabelled(()).map_err(|error| not_written(&beside(&self.path), &error));
+            // Without its label it counts as complete, whatever happens to the machine.
+            let synced = File::open(&self.path).and_then(|file| file.sync_all());
+            return synced.and_then(unlabelled).map_err(|error| not_written(&self.path, &error));
         }
         let part = with_more(&self.path, ".part");
         let failed = |error: io::Error| not_written(&part, &error);
@@ -223,15 +225,20 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A file within an input would become an input.
+/// The file, and what stands beside it until it is finished, must not become inputs.
 ///
 /// # Errors
-/// Where it is one, or its folder is not there.
-pub(crate) fn must_be_outside(path: &Path, inputs: &[String]) -> Result<(), CliError> {
-    let around = folder_of(path).canonicalize().map_err(|error| unusable(path, &error))?;
-    match inputs.iter().find(|input| is_folder_around(Path::new(input), &around)) {
-        Some(input) => Err(CliError::usage(format!("--out: {} lies within the input {input}", path.display()))
-            .hint("it would become an input; name a file outside")),
+/// Where they would, or the file's folder is not there.
+pub(crate) fn must_be_outside(path: &Path, inputs: &[Source]) -> Result<(), CliError> {
+    let folder = folder_of(path).canonicalize().map_err(|error| unusable(path, &error))?;
+    let files = ["", ".part", ".part.ndjson", ".part.json"].map(|more| with_more(path, more));
+    let mut names = files.iter().filter_map(|file| file.file_name());
+    let takes = |name| inputs.iter().filter_map(Source::place).any(|place| place.would_take(&folder, name));
+    match names.find(|name| takes(name)) {
+        Some(name) => {
+            Err(CliError::usage(format!("--out: {} lies within the inputs", folder_of(path).join(name).display()))
+                .hint("it would become an input; name a file outside"))
+        }
         None => Ok(()),
     }
 }

@@ -18,8 +18,6 @@ use crate::error::{CliError, Exit};
 
 /// How long the broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// After so long without another one, all letters have come.
-const SILENCE: Duration = Duration::from_millis(500);
 /// Letters that are held at a time.
 const AT_ONCE: Permits = Permits(500);
 
@@ -121,15 +119,25 @@ async fn each(settings: &Settings, mut take: impl FnMut(Delivery) -> bool) -> Re
     let mut left = broker.depth(Queue::Dead).await.map_err(failed)?;
     let mut deliveries = broker.consume(Queue::Dead, AT_ONCE, CancellationToken::new()).await.map_err(failed)?;
     while left > 0 {
-        match tokio::time::timeout(SILENCE, deliveries.next()).await {
+        match tokio::time::timeout(PATIENCE, deliveries.next()).await {
             Ok(Some(delivery)) => {
                 left -= 1;
                 if !take(delivery) {
                     break;
                 }
             }
-            _ => break,
+            Ok(None) => break,
+            // If none waits there, somebody else has them in hand.
+            Err(_silent) => match broker.depth(Queue::Dead).await.map_err(failed)? {
+                0 => break,
+                left => return Err(unmoved(left)),
+            },
         }
     }
     Ok(broker)
+}
+
+fn unmoved(left: u64) -> CliError {
+    let problem = format!("the broker holds {left} dead messages and has handed out none for {} s", PATIENCE.as_secs());
+    CliError::new(Exit::Unreachable, problem).hint("it may be busy, or out of memory or disk; try again later")
 }

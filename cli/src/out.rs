@@ -194,7 +194,7 @@ fn hash(path: &Path) -> u64 {
 }
 
 /// Whether an input is a folder that has this one within it.
-pub(crate) fn is_folder_around(input: &Path, out: &Path) -> bool {
+fn is_folder_around(input: &Path, out: &Path) -> bool {
     input.is_dir() && input.canonicalize().is_ok_and(|input| out.starts_with(input))
 }
 

@@ -132,23 +132,24 @@ const CSV_COLUMNS: [&str; 11] = [
     "run_ms",
 ];
 
+/// A string itself, anything else as JSON; and so is a string that no text can be, such as half a pair of surrogates.
+pub(crate) fn bare(json: &RawValue) -> String {
+    serde_json::from_str(json.get()).unwrap_or_else(|_| json.get().to_owned())
+}
+
 /// Values stay as they were written: a number may be larger than any that a computer counts with.
 fn csv_record(outcome: &Outcome) -> io::Result<[String; CSV_COLUMNS.len()]> {
     let mut line = Vec::new();
     outcome.write_line(&mut line);
     let Record { index, input, status, output, error, attempts, worker, device, timing, .. } =
         serde_json::from_slice(&line)?;
-    let text = |json: &RawValue| match json.get() {
-        "null" => Ok(String::new()),
-        text if text.starts_with('"') => serde_json::from_str(text),
-        json => Ok(json.to_owned()),
-    };
+    let text = |json: &RawValue| if json.get() == "null" { String::new() } else { bare(json) };
     let (error_kind, error_message) = error.map(|error| (error.kind.into(), error.message)).unwrap_or_default();
     Ok([
         index.to_string(),
-        text(input)?,
+        text(input),
         status.to_string(),
-        output.map_or(Ok(String::new()), text)?,
+        output.map(text).unwrap_or_default(),
         error_kind,
         error_message,
         attempts.to_string(),

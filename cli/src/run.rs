@@ -32,7 +32,8 @@ use self::kept::{Begin, Kept, Plan};
 use crate::args::{Run, Shared, Work};
 use crate::cluster::own_name;
 use crate::error::{CliError, Exit};
-use crate::printer::{Bar, Printer};
+use crate::follow::counts;
+use crate::printer::{Bar, Printer, clear};
 use crate::{Vision, handover, networks, words};
 
 /// How often the bar moves.
@@ -279,7 +280,7 @@ impl Mill {
             stream.forget().await.map_err(fault)?;
             self.window.give(weight);
         }
-        bar.end();
+        clear();
         if let Some(printer) = printer.as_mut().filter(|_| !tally.is_deaf) {
             tally.hear(printer.end(), cancel)?;
         }
@@ -340,12 +341,7 @@ impl Tally {
         let is_all_ok = progress.recorded() == progress.count(Status::Ok);
         let is_told = shared.quiet == 0 && (!is_all_ok || is_cancelled || io::IsTerminal::is_terminal(&io::stderr()));
         if is_told {
-            let counts: Vec<String> = Status::ALL
-                .into_iter()
-                .filter(|status| progress.count(*status) > 0)
-                .map(|status| format!("{} {status}", progress.count(status)))
-                .collect();
-            let counts = if counts.is_empty() { "nothing to do".to_owned() } else { counts.join(", ") };
+            let counts = if progress.recorded() == 0 { "nothing to do".to_owned() } else { counts(progress) };
             let interrupted = if is_cancelled { "interrupted: " } else { "" };
             let rest = if produced.is_whole { "" } else { "; the inputs after these were not read" };
             // A closed standard error is no reason to fail.

@@ -70,7 +70,7 @@ pub(crate) fn submit(
         Some((path, _)) if !args.wait => return Err(needs_wait(&path, "--follow --out FILE")),
         Some((path, of)) => {
             must_be_in_input_order(args.show.order)?;
-            must_be_outside(&path, &args.work.inputs)?;
+            must_be_outside(&path, &sources)?;
             Some((path, Form::of(of, prepared.kind, &prepared.options, settings, vision.as_ref())?))
         }
         None => None,

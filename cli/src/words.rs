@@ -71,15 +71,17 @@ fn source(word: &str, job: &dyn Job, about: &About, are_many_folders: bool) -> R
         return Ok(value());
     }
     let is_text = in_object && !looks_like_a_path(word);
-    match Place::find(word, in_object) {
-        Ok(place) if place.is_empty() && place.is_folder() => {
+    // Empty or not: to look may be a long walk.
+    let found = Place::find(word, in_object).map(|place| (place.is_empty(), place));
+    match found {
+        Ok((true, place)) if place.is_folder() => {
             tracing::warn!("{word}: there are no files in it");
             Ok(Source::Place(place))
         }
-        Ok(place) if place.is_empty() && is_text => Ok(value()),
-        Ok(place) if place.is_empty() => Err(CliError::usage(format!("{word}: no file matches"))
+        Ok((true, _)) if is_text => Ok(value()),
+        Ok((true, _)) => Err(CliError::usage(format!("{word}: no file matches"))
             .hint("* stands for a part of a name, ** for any folders; hidden files are passed over")),
-        Ok(place) => Ok(Source::Place(if are_many_folders { place.with_own_folder() } else { place })),
+        Ok((false, place)) => Ok(Source::Place(if are_many_folders { place.with_own_folder() } else { place })),
         Err(PlaceError::Missing(_) | PlaceError::NoGlob(..)) if is_text => Ok(value()),
         Err(error) => Err(not_found(word, &error, in_object)),
     }

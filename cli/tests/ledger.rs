@@ -260,6 +260,47 @@ fn what_cannot_be_is_said_before_anything_runs() {
     assert_eq!(folder.names(), ["there.ndjson"]);
     let within = run(&["run", "text.count", &folder.path(""), "--out", &folder.path("b.ndjson")]);
     assert!(within.stderr.contains("lies within the input"), "{}", within.stderr);
+    std::fs::write(folder.path("c.json"), "x").unwrap();
+    for (glob, name) in [("*", "b.ndjson"), ("*.ndjson", "b.ndjson"), ("*.json", "b.ndjson.part.json")] {
+        let within = run(&["run", "text.count", &folder.path(glob), "--out", &folder.path("b.ndjson")]);
+        let problem = format!("{} lies within the inputs", folder.path(name));
+        assert_eq!((within.code, within.stderr.contains(&problem)), (Some(2), true), "{glob}: {}", within.stderr);
+    }
+    assert_eq!(folder.names(), ["c.json", "there.ndjson"]);
+    let beside = run(&["run", "text.count", &folder.path("c*"), "--out", &folder.path("b.ndjson"), "-q"]);
+    assert_eq!(beside.code, Some(0), "{}", beside.stderr);
+}
+
+#[test]
+fn an_input_that_no_text_can_be_costs_its_neighbours_nothing() {
+    let folder = Folder::new();
+    let (items, parquet) = (folder.path("items.ndjson"), folder.path("a.parquet"));
+    std::fs::write(&items, format!("{:?}\n\"\\ud800\"\n", items)).unwrap();
+
+    let ended = run(&["run", "text.count", "--items", &items, "--out", &parquet, "--format", "csv"]);
+
+    assert_eq!(ended.code, Some(5), "{}", ended.stderr);
+    assert!(ended.stdout.contains("1,\"\"\"\\ud800\"\"\",failed"), "{}", ended.stdout);
+    let inputs: Vec<Value> = rows(&parquet).iter().map(|row| row["input"].clone()).collect();
+    assert_eq!(inputs, [Value::from(&*items), Value::from("\"\\ud800\"")]);
+}
+
+#[test]
+fn a_finished_file_of_any_order_is_of_the_same_inputs() {
+    let folder = Folder::new();
+    let file = folder.path("a.parquet");
+    let sleeps = ["run", "time.sleep", "0.3", "0.001", "--out", &file];
+    let slept = run(&[&sleeps[..], &["--order", "completion", "--workers", "2", "--chunk", "1"]].concat());
+    assert_eq!(
+        (slept.code, rows(&file)[1]["input"].as_str()),
+        (Some(0), Some("{\"seconds\":0.3}")),
+        "{}",
+        slept.stderr
+    );
+
+    let ended = run(&[&sleeps[..], &["--resume"]].concat());
+
+    assert_eq!((ended.code, ended.stderr.contains("is complete")), (Some(0), true), "{}", ended.stderr);
 }
 
 #[test]

@@ -335,7 +335,7 @@ pub trait Shared: Store {
 }
 
 /// What a store could not do.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{action}: {reason}")]
 pub struct StoreError {
     /// What kind of trouble it is.

@@ -190,8 +190,9 @@ impl<'a> Producer<'a> {
                 }
                 let item = Item { index, input: input.json, name: input.name, source: input.source };
                 if let Some(items) = cutter.push(item) {
+                    // Before the chunk, with which all items up to its last one count as accepted.
+                    sending.refuse(&mut refused, false).await?;
                     sending.chunk(items).await?;
-                    sending.refuse(&mut refused, cutter.is_empty()).await?;
                 }
             }
             sending.refuse(&mut refused, cutter.is_empty()).await?;

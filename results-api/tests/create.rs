@@ -232,6 +232,10 @@ async fn a_blob_that_is_not_what_it_is_called_or_too_large_is_refused() {
     assert!(problem["detail"].as_str().unwrap().ends_with(&format!("not of {name}")), "{problem}");
     server.send("PUT", &path, &[], vec![0; 2 << 20]).await.problem(413);
     server.send("POST", "/v1/blobs", &[], vec![0; 17 << 20]).await.problem(413);
+    let form = [("content-type", "multipart/form-data; boundary=b")];
+    let problem = server.send("POST", "/v1/blobs", &form, "--b--").await.problem(415);
+    assert!(problem["detail"].as_str().unwrap().contains("--data-binary"), "{problem}");
+    server.send("PUT", &path, &form, "flour").await.problem(415);
     server.get(&path).await.problem(404);
     assert_eq!(server.send("HEAD", &path, &[], "").await.status, 404);
     for bad in ["sha256:AB", "md5:00", "..%2F..%2Fetc%2Fpasswd"] {

@@ -11,6 +11,7 @@ mod rabbitmq;
 mod redis;
 mod shared;
 
+use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -71,18 +72,35 @@ fn program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).chain(usual).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
-/// A port that nobody listens on now, below those that the system gives to outgoing connections.
+/// A port that nobody listens on now and that is this process's until it ends, below those that the system gives to
+/// outgoing connections.
+///
+/// # Panics
+/// Where none can be had.
 pub fn free_port() -> u16 {
     let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
     let mut seed = std::process::id().wrapping_mul(2_654_435_761) ^ now.subsec_nanos();
-    loop {
+    for _ in 0..100_000 {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         // RabbitMQ takes two more ports, 5,000 and 10,000 above.
         let port = 10_000 + u16::try_from((seed >> 8) % 5_000).unwrap();
+        let Some(lock) = claim(port) else { continue };
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            // Open, and so locked, until the process ends.
+            std::mem::forget(lock);
             return port;
         }
     }
+    panic!("no port can be had; their locks are in {}", shared::folder("ports").display());
+}
+
+/// A port's lock, where nobody has it: all test processes choose from one range, and a server binds its port only
+/// later. The files stay behind, all empty: were one removed, two processes could each hold a lock of that name.
+fn claim(port: u16) -> Option<File> {
+    // A file that cannot be opened may be another user's: that port is left alone.
+    let file = File::options().create(true).append(true).open(shared::folder("ports").join(port.to_string())).ok()?;
+    file.try_lock().ok()?;
+    Some(file)
 }
 
 /// Waits until `is_up` says so, for as long as a server may take to start on a busy machine.

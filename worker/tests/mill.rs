@@ -217,14 +217,8 @@ impl World {
         })
     }
 
-    async fn produce(&self, batch: &Arc<Batch>, deeds: &[Deed], cut: Cut) {
-        self.produce_values(batch, deeds.iter().map(raw).collect(), cut).await;
-    }
-
-    async fn produce_values(&self, batch: &Arc<Batch>, values: Vec<Box<RawValue>>, cut: Cut) {
-        let total = values.len() as u64;
-        let job: Arc<dyn Job> = self.register.find(&batch.task).unwrap().prepare(&batch.options).unwrap();
-        let producer = Producer {
+    fn producer(&self, cut: Cut) -> Producer<'_> {
+        Producer {
             broker: &*self.broker,
             store: None,
             cut,
@@ -234,7 +228,17 @@ impl World {
             ready: None,
             accepted: watch::Sender::new(0),
             reply_to: None,
-        };
+        }
+    }
+
+    async fn produce(&self, batch: &Arc<Batch>, deeds: &[Deed], cut: Cut) {
+        self.produce_values(batch, deeds.iter().map(raw).collect(), cut).await;
+    }
+
+    async fn produce_values(&self, batch: &Arc<Batch>, values: Vec<Box<RawValue>>, cut: Cut) {
+        let total = values.len() as u64;
+        let job: Arc<dyn Job> = self.register.find(&batch.task).unwrap().prepare(&batch.options).unwrap();
+        let producer = self.producer(cut);
         let span = Span { from: 0, seal_when_stopped: true };
         let inputs = Inputs::walk(vec![Source::Values(values)]);
         let produced =
@@ -496,6 +500,60 @@ fn broker_work() -> broker::Message {
         items: vec![item],
     };
     broker::Message::new(broker::Body::Chunk(chunk), Priority(0))
+}
+
+/// A broker that never confirms an outcome.
+#[derive(Debug)]
+struct Unconfirming(broker::embedded::Embedded);
+
+#[async_trait::async_trait]
+impl Broker for Unconfirming {
+    async fn publish(&self, queue: Queue, message: broker::Message) -> Result<(), broker::BrokerError> {
+        if matches!(message.body, broker::Body::Outcomes { .. }) {
+            return std::future::pending().await;
+        }
+        self.0.publish(queue, message).await
+    }
+
+    async fn consume(
+        &self,
+        queue: Queue,
+        permits: broker::Permits,
+        stop: CancellationToken,
+    ) -> Result<broker::Deliveries, broker::BrokerError> {
+        self.0.consume(queue, permits, stop).await
+    }
+
+    async fn depth(&self, queue: Queue) -> Result<u64, broker::BrokerError> {
+        self.0.depth(queue).await
+    }
+
+    async fn announce(&self, notice: Notice) -> Result<(), broker::BrokerError> {
+        self.0.announce(notice).await
+    }
+
+    async fn notices(&self) -> Result<broker::Notices, broker::BrokerError> {
+        self.0.notices().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_input_that_is_refused_is_accepted_only_when_its_outcome_is_confirmed() {
+    let broker = Arc::new(Unconfirming(broker::embedded::Embedded::new(1 << 20)));
+    let mut world = sandbox();
+    world.broker = Arc::<Unconfirming>::clone(&broker);
+    let batch = world.batch(COMPUTE, PATIENCE);
+    let job = world.register.find(&batch.task).unwrap().prepare(&batch.options).unwrap();
+    let producer = world.producer(Cut { max_items: 2, max_bytes: u64::MAX, ramp: 0 });
+    let values = vec![raw(&Deed::Echo(0)), raw(&"no deed"), raw(&Deed::Echo(2)), raw(&"no deed"), raw(&Deed::Echo(4))];
+    let (inputs, never) = (Inputs::walk(vec![Source::Values(values)]), CancellationToken::new());
+    let span = Span { from: 0, seal_when_stopped: true };
+
+    let producing = producer.produce(Arc::clone(&batch), &*job, inputs, span, &never);
+    assert!(tokio::time::timeout(PATIENCE, producing).await.is_err(), "the outcomes are never confirmed");
+
+    assert_eq!(broker.depth(Queue::Jobs(Lane::Cpu)).await.unwrap(), 2, "the chunks are");
+    assert_eq!(*producer.accepted.borrow(), 0, "whoever goes on from there would pass over what was refused");
 }
 
 fn deeds() -> impl Strategy<Value = Vec<Deed>> {

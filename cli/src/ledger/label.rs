@@ -2,18 +2,20 @@
 //! its form has a place for it, so that nothing goes on with the outcomes of something else.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use tempfile::Builder;
 use tidemill_core::outcome::{Outcome, Status};
 use tidemill_core::store::Progress;
 
-use super::{Form, unusable};
+use super::{Form, folder_of, unusable};
 use crate::error::CliError;
 
 /// Under this name it stands within a file.
@@ -38,6 +40,9 @@ pub(crate) struct Whole {
     outcomes: BTreeMap<Status, u64>,
     /// The last input.
     pub(crate) last: Option<Box<RawValue>>,
+    /// Its item: outcomes may come in any order.
+    #[serde(skip)]
+    last_index: u64,
 }
 
 impl Label {
@@ -53,12 +58,15 @@ impl Label {
         }
     }
 
+    /// Writes it: whole, or not at all.
     pub(super) fn write(&self, path: &Path) -> Result<(), CliError> {
         let write = || {
-            let mut file = File::create(path)?;
+            let readable = Permissions::from_mode(0o666); // less what the user's mask takes
+            let mut file = Builder::new().prefix(".tidemill-").permissions(readable).tempfile_in(folder_of(path))?;
             file.write_all(&serde_json::to_vec(self)?)?;
             // Without it a file with outcomes would pass for a finished one.
-            file.sync_all()
+            file.as_file().sync_all()?;
+            file.persist(path).map(drop).map_err(io::Error::from)
         };
         write().map_err(|error| unusable(path, &error))
     }
@@ -89,12 +97,14 @@ impl Whole {
     /// Of a file that begins with these outcomes.
     pub(super) fn new(of: Label, progress: &Progress, last: Option<Box<RawValue>>) -> Self {
         let counts = Status::ALL.into_iter().map(|status| (status, progress.count(status)));
-        Self { of, outcomes: counts.filter(|(_, count)| *count > 0).collect(), last }
+        Self { of, outcomes: counts.filter(|(_, count)| *count > 0).collect(), last, last_index: 0 }
     }
 
     pub(super) fn add(&mut self, outcome: &Outcome) {
         *self.outcomes.entry(outcome.status()).or_default() += 1;
-        self.last = Some(outcome.input.clone());
+        if outcome.index.0 >= self.last_index {
+            (self.last, self.last_index) = (Some(outcome.input.clone()), outcome.index.0);
+        }
     }
 
     pub(super) fn label(&self) -> &Label {

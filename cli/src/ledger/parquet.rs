@@ -20,6 +20,7 @@ use serde_json::value::RawValue;
 use super::columns::{Columns, Kind};
 use super::label::KEY;
 use super::record::{self, Record};
+use crate::printer::bare;
 
 /// Rows are written when they have come to so much; what is in memory is a small multiple of it.
 const GROUP_BYTES: usize = 16 << 20;
@@ -131,7 +132,7 @@ impl Table {
         let device = Some(&*record.device).filter(|device| !device.is_empty());
         let common = [
             Some(Cell::Unsigned(record.index)),
-            Some(Cell::Text(bare(record.input)?)),
+            Some(Cell::Text(bare(record.input))),
             record.name.as_deref().and_then(text),
             text(record.status.as_str()),
             Some(Cell::Unsigned(record.attempts.into())),
@@ -190,11 +191,6 @@ enum Cell {
     Text(String),
 }
 
-/// A string itself, anything else as JSON.
-fn bare(json: &RawValue) -> io::Result<String> {
-    Ok(if json.get().starts_with('"') { serde_json::from_str(json.get())? } else { json.get().to_owned() })
-}
-
 impl Column {
     fn new(name: String, kind: Kind) -> Self {
         let cells = match kind {
@@ -235,7 +231,7 @@ impl Column {
                 Kind::Unsigned => Cell::Unsigned(read(name, json)?),
                 Kind::Number => Cell::Number(read(name, json)?),
                 Kind::Boolean => Cell::Boolean(read(name, json)?),
-                Kind::Text => Cell::Text(read(name, json)?),
+                Kind::Text => Cell::Text(bare(json)),
                 Kind::Json => Cell::Text(json.get().to_owned()),
             }),
         };

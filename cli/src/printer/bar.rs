@@ -66,11 +66,6 @@ impl Bar {
         bar.set_position(progress.recorded());
         bar.set_message(message(self.pace.rate(), total, progress));
     }
-
-    /// Takes the bar away.
-    pub(crate) fn end(&self) {
-        clear();
-    }
 }
 
 /// Takes the bar away, where there is one.

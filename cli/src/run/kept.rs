@@ -87,7 +87,7 @@ impl Plan {
         let Some((path, form, label)) = self.file else {
             return Ok(Begin::Run(Box::new(Kept { out, ..Kept::default() }), Inputs::walk(sources)));
         };
-        must_be_outside(&path, &run.work.inputs)?;
+        must_be_outside(&path, &sources)?;
         let needs_spool = out.is_none() && form.has_masks();
         let staging = out.as_ref().map(Out::staging);
         let guard = interrupt::ends_at_once(move || {

@@ -1,5 +1,6 @@
 //! Files, folders, globs, URLs and buckets.
 
+use std::ffi::OsStr;
 use std::ops::ControlFlow;
 use std::path::{Component, Path, PathBuf};
 
@@ -128,6 +129,20 @@ impl Place {
             }
             .filter(|path| touches(path)),
             Kind::Bucket(_) => None,
+        }
+    }
+
+    /// Whether a file of this name would become an input, once it is made in this folder of this machine, which is
+    /// without links.
+    pub fn would_take(&self, folder: &Path, name: &OsStr) -> bool {
+        match &self.kind {
+            Kind::Folder(root) => root.canonicalize().is_ok_and(|root| folder.starts_with(root)),
+            Kind::Glob(glob) => {
+                let root = if glob.root().as_os_str().is_empty() { Path::new(".") } else { glob.root() };
+                let within = root.canonicalize().ok().and_then(|root| Some(folder.strip_prefix(root).ok()?.join(name)));
+                within.is_some_and(|file| glob.leads_on(&file) && glob.matches(&file))
+            }
+            Kind::File(_) | Kind::Url(_) | Kind::Bucket(_) => false,
         }
     }
 

@@ -66,6 +66,7 @@ pub(super) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    let media_type = media_type(&headers)?;
     let mut writer = store(&served)?.writer(&digest).await?;
     let mut pieces = body.into_data_stream();
     while let Some(piece) = pieces.next().await {
@@ -75,8 +76,7 @@ pub(super) async fn put(
         }
     }
     let bytes = writer.finish().await?;
-    let blob =
-        BlobRef { blob: digest, bytes, media_type: media_type(&headers), extension: described.extension, name: None };
+    let blob = BlobRef { blob: digest, bytes, media_type, extension: described.extension, name: None };
     Ok((StatusCode::CREATED, Json(blob)).into_response())
 }
 
@@ -87,8 +87,9 @@ pub(super) async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    let media_type = media_type(&headers)?;
     let bytes = whole(body, MAX_POST_BYTES, "larger blobs go to PUT /v1/blobs/sha256:…").await?;
-    let blob = store(&served)?.put(bytes.into(), &media_type(&headers), &described.extension).await?;
+    let blob = store(&served)?.put(bytes.into(), &media_type, &described.extension).await?;
     Ok((StatusCode::CREATED, Json(blob)).into_response())
 }
 
@@ -123,7 +124,18 @@ fn headers(digest: &str, size: u64) -> HeaderMap {
     headers
 }
 
-fn media_type(headers: &HeaderMap) -> String {
+/// What the bytes are said to be. A form has a blob and more in it, which nobody would want back.
+fn media_type(headers: &HeaderMap) -> Result<String, Problem> {
     let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    given.unwrap_or("application/octet-stream").to_ascii_lowercase()
+    let media_type = given.unwrap_or("application/octet-stream").to_ascii_lowercase();
+    if media_type.starts_with("multipart/") {
+        let detail = "send the bytes themselves as the body (curl --data-binary @FILE), not a form";
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "media_type",
+            "the body is of another type",
+            detail,
+        ));
+    }
+    Ok(media_type)
 }

@@ -104,7 +104,7 @@ impl Redis {
                         .extend(places.into_iter().filter(|place| !left.contains(place)).map(|place| (place, Ok(()))));
                     pending.splice(0..0, again);
                 }
-                Err(error) => results.extend(places.into_iter().map(|place| (place, Err(copy(&error))))),
+                Err(error) => results.extend(places.into_iter().map(|place| (place, Err(error.clone())))),
             }
         }
         results
@@ -197,8 +197,4 @@ fn by_status(segment: &Segment) -> String {
 fn joined(numbers: impl IntoIterator<Item = u64>) -> String {
     let numbers: Vec<_> = numbers.into_iter().map(|number| number.to_string()).collect();
     numbers.join(",")
-}
-
-fn copy(error: &StoreError) -> StoreError {
-    StoreError { kind: error.kind, action: error.action.clone(), reason: error.reason.clone() }
 }

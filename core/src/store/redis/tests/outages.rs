@@ -3,6 +3,14 @@ use tidemill_testing::Redis as Server;
 use super::*;
 use crate::broker::Health;
 
+/// Two stores with the same keys: a patient one for what is to succeed, however busy the machine is, and a hasty one
+/// for what is to fail.
+fn patient_and_hasty(server: &Server, patience: Duration) -> [Redis; 2] {
+    let patient = options(&server.url());
+    let hasty = Options { patience: Some(patience), ..patient.clone() };
+    [patient, hasty].map(|options| Redis::connect(options).unwrap())
+}
+
 #[tokio::test]
 async fn operations_go_on_when_a_server_that_was_killed_is_back() {
     let Some(mut server) = or_skip(Server::own()) else { return };
@@ -41,7 +49,8 @@ async fn patience_ends_with_where_and_why() {
     let Some(mut server) = or_skip(Server::own()) else { return };
     let url = server.url().replace("redis://", "redis://:secret@");
     server.kill();
-    let patience = Some(Duration::from_millis(200));
+    // Enough to be refused in, also on a busy machine.
+    let patience = Some(Duration::from_secs(1));
     let store = Redis::connect(Options { patience, ..options(&url) }).unwrap();
 
     let error = store.progress(&BatchId::new()).await.unwrap_err();
@@ -56,17 +65,18 @@ async fn patience_ends_with_where_and_why() {
 #[tokio::test]
 async fn a_server_that_does_not_answer_is_not_waited_for_longer_than_patience() {
     let Some(mut server) = or_skip(Server::own()) else { return };
-    let patience = Some(Duration::from_millis(500));
-    let store = Redis::connect(Options { patience, ..options(&server.url()) }).unwrap();
-    let id = opened(&store, None).await;
+    let [patient, hasty] = patient_and_hasty(&server, Duration::from_millis(500));
+    let id = opened(&patient, None).await;
+    // It is connected by then: to be asked after its health takes no patience.
+    assert_eq!(hasty.health().await, Health::Ready);
 
     server.signal(tidemill_testing::Signal::SIGSTOP);
-    let error = store.progress(&id).await.unwrap_err();
+    let error = hasty.progress(&id).await.unwrap_err();
     server.signal(tidemill_testing::Signal::SIGCONT);
 
     assert_eq!(error.kind, StoreErrorKind::Unreachable);
-    store.progress(&id).await.unwrap();
-    assert_eq!(store.health().await, Health::Ready);
+    patient.progress(&id).await.unwrap();
+    assert_eq!(hasty.health().await, Health::Ready);
 }
 
 #[tokio::test]
@@ -91,17 +101,17 @@ async fn a_wrong_password_is_said_at_once_and_what_to_do() {
 #[tokio::test]
 async fn a_server_without_memory_takes_nothing_and_says_what_to_do() {
     let Some(server) = or_skip(Server::own()) else { return };
-    let patience = Some(Duration::from_millis(300));
-    let store = Redis::connect(Options { patience, ..options(&server.url()) }).unwrap();
-    let id = opened(&store, Some(1)).await;
-    ask::<String>(&store, &["CONFIG", "SET", "maxmemory", "1mb"]).await;
+    // Enough to hear why, also on a busy machine.
+    let [patient, hasty] = patient_and_hasty(&server, Duration::from_secs(2));
+    let id = opened(&patient, Some(1)).await;
+    ask::<String>(&patient, &["CONFIG", "SET", "maxmemory", "1mb"]).await;
 
-    let error = store.record(&id, &oks([0])).await.unwrap_err();
+    let error = hasty.record(&id, &oks([0])).await.unwrap_err();
     assert!(error.is_transient() && error.reason.contains("maxmemory"), "{error}");
 
-    ask::<String>(&store, &["CONFIG", "SET", "maxmemory", "0"]).await;
-    store.record(&id, &oks([0])).await.unwrap();
-    assert!(store.verify(&id).await.unwrap().balance(), "nothing was half written");
+    ask::<String>(&patient, &["CONFIG", "SET", "maxmemory", "0"]).await;
+    patient.record(&id, &oks([0])).await.unwrap();
+    assert!(patient.verify(&id).await.unwrap().balance(), "nothing was half written");
 }
 
 #[tokio::test]
