@@ -237,7 +237,7 @@ pub(crate) fn must_be_outside(path: &Path, inputs: &[Source]) -> Result<(), CliE
     match names.find(|name| takes(name)) {
         Some(name) => {
             Err(CliError::usage(format!("--out: {} lies within the inputs", folder_of(path).join(name).display()))
-                .hint("it would become an input; name a file outside"))
+                .hint("it would become an input; name a file outside, or one that no pattern matches"))
         }
         None => Ok(()),
     }

@@ -174,7 +174,7 @@ fn a_child_that_is_stopped_ends_with_its_command_all_the_same() {
     let mut run = marked_run(&mark, &["run", "process.name", "-o", "tick_ms=60000"]).spawn().unwrap();
     let children = begun(&mark, 2);
     children.iter().for_each(|child| send(child.pid, Signal::SIGSTOP));
-    wait_until(|| marked(&mark).iter().filter(|process| process.state == 'T').count() == 2, "they stop");
+    wait_until(|| children.iter().all(Process::is_stopped), "they stop");
 
     run.kill().unwrap();
     run.wait().unwrap();

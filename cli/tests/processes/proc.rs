@@ -29,6 +29,13 @@ impl Process {
         Some(Self { pid, parent, state, command })
     }
 
+    /// Whether all its threads are stopped: before that the system does not count it as stopped, and wakes it for no
+    /// parent that ends.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+        threads.filter_map(|thread| Self::at(&thread.path())).all(|thread| thread.state == 'T')
+    }
+
     /// Whether it is a child of a task.
     pub(crate) fn is_child(&self) -> bool {
         self.command.contains(" __child ")
