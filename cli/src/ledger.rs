@@ -236,7 +236,7 @@ pub(crate) fn must_be_outside(path: &Path, inputs: &[Source]) -> Result<(), CliE
     let takes = |name| inputs.iter().filter_map(Source::place).any(|place| place.would_take(&folder, name));
     match names.find(|name| takes(name)) {
         Some(name) => {
-            Err(CliError::usage(format!("--out: {} lies within the inputs", folder_of(path).join(name).display()))
+            Err(CliError::usage(format!("--out: {} lies within the inputs", path.with_file_name(name).display()))
                 .hint("it would become an input; name a file outside, or one that no pattern matches"))
         }
         None => Ok(()),
