@@ -22,8 +22,7 @@ use tokio::sync::RwLock;
 use self::proc::{Process, Resources, breathe, children_of, marked, send, until};
 use self::support::tidemill;
 
-/// Rows whose children are there for two ticks and more, and how many of them at least. With ticks of a minute, the
-/// longest that there are, children that go on without their item are there when all patience has ended.
+/// Rows whose children are there for as long as a tick says, and how many of them at least.
 const LONG: [(&str, usize); 3] = [("process.name", 2), ("process.background", 2), ("process.barrier", 2)];
 /// Every row with each of its scenarios.
 const ALL: [(&str, u64); 15] = [
@@ -43,6 +42,8 @@ const ALL: [(&str, u64); 15] = [
     ("process.manager", 1),
     ("process.many", 1),
 ];
+/// How soon nothing is left.
+const SOON: Duration = Duration::from_secs(1);
 /// How long is waited for what must come some time.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Plain `cargo test` runs all tests of this file in one process: whoever counts its children and what it holds has it
@@ -88,7 +89,9 @@ async fn an_item_that_is_dropped_takes_its_children_along() {
         item.abort();
         assert!(item.await.unwrap_err().is_cancelled());
 
+        let dropped = Instant::now();
         until(|| own_children().is_empty(), &format!("the children of {task} end, and are waited for")).await;
+        assert!(dropped.elapsed() < SOON, "{task}: it took {:?}", dropped.elapsed());
     }
 }
 
@@ -136,14 +139,15 @@ fn a_killed_command_takes_its_children_along() {
         run.kill().unwrap();
         run.wait().unwrap();
 
+        let killed = Instant::now();
         wait_until(|| marked(&mark).is_empty(), &format!("the children of {task} end"));
+        assert!(killed.elapsed() < SOON, "{task}: it took {:?}", killed.elapsed());
     }
 }
 
 #[test]
 fn a_command_that_is_killed_at_any_moment_takes_its_children_along() {
     let _beside_others = PROCESS.blocking_read();
-    // So short that a child that is there when all patience has ended is stuck for good.
     let items: String =
         (0..200_usize).map(|n| format!("{}\n", json!({"scenario": 1 + n % 3, "tick_ms": n % 3}))).collect();
     for (n, (task, scenarios)) in ALL.into_iter().enumerate() {
@@ -162,7 +166,9 @@ fn a_command_that_is_killed_at_any_moment_takes_its_children_along() {
         run.kill().unwrap();
         run.wait().unwrap();
 
+        let killed = Instant::now();
         wait_until(|| marked(&mark).is_empty(), &format!("the children of {task} end"));
+        assert!(killed.elapsed() < SOON, "{task}: it took {:?}", killed.elapsed());
         writing.join().unwrap();
     }
 }

@@ -211,6 +211,10 @@ async fn blobs_go_in_and_come_out_as_they_were() {
     let name = digest(b"flour");
     assert_eq!(posted, json!({"blob": name, "bytes": 5, "media_type": "image/png", "extension": "png"}));
 
+    let by_curl = [("content-type", "application/x-www-form-urlencoded")];
+    let posted = server.send("POST", "/v1/blobs", &by_curl, "flour").await.json(201);
+    assert_eq!(posted["media_type"], "application/octet-stream");
+
     let fetched = server.get(&format!("/v1/blobs/{name}")).await;
     assert_eq!((fetched.status, &fetched.body[..]), (200, &b"flour"[..]));
     let looked = server.send("HEAD", &format!("/v1/blobs/{name}"), &[], "").await;

@@ -32,7 +32,7 @@ impl Process {
     /// Whether all its threads are stopped: before that the system does not count it as stopped, and wakes it for no
     /// parent that ends.
     pub(crate) fn is_stopped(&self) -> bool {
-        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap().flatten();
         threads.filter_map(|thread| Self::at(&thread.path())).all(|thread| thread.state == 'T')
     }
 

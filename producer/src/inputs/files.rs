@@ -138,8 +138,8 @@ impl Place {
         match &self.kind {
             Kind::Folder(root) => root.canonicalize().is_ok_and(|root| folder.starts_with(root)),
             Kind::Glob(glob) => {
-                let root = if glob.root().as_os_str().is_empty() { Path::new(".") } else { glob.root() };
-                let within = root.canonicalize().ok().and_then(|root| Some(folder.strip_prefix(root).ok()?.join(name)));
+                let within =
+                    glob.folder().canonicalize().ok().and_then(|root| Some(folder.strip_prefix(root).ok()?.join(name)));
                 within.is_some_and(|file| glob.leads_on(&file) && glob.matches(&file))
             }
             Kind::File(_) | Kind::Url(_) | Kind::Bucket(_) => false,

@@ -51,10 +51,14 @@ impl Glob {
         &self.root
     }
 
+    /// The folder that this is.
+    pub(super) fn folder(&self) -> &Path {
+        if self.root.as_os_str().is_empty() { Path::new(".") } else { &self.root }
+    }
+
     /// All that may be or lead to what it matches; see [`Glob::matches`].
     pub(super) fn walk(&self, in_order: bool) -> impl Iterator<Item = walkdir::Result<DirEntry>> + use<'_> {
-        let root = if self.root.as_os_str().is_empty() { Path::new(".") } else { &self.root };
-        walk(root, in_order)
+        walk(self.folder(), in_order)
             .into_iter()
             .filter_entry(|entry| entry.depth() == 0 || self.leads_on(self.relative(entry.path())))
     }

@@ -126,16 +126,16 @@ fn headers(digest: &str, size: u64) -> HeaderMap {
 
 /// What the bytes are said to be. A form has a blob and more in it, which nobody would want back.
 fn media_type(headers: &HeaderMap) -> Result<String, Problem> {
-    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media_type = given.unwrap_or("application/octet-stream").to_ascii_lowercase();
-    if media_type.starts_with("multipart/") {
-        let detail = "send the bytes themselves as the body (curl --data-binary @FILE), not a form";
-        return Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "media_type",
-            "the body is of another type",
-            detail,
-        ));
+    const BYTES: &str = "application/octet-stream";
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or(BYTES);
+    match given.to_ascii_lowercase() {
+        form if form.starts_with("multipart/") => {
+            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            let detail = "send the bytes themselves as the body (curl --data-binary @FILE), not a form";
+            Err(Problem::new(status, "media_type", "the body is of another type", detail))
+        }
+        // So curl calls whatever it is given.
+        any if any == "application/x-www-form-urlencoded" => Ok(BYTES.to_owned()),
+        media_type => Ok(media_type),
     }
-    Ok(media_type)
 }
