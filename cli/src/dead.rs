@@ -11,7 +11,7 @@ use crate::args::{Dead, DeadCommand, ItemName};
 use crate::client::Client;
 use crate::columns::columns;
 use crate::error::{CliError, Exit};
-use crate::letters::{self, Letter};
+use crate::letters::{self, Letter, Letters};
 use crate::tasks::{pretty, print};
 
 /// More than these are shown, or run again, in several calls.
@@ -26,8 +26,9 @@ pub(crate) fn dead(args: &Dead, settings: &Settings) -> Result<Exit, CliError> {
                 let items = client.dead(batch.as_ref(), *limit).await?;
                 // Messages that could not be read belong to no batch; without a broker there are none to be seen.
                 let asks = batch.is_none() && !settings.broker.url.is_memory();
-                let letters = if asks { letters::list(settings, *limit).await? } else { Vec::new() };
-                let both = || json!({ "items": items, "messages": letters });
+                let letters = if asks { letters::list(settings, *limit).await? } else { Letters::default() };
+                let Letters { first, total } = &letters;
+                let both = || json!({ "items": items, "messages": first, "messages_in_queue": total });
                 print(&if *json { pretty(&both()) } else { listed(&items) + &unreadable(&letters) })
             }
             DeadCommand::Show { item, json } => {
@@ -94,13 +95,14 @@ fn listed(items: &[DeadItem]) -> String {
 }
 
 /// The messages that nobody could work on.
-fn unreadable(letters: &[Letter]) -> String {
-    if letters.is_empty() {
+fn unreadable(Letters { first, total }: &Letters) -> String {
+    if first.is_empty() {
         return String::new();
     }
     let row = |letter: &Letter| [letter.bytes.to_string(), letter.reason.clone(), letter.beginning.clone()];
-    let table = columns(["bytes", "why it could not be worked on", "how it begins"], letters.iter().map(row));
-    format!("\nmessages in the dead-letter queue (`tidemill dead drop` throws them away):\n{table}")
+    let table = columns(["bytes", "why it could not be worked on", "how it begins"], first.iter().map(row));
+    let part = if (first.len() as u64) < *total { format!(", {} of {total}", first.len()) } else { String::new() };
+    format!("\nmessages in the dead-letter queue{part} (`tidemill dead drop` throws them away):\n{table}")
 }
 
 fn name(batch: &BatchId, index: u64) -> String {

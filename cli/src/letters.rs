@@ -18,8 +18,9 @@ use crate::error::{CliError, Exit};
 
 /// How long the broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Letters that are held at a time.
+/// Letters that are held at a time, and about how many bytes they may have where they are only looked at.
 const AT_ONCE: Permits = Permits(500);
+const BYTES_AT_ONCE: u64 = 64 << 20;
 
 /// Publishes items again.
 #[derive(Debug)]
@@ -77,24 +78,33 @@ impl Letter {
     }
 }
 
-/// The messages that nobody could work on, at most `limit`. They stay where they are.
-pub(crate) async fn list(settings: &Settings, limit: usize) -> Result<Vec<Letter>, CliError> {
-    let mut letters = Vec::new();
-    let mut held = Vec::new();
-    each(settings, |delivery| {
-        letters.push(Letter::of(&delivery.message));
+/// Some of the messages that nobody could work on.
+#[derive(Debug, Default)]
+pub(crate) struct Letters {
+    pub(crate) first: Vec<Letter>,
+    /// How many there are in all.
+    pub(crate) total: u64,
+}
+
+/// The messages that nobody could work on, the first `limit` or as many as can be held. They stay where they are.
+pub(crate) async fn list(settings: &Settings, limit: usize) -> Result<Letters, CliError> {
+    let (mut first, mut held, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let (_, total) = each(settings, |delivery| {
+        let letter = Letter::of(&delivery.message);
+        bytes += letter.bytes;
+        first.push(letter);
         // Given back only at the end: it would come again at once.
         held.push(delivery);
-        letters.len() < limit.min(AT_ONCE.0)
+        first.len() < limit.min(AT_ONCE.0) && bytes < BYTES_AT_ONCE
     })
     .await?;
-    Ok(letters)
+    Ok(Letters { first, total })
 }
 
 /// Throws away the messages that nobody could work on.
 pub(crate) async fn drop_all(settings: &Settings) -> Result<Exit, CliError> {
     let mut dropped = Vec::new();
-    let broker = each(settings, |delivery| {
+    let (broker, _) = each(settings, |delivery| {
         dropped.push(tokio::spawn(delivery.settle(Settlement::Ack)));
         true
     })
@@ -111,12 +121,13 @@ pub(crate) async fn drop_all(settings: &Settings) -> Result<Exit, CliError> {
     crate::tasks::print(&format!("{messages} thrown away\n"))
 }
 
-/// Hands over the letters that lie there now, until it says that it has enough.
-async fn each(settings: &Settings, mut take: impl FnMut(Delivery) -> bool) -> Result<RabbitMq, CliError> {
+/// Hands over the letters that lie there now, until it says that it has enough; gives how many there were.
+async fn each(settings: &Settings, mut take: impl FnMut(Delivery) -> bool) -> Result<(RabbitMq, u64), CliError> {
     let broker = cluster::broker(settings, "dead", Some(PATIENCE), None)?;
     cluster::ready(&broker, Some(PATIENCE)).await?;
     let failed = |error| broker_error(&error);
-    let mut left = broker.depth(Queue::Dead).await.map_err(failed)?;
+    let total = broker.depth(Queue::Dead).await.map_err(failed)?;
+    let mut left = total;
     let mut deliveries = broker.consume(Queue::Dead, AT_ONCE, CancellationToken::new()).await.map_err(failed)?;
     while left > 0 {
         match tokio::time::timeout(PATIENCE, deliveries.next()).await {
@@ -134,7 +145,7 @@ async fn each(settings: &Settings, mut take: impl FnMut(Delivery) -> bool) -> Re
             },
         }
     }
-    Ok(broker)
+    Ok((broker, total))
 }
 
 fn unmoved(left: u64) -> CliError {

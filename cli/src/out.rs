@@ -1,5 +1,7 @@
 //! Out: puts produced files where the user wants them.
 
+mod staging;
+
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -18,6 +20,7 @@ use tidemill_core::outcome::{Ending, Outcome};
 use tidemill_core::task::raw;
 use tidemill_producer::inputs::Source;
 
+use self::staging::Staging;
 use crate::error::{CliError, Exit};
 
 /// The output folder of a run.
@@ -28,9 +31,7 @@ pub(crate) struct Out {
     real: PathBuf,
     /// Whether files that were there before are replaced: only where none of them can be an input.
     replaces: bool,
-    /// Blobs lie here until they are placed: within the output folder, so that placing one copies nothing. It is gone
-    /// when the run ends.
-    staging: tempfile::TempDir,
+    staging: Staging,
     /// Hashes of the names that were given: 8 bytes a file, however long the names.
     given: HashSet<u64>,
 }
@@ -60,8 +61,7 @@ impl Out {
                 .hint("produced files would overwrite inputs or become inputs; name a folder outside"));
         }
         let replaces = inputs.is_some_and(|inputs| !inputs.iter().any(|input| matches!(input, Source::Lines { .. })));
-        let staging =
-            tempfile::Builder::new().prefix(".tidemill-").tempdir_in(folder).map_err(|error| unusable(&error))?;
+        let staging = Staging::within(folder).map_err(|error| unusable(&error))?;
         Ok(Self { folder: folder.to_owned(), real, replaces, staging, given: HashSet::new() })
     }
 

@@ -279,6 +279,7 @@ fn what_is_no_message_goes_to_the_dead_letters_and_every_worker_lives() {
     let listed = String::from_utf8(cluster.run(&["dead", "list", "--json"]).stdout).unwrap();
     let listed: Value = serde_json::from_str(&listed).unwrap();
     let letters = listed["messages"].as_array().unwrap();
+    assert_eq!(listed["messages_in_queue"], MESSAGES);
     assert!(!letters.is_empty() && letters.iter().all(|letter| letter["reason"] != ""), "each says why");
     let batch = cluster.until_ok(&["submit", "compute.map", "--range", "0..100", "-o", "expr=x", "--chunk", "5", "-q"]);
     cluster.must_be_sound(batch.trim(), 100);

@@ -4,11 +4,12 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use support::{Ended, root, run, tidemill};
+use support::{Ended, root, run, start, tidemill};
 
 const THUMBNAIL: &str = r#"steps=[{"thumbnail":[40,40]}]"#;
 
@@ -212,6 +213,40 @@ fn the_output_is_byte_for_byte_the_same_whatever_the_chunks_and_workers() {
         run(&[&fixed[..], extra].concat()).lines().iter().map(|line| line["output"]["image"]["blob"].clone()).collect()
     };
     assert_eq!(blobs(&["--workers", "1", "--chunk", "3"]), blobs(&["--workers", "3", "--chunk", "1"]));
+}
+
+#[test]
+fn what_a_killed_run_has_left_goes_when_the_next_begins() {
+    let out = tempfile::tempdir().unwrap();
+    let args = ["run", "image.transform", "-", "--out", out.path().to_str().unwrap()];
+    let begin = || {
+        let (mut child, mut lines) = start(&args);
+        writeln!(child.stdin.as_mut().unwrap(), "\"tests/odd-files/alpha.png\"").unwrap();
+        lines.next().unwrap();
+        child
+    };
+    let staged = || {
+        let entries = std::fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().path());
+        let is_hidden = |path: &PathBuf| path.file_name().unwrap().as_encoded_bytes().starts_with(b".");
+        entries.filter(is_hidden).collect::<Vec<_>>()
+    };
+    let mut killed = begin();
+    let left = staged();
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(staged(), left, "nobody was there to remove it");
+    let mut running = begin();
+
+    let swept = staged();
+    let ended = support::run_with_input(&args, "\"tests/odd-files/alpha.png\"\n");
+
+    assert_eq!((left.len(), swept.len()), (1, 1));
+    assert_ne!(left, swept);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(staged(), swept, "another run needs it still");
+    drop(running.stdin.take());
+    assert!(running.wait().unwrap().success());
+    assert!(staged().is_empty());
 }
 
 /// The files below a folder, as relative paths.

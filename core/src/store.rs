@@ -71,15 +71,59 @@ pub struct Page {
     pub is_last: bool,
 }
 
-/// A page that was written as text; see [`Store::render`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rendered {
-    /// How many lines.
+/// A page that has been fetched and is not text yet; see [`Store::fetch`].
+pub struct Fetched {
+    /// How many lines it will have.
     pub lines: u64,
     /// Where to go on reading.
     pub next: u64,
     /// Whether nothing will ever come after this page.
     pub is_last: bool,
+    write: Box<dyn FnOnce() -> Result<Vec<u8>, StoreError> + Send>,
+}
+
+impl Fetched {
+    /// A page whose lines `write` writes.
+    pub fn new(
+        lines: u64,
+        next: u64,
+        is_last: bool,
+        write: impl FnOnce() -> Result<Vec<u8>, StoreError> + Send + 'static,
+    ) -> Self {
+        Self { lines, next, is_last, write: Box::new(write) }
+    }
+
+    /// Writes the lines, an outcome each (see [`Outcome::write_line`]), which is computing and nothing else.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Broken`]
+    pub fn write(self) -> Result<Vec<u8>, StoreError> {
+        (self.write)()
+    }
+}
+
+impl From<Page> for Fetched {
+    fn from(Page { outcomes, next, is_last }: Page) -> Self {
+        Self::new(outcomes.len() as u64, next, is_last, move || {
+            let mut lines = Vec::new();
+            for outcome in &outcomes {
+                outcome.write_line(&mut lines);
+                lines.push(b'\n');
+            }
+            Ok(lines)
+        })
+    }
+}
+
+impl fmt::Debug for Fetched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lines, next, is_last, .. } = self;
+        f.debug_struct("Fetched")
+            .field("lines", lines)
+            .field("next", next)
+            .field("is_last", is_last)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Grows with every change of a batch; see [`Store::changed`].
@@ -143,24 +187,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// [`StoreErrorKind::Forgotten`] before what [`Store::forget`] left.
     async fn read(&self, batch: &BatchId, order: Order, from: u64, limit: usize) -> Result<Page, StoreError>;
 
-    /// The same as text, a line an outcome (see [`Outcome::write_line`]), appended to `lines`.
+    /// The same as text, which whoever asks writes when and where they like: the next page can be fetched meanwhile.
     ///
     /// # Errors
-    /// As [`Store::read`]; `lines` is as it was then.
-    async fn render(
-        &self,
-        batch: &BatchId,
-        order: Order,
-        from: u64,
-        limit: usize,
-        lines: &mut Vec<u8>,
-    ) -> Result<Rendered, StoreError> {
-        let page = self.read(batch, order, from, limit).await?;
-        for outcome in &page.outcomes {
-            outcome.write_line(lines);
-            lines.push(b'\n');
-        }
-        Ok(Rendered { lines: page.outcomes.len() as u64, next: page.next, is_last: page.is_last })
+    /// As [`Store::read`]
+    async fn fetch(&self, batch: &BatchId, order: Order, from: u64, limit: usize) -> Result<Fetched, StoreError> {
+        self.read(batch, order, from, limit).await.map(Fetched::from)
     }
 
     /// Allows the store to drop the outcomes before place `before`; that they were recorded is still known.

@@ -62,7 +62,7 @@ use self::keys::{Index, Keys};
 use self::link::Link;
 use self::notify::Bell;
 use self::script::{Call, Script};
-use super::{Order, Page, Progress, Rendered, Store, StoreError, StoreErrorKind, Version};
+use super::{Fetched, Order, Page, Progress, Store, StoreError, StoreErrorKind, Version};
 use crate::batch::{Batch, BatchId, unix_millis};
 use crate::outcome::{Outcome, Status};
 use crate::segment::Segment;
@@ -241,15 +241,8 @@ impl Store for Redis {
         self.read_page(batch, order, from, limit).await
     }
 
-    async fn render(
-        &self,
-        batch: &BatchId,
-        order: Order,
-        from: u64,
-        limit: usize,
-        lines: &mut Vec<u8>,
-    ) -> Result<Rendered, StoreError> {
-        self.render_page(batch, order, from, limit, lines).await
+    async fn fetch(&self, batch: &BatchId, order: Order, from: u64, limit: usize) -> Result<Fetched, StoreError> {
+        self.fetch_page(batch, order, from, limit).await
     }
 
     async fn forget(&self, batch: &BatchId, order: Order, before: u64) -> Result<(), StoreError> {

@@ -1,13 +1,17 @@
-//! Pump: a batch's outcomes as bytes, page by page, each made while the reader takes the one before.
+//! Pump: a batch's outcomes as bytes, page by page. While the reader takes one, the next is written and the one after it
+//! is fetched.
 
 use std::io::Write as _;
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tidemill_core::batch::BatchId;
 use tidemill_core::outcome::Outcome;
-use tidemill_core::store::{Order, Rendered, Shared, StoreError, Version};
+use tidemill_core::store::{Fetched, Order, Page, Shared, StoreError, Version};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use crate::ahead::Expected;
@@ -58,13 +62,16 @@ pub(super) enum Broken {
     Store(#[from] StoreError),
     #[error("the results API stops")]
     Stopping,
+    #[error("a page could not be written: {0}")]
+    Unwritten(#[from] JoinError),
 }
 
 /// A pump at work.
 #[derive(Debug)]
 pub(super) struct Running {
     pump: Pump,
-    page: u64,
+    /// How many outcomes a page may have, by those that were written last.
+    page: Arc<AtomicU64>,
     seen: Version,
     /// Whether it has had to wait for outcomes to come.
     has_caught_up: bool,
@@ -73,13 +80,22 @@ pub(super) struct Running {
     is_over: bool,
 }
 
+/// A piece that is not bytes yet.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// Outcomes, from a place on.
+    Outcomes { fetched: Fetched, from: u64, form: Form, is_over: bool, page: Arc<AtomicU64> },
+    /// A sign that a stream of events lives.
+    Life,
+}
+
 impl Pump {
     /// Reads what is there, without waiting (but for a moment, for what is expected): the first piece, perhaps empty, and
     /// the rest. So that what is wrong is known before the answer has begun.
     pub(super) async fn start(self) -> Result<(Bytes, Running), StoreError> {
         let mut running = Running {
             pump: self,
-            page: FIRST_PAGE,
+            page: Arc::new(AtomicU64::new(FIRST_PAGE)),
             seen: Version::default(),
             has_caught_up: false,
             came: None,
@@ -89,8 +105,18 @@ impl Pump {
             let recorded = tokio::time::timeout(MOMENT, expected.recorded());
             running.came = running.pump.stop.run_until_cancelled(recorded).await.and_then(Result::ok).flatten();
         }
-        let first = running.piece().await?;
-        Ok((first.into(), running))
+        let first = running.piece().await?.write()?;
+        Ok((first, running))
+    }
+
+    async fn fetch(&self, limit: u64) -> Result<Fetched, StoreError> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        if !self.has_names {
+            return self.store.fetch(&self.batch, self.order, self.next, limit).await;
+        }
+        let page = self.store.read(&self.batch, self.order, self.next, limit).await?;
+        let (lines, next, is_last) = (page.outcomes.len() as u64, page.next, page.is_last);
+        Ok(Fetched::new(lines, next, is_last, move || Ok(with_names(&page.outcomes))))
     }
 }
 
@@ -106,7 +132,7 @@ impl Running {
     }
 
     /// The next piece, never empty; `None` at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+    pub(super) async fn next(&mut self) -> Result<Option<Piece>, Broken> {
         while !self.is_over {
             // Who has caught up still gets what has come until now: it may be the end that they wait for.
             let stops = self.pump.stop.is_cancelled();
@@ -115,14 +141,14 @@ impl Running {
             }
             let piece = self.piece().await?;
             if !piece.is_empty() {
-                return Ok(Some(piece.into()));
+                return Ok(Some(piece));
             }
             if stops && !self.is_over {
                 return Err(Broken::Stopping);
             }
             self.has_caught_up = true;
             if !self.is_over && !self.wait().await? {
-                return Ok(Some(Bytes::from_static(b": still here\n\n")));
+                return Ok(Some(Piece::Life));
             }
         }
         Ok(None)
@@ -158,77 +184,92 @@ impl Running {
     }
 
     /// What is there now, at most a page.
-    async fn piece(&mut self) -> Result<Vec<u8>, StoreError> {
-        let limit = self.page.min(self.pump.left);
+    async fn piece(&mut self) -> Result<Piece, StoreError> {
+        let limit = self.page.load(Ordering::Relaxed).min(self.pump.left);
         let from = self.pump.next;
-        let mut lines = Vec::new();
-        let rendered = match &self.came {
-            Some(outcome) => {
-                outcome.write_line(&mut lines);
-                lines.push(b'\n');
-                Rendered { lines: 1, next: 1, is_last: true }
-            }
-            None => self.pump.render(usize::try_from(limit).unwrap_or(usize::MAX), &mut lines).await?,
+        let fetched = match &self.came {
+            Some(outcome) => Page { outcomes: vec![Arc::clone(outcome)], next: 1, is_last: true }.into(),
+            None => self.pump.fetch(limit).await?,
         };
-        self.pump.next = rendered.next;
-        self.pump.left -= rendered.lines.min(self.pump.left);
-        let is_dry = !self.pump.follows && rendered.lines == 0;
-        self.is_over = rendered.is_last || self.pump.left == 0 || is_dry;
-        self.adapt(lines.len(), rendered.lines);
-        Ok(match self.pump.form {
-            Form::Lines => lines,
-            Form::Events => events(&lines, from, rendered, self.is_over),
-        })
-    }
-
-    /// Makes the next page as many outcomes as fit it, if they are like these.
-    fn adapt(&mut self, bytes: usize, lines: u64) {
-        if lines > 0 {
-            let each = (bytes as u64).div_ceil(lines).max(1);
-            self.page = (PAGE_BYTES as u64 / each).clamp(1, MAX_PAGE);
-        }
+        self.pump.next = fetched.next;
+        self.pump.left -= fetched.lines.min(self.pump.left);
+        let is_dry = !self.pump.follows && fetched.lines == 0;
+        self.is_over = fetched.is_last || self.pump.left == 0 || is_dry;
+        let (form, is_over, page) = (self.pump.form, self.is_over, Arc::clone(&self.page));
+        Ok(Piece::Outcomes { fetched, from, form, is_over, page })
     }
 }
 
-impl Pump {
-    async fn render(&self, limit: usize, lines: &mut Vec<u8>) -> Result<Rendered, StoreError> {
-        if !self.has_names {
-            return self.store.render(&self.batch, self.order, self.next, limit, lines).await;
-        }
-        let page = self.store.read(&self.batch, self.order, self.next, limit).await?;
-        for outcome in &page.outcomes {
-            outcome.write_line(lines);
-            if let Some(name) = &outcome.name {
-                // Within the object: its last character is its brace.
-                lines.pop();
-                lines.extend_from_slice(b",\"name\":");
-                lines.extend_from_slice(tidemill_core::task::raw(name).get().as_bytes());
-                lines.push(b'}');
+impl Piece {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Outcomes { fetched, form, is_over, .. } => {
+                let has_end = *form == Form::Events && *is_over;
+                fetched.lines == 0 && !has_end
             }
-            lines.push(b'\n');
+            Self::Life => false,
         }
-        Ok(Rendered { lines: page.outcomes.len() as u64, next: page.next, is_last: page.is_last })
     }
+
+    /// The piece as bytes, which takes a moment of computing.
+    pub(super) fn write(self) -> Result<Bytes, StoreError> {
+        let Self::Outcomes { fetched, from, form, is_over, page } = self else {
+            return Ok(Bytes::from_static(b": still here\n\n"));
+        };
+        let Fetched { lines: count, next, is_last, .. } = fetched;
+        let lines = fetched.write()?;
+        if count > 0 {
+            // The next page gets as many outcomes as fit it, if they are like these.
+            let each = (lines.len() as u64).div_ceil(count).max(1);
+            page.store((PAGE_BYTES as u64 / each).clamp(1, MAX_PAGE), Ordering::Relaxed);
+        }
+        Ok(match form {
+            Form::Lines => lines.into(),
+            Form::Events => {
+                let mut events = events(&lines, from..next, count);
+                if is_over {
+                    let end = format!("{{\"next\":{next},\"complete\":{is_last}}}");
+                    write_event(&mut events, next, "event: end\n", end.as_bytes());
+                }
+                events.into()
+            }
+        })
+    }
+}
+
+/// Lines that have the relative paths of their items too.
+fn with_names(outcomes: &[Arc<Outcome>]) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for outcome in outcomes {
+        outcome.write_line(&mut lines);
+        if let Some(name) = &outcome.name {
+            // Within the object: its last character is its brace.
+            lines.pop();
+            lines.extend_from_slice(b",\"name\":");
+            lines.extend_from_slice(tidemill_core::task::raw(name).get().as_bytes());
+            lines.push(b'}');
+        }
+        lines.push(b'\n');
+    }
+    lines
 }
 
 /// Lines as events: the id is the place of the next one, which is where a reader that lost its connection goes on.
-fn events(lines: &[u8], from: u64, rendered: Rendered, is_over: bool) -> Vec<u8> {
-    let mut events = Vec::with_capacity(lines.len() + 32 * usize::try_from(rendered.lines).unwrap_or_default() + 64);
-    let mut write = |id: u64, event: &[u8], data: &[u8]| {
-        // Writing to memory cannot fail.
-        write!(events, "{}id: {id}\ndata: ", String::from_utf8_lossy(event)).unwrap_or_default();
-        events.extend_from_slice(data);
-        events.extend_from_slice(b"\n\n");
-    };
-    let mut place = from;
+fn events(lines: &[u8], places: Range<u64>, count: u64) -> Vec<u8> {
+    let mut events = Vec::with_capacity(lines.len() + 32 * usize::try_from(count).unwrap_or_default() + 64);
+    let mut place = places.start;
     for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         place += 1;
         // Places that were given up lie behind the page, so that none before them is passed over.
-        write(if place - from == rendered.lines { rendered.next } else { place }, b"", line);
-    }
-    if is_over {
-        let end = format!("{{\"next\":{},\"complete\":{}}}", rendered.next, rendered.is_last);
-        write(rendered.next, b"event: end\n", end.as_bytes());
+        let id = if place - places.start == count { places.end } else { place };
+        write_event(&mut events, id, "", line);
     }
     events
+}
+
+fn write_event(events: &mut Vec<u8>, id: u64, event: &str, data: &[u8]) {
+    // Writing to memory cannot fail.
+    write!(events, "{event}id: {id}\ndata: ").unwrap_or_default();
+    events.extend_from_slice(data);
+    events.extend_from_slice(b"\n\n");
 }

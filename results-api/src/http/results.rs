@@ -13,8 +13,9 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use serde::Deserialize;
 use tidemill_core::batch::BatchId;
-use tidemill_core::store::Order;
+use tidemill_core::store::{Order, StoreError};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Served;
@@ -102,7 +103,10 @@ pub(super) async fn answer(
     Ok((headers, body(first, running)).into_response())
 }
 
-/// The first piece and all that follow, each made while the one before goes out.
+/// A piece that is being written.
+type Writing = JoinHandle<Result<Bytes, StoreError>>;
+
+/// The first piece and all that follow, each fetched and written while the one before goes out.
 fn body(first: Bytes, running: Running) -> Body {
     if running.is_over() {
         return first.into();
@@ -112,22 +116,25 @@ fn body(first: Bytes, running: Running) -> Body {
     // A reader that has gone drops the stream, and with it the task.
     let pumping = AbortOnDropHandle::new(tokio::spawn(pump(running, sender)));
     let rest = futures::stream::unfold((receiver, pumping), |(mut receiver, pumping)| async move {
-        let piece: Result<Bytes, Broken> = receiver.recv().await?;
+        let piece = written(receiver.recv().await?).await;
         Some((piece, (receiver, pumping)))
     });
     Body::from_stream(futures::stream::iter(first.map(Ok)).chain(rest))
 }
 
-async fn pump(mut running: Running, pieces: mpsc::Sender<Result<Bytes, Broken>>) {
+async fn pump(mut running: Running, pieces: mpsc::Sender<Result<Writing, Broken>>) {
     while let Some(piece) = running.next().await.transpose() {
-        if let Err(broken) = &piece {
-            tracing::debug!(%broken, "a stream of results breaks off");
-        }
+        let piece = piece.map(|piece| tokio::spawn(async { piece.write() }));
         let is_last = piece.is_err();
         if pieces.send(piece).await.is_err() || is_last {
             return;
         }
     }
+}
+
+async fn written(piece: Result<Writing, Broken>) -> Result<Bytes, Broken> {
+    let written = async { Ok(piece?.await??) };
+    written.await.inspect_err(|broken: &Broken| tracing::debug!(%broken, "a stream of results breaks off"))
 }
 
 /// `GET /v1/batches/{id}/items/{index}`
@@ -136,12 +143,11 @@ pub(super) async fn item(
     Id(batch): Id,
     Index(index): Index,
 ) -> Result<Response, Problem> {
-    let mut line = Vec::new();
-    let rendered = served.api.store.render(&batch, Order::Input, index, 1, &mut line).await?;
-    if rendered.lines == 0 {
+    let fetched = served.api.store.fetch(&batch, Order::Input, index, 1).await?;
+    if fetched.lines == 0 {
         return Err(Problem::not_found("no_outcome", format!("item {index} of batch {batch} has no outcome")));
     }
-    Ok(([(header::CONTENT_TYPE, "application/json")], line).into_response())
+    Ok(([(header::CONTENT_TYPE, "application/json")], fetched.write()?).into_response())
 }
 
 fn form(headers: &HeaderMap) -> Form {

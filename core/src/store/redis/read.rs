@@ -1,13 +1,15 @@
 //! Reading, in either order, as values or as text.
 
-use super::entries::Window;
+use std::ops::Range;
+
+use super::entries::{self, Window};
 use super::plan::{PAGE, Token};
 use super::prefix::Prefix;
-use super::sink::{Sink, Text, Values};
+use super::sink::{Place, Sink, Text, Values};
 use super::{PROGRESS, Redis, number, progress_of};
 use crate::batch::BatchId;
 use crate::segment::{self, Entry, Head};
-use crate::store::{Order, Page, Rendered, StoreError, StoreErrorKind};
+use crate::store::{Fetched, Order, Page, StoreError, StoreErrorKind};
 
 pub(super) const ACTION: &str = "read outcomes";
 
@@ -17,6 +19,40 @@ const PAGE_BYTES: usize = 8 << 20;
 /// Items a page, whatever is asked for.
 const PAGE_ITEMS: u64 = PAGE;
 
+/// A page as Redis has it.
+struct Raw {
+    entries: Vec<entries::Entry>,
+    order: Order,
+    /// What of the entries is on the page.
+    places: Range<u64>,
+    is_last: bool,
+}
+
+impl Raw {
+    /// Gives the sink the page's outcomes.
+    fn pour<S: Sink>(self, mut sink: S) -> Result<S, StoreError> {
+        let Self { entries, order, places, .. } = self;
+        for entry in entries {
+            let mut landed = entry.id.saturating_sub(entry.count);
+            visit(&entry.json, |head, outcome| {
+                let place = match order {
+                    Order::Input => outcome.index,
+                    Order::Completion => landed,
+                };
+                if places.contains(&place) {
+                    sink.put(head, outcome, Place { place, id: entry.id });
+                }
+                landed += 1;
+            })?;
+        }
+        let (wanted, found) = (places.end - places.start, sink.arrange(places));
+        if found < wanted {
+            return Err(broken(&format_args!("{found} outcomes are where {wanted} were recorded")));
+        }
+        Ok(sink)
+    }
+}
+
 impl Redis {
     pub(super) async fn read_page(
         &self,
@@ -25,54 +61,32 @@ impl Redis {
         from: u64,
         limit: usize,
     ) -> Result<Page, StoreError> {
-        let mut values = Values::default();
-        let (_, next, is_last) = self.page(batch, order, from, limit, &mut values).await?;
-        let outcomes = values.into_outcomes();
-        Ok(Page { outcomes, next, is_last })
+        let raw = self.page(batch, order, from, limit).await?;
+        let (next, is_last) = (raw.places.end, raw.is_last);
+        Ok(Page { outcomes: raw.pour(Values::default())?.into_outcomes(), next, is_last })
     }
 
-    pub(super) async fn render_page(
+    pub(super) async fn fetch_page(
         &self,
         batch: &BatchId,
         order: Order,
         from: u64,
         limit: usize,
-        lines: &mut Vec<u8>,
-    ) -> Result<Rendered, StoreError> {
-        let start = lines.len();
-        let mut text = Text::behind(lines);
-        match self.page(batch, order, from, limit, &mut text).await {
-            Ok((lines, next, is_last)) => Ok(Rendered { lines, next, is_last }),
-            Err(error) => {
-                lines.truncate(start);
-                Err(error)
-            }
-        }
+    ) -> Result<Fetched, StoreError> {
+        let raw = self.page(batch, order, from, limit).await?;
+        let Range { start, end } = raw.places;
+        Ok(Fetched::new(end - start, end, raw.is_last, || raw.pour(Text::default()).map(Text::into_lines)))
     }
 
-    /// How many outcomes, where to go on, and whether nothing will ever come after them.
-    async fn page(
-        &self,
-        batch: &BatchId,
-        order: Order,
-        from: u64,
-        limit: usize,
-        sink: &mut impl Sink,
-    ) -> Result<(u64, u64, bool), StoreError> {
+    async fn page(&self, batch: &BatchId, order: Order, from: u64, limit: usize) -> Result<Raw, StoreError> {
         let limit = (limit as u64).min(PAGE_ITEMS);
         match order {
-            Order::Input => self.page_by_index(batch, from, limit, sink).await,
-            Order::Completion => self.page_by_landing(batch, from, limit, sink).await,
+            Order::Input => self.page_by_index(batch, from, limit).await,
+            Order::Completion => self.page_by_landing(batch, from, limit).await,
         }
     }
 
-    async fn page_by_index(
-        &self,
-        batch: &BatchId,
-        from: u64,
-        limit: u64,
-        sink: &mut impl Sink,
-    ) -> Result<(u64, u64, bool), StoreError> {
+    async fn page_by_index(&self, batch: &BatchId, from: u64, limit: u64) -> Result<Raw, StoreError> {
         let Prefix { mut upto, total, mut tokens } = self.prefix(batch, from, limit).await?;
         if upto == from.saturating_add(limit) {
             // There is more, and where the page ends is a choice.
@@ -80,38 +94,26 @@ impl Redis {
             tokens.retain(|token| token.first < upto);
         }
         let mut window = Window::new(PAGE_BYTES);
+        let mut entries = Vec::new();
         let mut rest = &tokens[..];
         while !rest.is_empty() {
             let (now, later) = rest.split_at(window.size().min(rest.len()));
-            let entries = self.entries_of(ACTION, batch, now.iter().map(|token| token.id)).await?;
-            window.add(&entries);
-            for entry in entries {
-                visit(&entry.json, |head, outcome| {
-                    if (from..upto).contains(&outcome.index) {
-                        sink.put(head, outcome, entry.id);
-                    }
-                })?;
-            }
+            let fetched = self.entries_of(ACTION, batch, now.iter().map(|token| token.id)).await?;
+            window.add(&fetched);
+            entries.extend(fetched);
             rest = later;
-            // All that can hold items before the next entry's first have been seen.
+            // All that can hold items before the next entry's first are here.
             let frontier = rest.first().map_or(upto, |next| next.first);
             if window.is_full() && frontier > from {
                 upto = upto.min(frontier);
                 break;
             }
         }
-        let count = sink.arrange(from, upto);
-        let next = from + count;
-        Ok((count, next, total.is_some_and(|total| next >= total)))
+        let is_last = total.is_some_and(|total| upto >= total);
+        Ok(Raw { entries, order: Order::Input, places: from..upto, is_last })
     }
 
-    async fn page_by_landing(
-        &self,
-        batch: &BatchId,
-        from: u64,
-        limit: u64,
-        sink: &mut impl Sink,
-    ) -> Result<(u64, u64, bool), StoreError> {
+    async fn page_by_landing(&self, batch: &BatchId, from: u64, limit: u64) -> Result<Raw, StoreError> {
         let fields: [_; PROGRESS.len()] = PROGRESS;
         let progress = progress_of(&self.fields(ACTION, batch, fields).await?);
         let [landed, forgotten] = self.fields(ACTION, batch, ["landed", "forgotten_completion"]).await?;
@@ -119,31 +121,27 @@ impl Redis {
         check_kept(from, number(forgotten.as_deref()))?;
         let end = from.saturating_add(limit).min(landed).max(from);
         let mut window = Window::new(PAGE_BYTES);
+        let mut entries = Vec::new();
         let mut next = from;
         while next < end && !window.is_full() {
-            let entries = self.entries_between(ACTION, batch, next + 1..=landed, window.size_for(end - next)).await?;
-            if entries.is_empty() {
+            let fetched = self.entries_between(ACTION, batch, next + 1..=landed, window.size_for(end - next)).await?;
+            if fetched.is_empty() {
                 return Err(self.gone(ACTION, batch).await);
             }
-            window.add(&entries);
-            for entry in &entries {
+            window.add(&fetched);
+            for entry in fetched {
                 if next >= end {
                     break;
                 }
-                let mut place = entry.id.saturating_sub(entry.count);
-                if place > next {
+                if entry.id.saturating_sub(entry.count) > next {
                     return Err(self.gone(ACTION, batch).await);
                 }
-                visit(&entry.json, |head, outcome| {
-                    if (next..end).contains(&place) {
-                        sink.put(head, outcome, entry.id);
-                    }
-                    place += 1;
-                })?;
                 next = entry.id.min(end);
+                entries.push(entry);
             }
         }
-        Ok((next - from, next, progress.is_complete() && next >= landed))
+        let is_last = progress.is_complete() && next >= landed;
+        Ok(Raw { entries, order: Order::Completion, places: from..next, is_last })
     }
 }
 

@@ -9,24 +9,28 @@ use crate::segment::{Entry, Head};
 
 /// Where outcomes are put as they are found, which need not be in order.
 pub(super) trait Sink: Send {
-    fn put(&mut self, head: &Head, entry: &Entry<'_>, id: u64);
-    /// Leaves the outcomes of the items from `from` on, up to `upto` or the first gap, in order of their index; of two
-    /// of the same item the later. Gives how many.
-    fn arrange(&mut self, from: u64, upto: u64) -> u64;
+    fn put(&mut self, head: &Head, entry: &Entry<'_>, at: Place);
+    /// Leaves the outcomes of these places, up to the first gap, in their order; of two of the same place the later.
+    /// Gives how many.
+    fn arrange(&mut self, places: Range<u64>) -> u64;
 }
 
-/// An outcome's item, the entry that it is from, and what a sink keeps of it.
-type Found<T> = (u64, u64, T);
+/// Where an outcome is: its place in the order that was asked for, and the entry that it is from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) place: u64,
+    pub(super) id: u64,
+}
 
 /// Sorts what was found and cuts it; whether it had to be sorted.
-fn arrange<T>(found: &mut Vec<Found<T>>, from: u64, upto: u64) -> bool {
-    let was_sorted = found.is_sorted_by(|one, next| one.0 < next.0);
+fn arrange<T>(found: &mut Vec<(Place, T)>, places: Range<u64>) -> bool {
+    let was_sorted = found.is_sorted_by(|one, next| one.0.place < next.0.place);
     if !was_sorted {
         // The later first, which is the one that `dedup` leaves.
-        found.sort_unstable_by_key(|(index, id, _)| (*index, std::cmp::Reverse(*id)));
-        found.dedup_by_key(|(index, ..)| *index);
+        found.sort_unstable_by_key(|(at, _)| (at.place, std::cmp::Reverse(at.id)));
+        found.dedup_by_key(|(at, _)| at.place);
     }
-    let run = found.iter().zip(from..upto).take_while(|((index, ..), expected)| index == expected).count();
+    let run = found.iter().zip(places).take_while(|((at, _), expected)| at.place == *expected).count();
     found.truncate(run);
     !was_sorted
 }
@@ -35,45 +39,45 @@ fn arrange<T>(found: &mut Vec<Found<T>>, from: u64, upto: u64) -> bool {
 #[derive(Default)]
 pub(super) struct Values {
     maker: Arc<Maker>,
-    found: Vec<Found<Arc<Outcome>>>,
+    found: Vec<(Place, Arc<Outcome>)>,
 }
 
 impl Values {
     pub(super) fn into_outcomes(self) -> Vec<Arc<Outcome>> {
-        self.found.into_iter().map(|(.., outcome)| outcome).collect()
+        self.found.into_iter().map(|(_, outcome)| outcome).collect()
     }
 }
 
 impl Sink for Values {
-    fn put(&mut self, head: &Head, entry: &Entry<'_>, id: u64) {
+    fn put(&mut self, head: &Head, entry: &Entry<'_>, at: Place) {
         if *self.maker != head.maker {
             self.maker = Arc::new(head.maker.clone());
         }
-        self.found.push((entry.index, id, Arc::new(entry.to_outcome(&self.maker))));
+        self.found.push((at, Arc::new(entry.to_outcome(&self.maker))));
     }
 
-    fn arrange(&mut self, from: u64, upto: u64) -> u64 {
-        arrange(&mut self.found, from, upto);
+    fn arrange(&mut self, places: Range<u64>) -> u64 {
+        arrange(&mut self.found, places);
         self.found.len() as u64
     }
 }
 
-/// Outcomes as lines, behind what the text had in it.
-pub(super) struct Text<'a> {
-    text: &'a mut Vec<u8>,
-    start: usize,
-    found: Vec<Found<Range<usize>>>,
+/// Outcomes as lines.
+#[derive(Default)]
+pub(super) struct Text {
+    lines: Vec<u8>,
+    found: Vec<(Place, Range<usize>)>,
 }
 
-impl<'a> Text<'a> {
-    pub(super) fn behind(text: &'a mut Vec<u8>) -> Self {
-        Self { start: text.len(), text, found: Vec::new() }
+impl Text {
+    pub(super) fn into_lines(self) -> Vec<u8> {
+        self.lines
     }
 }
 
-impl Sink for Text<'_> {
-    fn put(&mut self, head: &Head, entry: &Entry<'_>, id: u64) {
-        let start = self.text.len();
+impl Sink for Text {
+    fn put(&mut self, head: &Head, entry: &Entry<'_>, at: Place) {
+        let start = self.lines.len();
         let line = Line {
             index: entry.index,
             input: entry.input,
@@ -84,19 +88,19 @@ impl Sink for Text<'_> {
             queued: Duration::from_micros(entry.queued),
             run: Duration::from_micros(entry.run),
         };
-        line.write(self.text);
-        self.text.push(b'\n');
-        self.found.push((entry.index, id, start..self.text.len()));
+        line.write(&mut self.lines);
+        self.lines.push(b'\n');
+        self.found.push((at, start..self.lines.len()));
     }
 
-    fn arrange(&mut self, from: u64, upto: u64) -> u64 {
-        if arrange(&mut self.found, from, upto) {
-            let lines = self.text.split_off(self.start);
-            for (.., range) in &self.found {
-                self.text.extend_from_slice(&lines[range.start - self.start..range.end - self.start]);
+    fn arrange(&mut self, places: Range<u64>) -> u64 {
+        if arrange(&mut self.found, places) {
+            let lines = std::mem::take(&mut self.lines);
+            for (_, range) in &self.found {
+                self.lines.extend_from_slice(&lines[range.clone()]);
             }
         } else {
-            self.text.truncate(self.found.last().map_or(self.start, |(.., range)| range.end));
+            self.lines.truncate(self.found.last().map_or(0, |(_, range)| range.end));
         }
         self.found.len() as u64
     }

@@ -234,9 +234,8 @@ async fn a_dead_item_that_is_revived_can_have_another_outcome() {
     assert!(store.info(&id).await.unwrap().completed.is_some());
     let page = store.read(&id, Order::Input, 0, 10).await.unwrap();
     assert!(page.is_last && page.outcomes.iter().all(|outcome| outcome.status() == Status::Ok));
-    let mut text = Vec::new();
-    assert_eq!(store.render(&id, Order::Input, 0, 10, &mut text).await.unwrap().lines, 3);
-    assert!(!String::from_utf8(text).unwrap().contains("dead"));
+    let text = String::from_utf8(store.fetch(&id, Order::Input, 0, 10).await.unwrap().write().unwrap()).unwrap();
+    assert_eq!((text.lines().count(), text.contains("dead")), (3, false));
     let landed = store.read(&id, Order::Completion, 0, 10).await.unwrap();
     assert_eq!((landed.outcomes.len(), landed.is_last), (5, true));
     assert!(store.dead(None, 10).await.unwrap().is_empty());
