@@ -1,20 +1,24 @@
 //! Messages that are none: of every sort, by a seeded fuzzer, straight to the queue of jobs.
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
+
+use super::cluster::proxy::{MARRED, Proxy};
 
 const GOOD: &str = r#"{"v":1,"batch":{"id":"fuzz","task":"compute.map","options":{"expr":"x"},"retry":{"attempts":1,"base":1,"max":1},"timeout":1000},"attempt":1,"items":[[0,1]]}"#;
 
 /// Publishes so many; each is refused for a reason of its own sort.
 pub(crate) async fn send(port: u16, count: usize) {
-    let url = format!("amqp://127.0.0.1:{port}");
+    let proxy = Proxy::marring(port);
+    let url = format!("amqp://127.0.0.1:{}", proxy.port());
     let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
     let mut confirms = Vec::new();
     for n in 0..count {
         let (kind, body) = letter(n);
-        let properties = BasicProperties::default().with_delivery_mode(2).with_type(kind.into());
+        let properties = marred(n, BasicProperties::default().with_delivery_mode(2).with_type(kind.into()));
         let queue = ["tidemill.jobs.cpu", "tidemill.jobs.wait", "tidemill.jobs.cpu.urgent"][n % 3];
         let publishing =
             channel.basic_publish("tidemill".into(), queue.into(), BasicPublishOptions::default(), &body, properties);
@@ -30,10 +34,23 @@ pub(crate) async fn send(port: u16, count: usize) {
     }
 }
 
+/// Those letters that are good in all else have a property or a header that is not UTF-8.
+fn marred(n: usize, properties: BasicProperties) -> BasicProperties {
+    match n % 18 {
+        15 => properties.with_message_id(MARRED.into()),
+        16 => {
+            let mut headers = FieldTable::default();
+            headers.insert(MARRED.into(), AMQPValue::LongLongInt(1));
+            properties.with_headers(headers)
+        }
+        _ => properties,
+    }
+}
+
 fn letter(n: usize) -> (&'static str, Vec<u8>) {
     let chunk = "tidemill.chunk";
     let changed = |from: &str, to: &str| GOOD.replace(from, to).into_bytes();
-    match n % 16 {
+    match n % 18 {
         // Twenty mebibytes once, then what is cheaper.
         0 if n == 0 => (chunk, vec![b' '; 20 << 20]),
         0 => (chunk, vec![0xff; n % 300]),
@@ -51,6 +68,7 @@ fn letter(n: usize) -> (&'static str, Vec<u8>) {
         12 => (chunk, changed("\"attempt\":1", "\"attempt\":-1")),
         13 => (chunk, changed("[[0,1]]", "[[18446744073709551615,1]]")),
         14 => (chunk, changed("\"expr\":\"x\"", "\"expr\":\"system(1)\"")),
+        15 | 16 => (chunk, GOOD.as_bytes().to_vec()),
         _ => {
             // One byte of a good one, changed at random; what is still good is made bad.
             let mut body = GOOD.as_bytes().to_vec();

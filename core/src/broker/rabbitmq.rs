@@ -17,6 +17,7 @@ mod message;
 mod own;
 mod publish;
 mod settle;
+mod socket;
 mod topology;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

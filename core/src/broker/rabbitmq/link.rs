@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::publish::Publishers;
+use super::socket;
 use super::topology::Topology;
 use crate::broker::{BrokerError, BrokerErrorKind, Health};
 
@@ -184,7 +185,7 @@ impl Keeper {
     async fn connect(&self, uri: &AMQPUri, generation: u64) -> Result<Arc<Live>, (BrokerErrorKind, String)> {
         let why = |error: lapin::Error| (kind_of(&error), why(&error));
         let properties = ConnectionProperties::default().with_connection_name(self.name.as_str().into());
-        let connecting = Connection::connect_uri(uri.clone(), properties);
+        let connecting = socket::connect(uri.clone(), properties);
         let patience = Duration::from_millis(uri.query.connection_timeout.unwrap_or(super::CONNECTION_TIMEOUT_MS));
         let connection = tokio::time::timeout(patience, connecting)
             .await
@@ -259,12 +260,6 @@ pub(super) fn why(error: &lapin::Error) -> String {
             format!("{}; are user, password and virtual host right?", error.get_message())
         }
         lapin::ErrorKind::ProtocolError(error) => error.get_message().to_string(),
-        // Such a message is no dead letter: the client ends the connection before we see any of it.
-        lapin::ErrorKind::ParsingError(_) => format!(
-            "{}; does a message have a property or a header whose name or short text is not UTF-8? It comes again and again: \
-             take it out of its queue",
-            crate::failure::chain(error)
-        ),
         _ => crate::failure::chain(error),
     }
 }
