@@ -53,22 +53,23 @@ impl<'a> Reader<'a> {
         self.chain(&['*', '/'], Self::signed)
     }
 
-    /// What stands between operators of one rank, grouped to the left. To exmex - comes before +, and / before *.
+    /// What stands between operators of one rank, grouped to the left, each with parentheses of its own: to exmex - comes
+    /// before + and / before *, and of sqrt(x+1+2) it adds 1 and 2 first and takes the root of that sum.
     fn chain(
         &mut self,
         operators: &[char],
         next: impl Fn(&mut Self) -> Result<String, String>,
     ) -> Result<String, String> {
         let mut all = next(self)?;
-        let mut before = None;
+        let mut groups = 0;
         while let Some(operator) = self.rest().chars().next().filter(|next| operators.contains(next)) {
             self.place += 1;
-            if before.replace(operator).is_some_and(|before| before != operator) {
-                all = format!("({all})");
-            }
             all.push(operator);
             all.push_str(&next(self)?);
+            all.push(')');
+            groups += 1;
         }
+        all.insert_str(0, &"(".repeat(groups));
         Ok(all)
     }
 
@@ -213,6 +214,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use exmex::Express as _;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -244,9 +246,68 @@ mod tests {
             ("min(max(x, 1), atan2(0, -1)) + 1", 4.0),
             ("max((x), (2 - 1) * 4)", 4.0),
             ("2^min(x, 2)", 4.0),
+            ("sqrt(x+6+7)", 4.0),
+            ("-(x+1+2)", -6.0),
+            ("abs(x*2*-4)", 24.0),
+            ("sqrt(x*x+3*3+4*4-2*9)", 4.0),
         ] {
             assert_eq!(value(text, 3.0), expected, "{text}: {:?}", for_exmex(text));
         }
+    }
+
+    /// An expression, what it is worth for `x`, and how its last operator ranks.
+    #[derive(Clone, Debug)]
+    struct Known {
+        text: String,
+        value: f64,
+        rank: u8,
+    }
+
+    /// Expressions with no more parentheses than they need, and their values by Rust's own arithmetic.
+    fn expressions(x: f64) -> impl Strategy<Value = Known> {
+        let known = |text: String, value: f64, rank: u8| Known { text, value, rank };
+        let number = (1u8..10).prop_map(move |n| known(n.to_string(), n.into(), 4));
+        let leaf = prop_oneof![number, Just(known("x".into(), x, 4))];
+        leaf.prop_recursive(6, 40, 2, move |part| {
+            let within = |part: &Known, rank: u8| {
+                if part.rank < rank { format!("({})", part.text) } else { part.text.clone() }
+            };
+            let of_two = (0u8..5, part.clone(), part.clone()).prop_map(move |(which, one, two)| {
+                let (operator, rank, value) = match which {
+                    0 => ('+', 1, one.value + two.value),
+                    1 => ('-', 1, one.value - two.value),
+                    2 => ('*', 2, one.value * two.value),
+                    3 => ('/', 2, one.value / two.value),
+                    _ => ('^', 3, one.value.powf(two.value)),
+                };
+                // Those of one rank group to the left, but powers to the right.
+                let (left, right) = if rank == 3 { (4, 3) } else { (rank, rank + 1) };
+                known(format!("{}{operator}{}", within(&one, left), within(&two, right)), value, rank)
+            });
+            let of_one = (0u8..4, part).prop_map(move |(which, one)| match which {
+                0 => known(format!("sqrt({})", one.text), one.value.sqrt(), 4),
+                1 => known(format!("abs({})", one.text), one.value.abs(), 4),
+                2 => known(format!("sin({})", one.text), one.value.sin(), 4),
+                _ => known(format!("-{}", within(&one, 3)), -one.value, 2),
+            });
+            prop_oneof![3 => of_two, 1 => of_one]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn any_expression_has_the_value_that_it_has_by_hand(known in expressions(0.75)) {
+            let found = value(&known.text, 0.75);
+            let is_same = found == known.value || (found.is_nan() && known.value.is_nan());
+            prop_assert!(is_same, "{} is {}, not {found}; {:?}", known.text, known.value, for_exmex(&known.text));
+        }
+    }
+
+    #[test]
+    fn the_longest_expressions_are_read() {
+        let longest = vec!["x"; crate::compute::map::MAX_EXPRESSION_BYTES / 2].join("+");
+        assert_eq!(value(&longest, 1.0), 2048.0);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::expression::for_exmex;
 use crate::vision::Engine;
 
 /// Longer expressions are refused: nobody types them, and parsing them would take its time.
-const MAX_EXPRESSION_BYTES: usize = 4096;
+pub(super) const MAX_EXPRESSION_BYTES: usize = 4096;
 /// Whole numbers are exact in a 64-bit float up to here.
 const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 
@@ -279,7 +279,7 @@ mod tests {
         }
 
         fn map(&self, expression: &str, device: &str, xs: &[f64]) -> Result<Vec<f64>, Failure> {
-            assert_eq!(expression, "1/x");
+            assert_eq!(expression, "(1/x)");
             match device {
                 "cuda:0" => Ok(xs.iter().map(|x| 1.0 / x).collect()),
                 _ => Err(Failure::permanent("device", "there is no such device")),
