@@ -386,7 +386,8 @@ fn parse_option(text: &str) -> Result<Given, String> {
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
     let timeout = parse_duration(text).map_err(|invalid| format!("{}; {}", invalid.problem, invalid.hint))?;
-    if timeout.is_zero() { Err("it must be longer than nothing".into()) } else { Ok(timeout) }
+    // It travels in milliseconds.
+    if timeout < Duration::from_millis(1) { Err("it must be 1ms or longer".into()) } else { Ok(timeout) }
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 mod publish;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidemill_core::blobs::Blobs;
 use tidemill_core::broker::Broker;
 use tidemill_core::settings::Settings;
 use tidemill_core::store::{Shared, Store};
-use tidemill_results_api::http::{Api, Catalogue, ServeError, install_metrics, serve};
+use tidemill_results_api::http::{Access, Api, Catalogue, ServeError, install_metrics, serve};
 use tidemill_results_api::{Ahead, collect, sweep, tend};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,10 @@ use tokio_util::sync::CancellationToken;
 use self::publish::Publisher;
 use crate::cluster::{self, Signals};
 use crate::error::{CliError, Exit};
+
+/// How long it goes on when it is told to stop: what is asked of a store that is away would wait as long as that is. Longer
+/// than answers are given to end.
+const STOP_WITHIN: Duration = Duration::from_secs(12);
 
 /// Collects and serves until it is told to stop.
 pub(crate) fn results_api(settings: &Settings) -> Result<Exit, CliError> {
@@ -27,9 +32,11 @@ pub(crate) fn results_api(settings: &Settings) -> Result<Exit, CliError> {
 
 async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
     let mut signals = Signals::listen()?;
+    // Before anything is connected.
+    Access::from(&settings.api).check(settings.api.listen).map_err(|error| serve_error(&error))?;
+    let listener = listen(settings).await?;
     let broker = Arc::new(cluster::broker(settings, "results-api", None, None)?);
     let store = cluster::store(settings)?;
-    let listener = listen(settings).await?;
     let blobs = settings.blobs.url.is_some().then(|| cluster::blobs(settings)).transpose()?;
     let ahead = Ahead::default();
     let stop = CancellationToken::new();
@@ -47,7 +54,18 @@ async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
         Ok(())
     };
     let all = async {
-        let ended = tokio::try_join!(collecting, hastening, tending, serving, sweeping).map(drop);
+        let working = async { tokio::try_join!(collecting, hastening, tending, serving, sweeping).map(drop) };
+        let is_late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(STOP_WITHIN).await;
+        };
+        let ended = tokio::select! {
+            ended = working => ended,
+            () = is_late => {
+                tracing::warn!("the store or the broker is away; what was to be written comes again from the broker");
+                Ok(())
+            }
+        };
         broker.flush().await;
         ended
     };

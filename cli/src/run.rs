@@ -88,8 +88,9 @@ pub(crate) fn prepare<'a>(work: &Work, register: &'a Register) -> Result<Prepare
     let options = work.options(kind.schemas().options.as_value());
     let job = kind.prepare(&raw(&options)).map_err(|invalid| {
         if invalid.0.starts_with(DEFAULT_MODEL) {
-            return CliError::new(Exit::Configuration, invalid.0)
-                .hint("name a model that is there in the settings, or with -o model=NAME");
+            return CliError::new(Exit::Configuration, invalid.0).hint(
+                "name one that is there with -o model=NAME, or where models are: TIDEMILL__VISION__MODELS=FOLDER",
+            );
         }
         let known = kind.schemas().options;
         let known = known.get("properties").and_then(Value::as_object);
@@ -453,7 +454,7 @@ pub(crate) fn cut_of(work: &Work, settings: &Settings, job: &dyn Job, cores: usi
     }
 }
 
-fn not_produced(error: ProduceError) -> CliError {
+pub(crate) fn not_produced(error: ProduceError) -> CliError {
     let exit = match &error {
         ProduceError::Inputs(error) if !error.is_fault => Exit::Unreachable,
         _ => Exit::Fault,

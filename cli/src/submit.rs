@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemill_core::batch::{Batch, BatchId, Priority, unix_millis};
+use tidemill_core::batch::{Batch, BatchId, ItemIndex, Priority, unix_millis};
 use tidemill_core::broker::rabbitmq::RabbitMq;
 use tidemill_core::broker::{Broker as _, Health, Queue};
 use tidemill_core::settings::Settings;
 use tidemill_core::store::BatchInfo;
 use tidemill_core::task::{Arguments, Job, Lane};
-use tidemill_producer::inputs::{Inputs, Source};
+use tidemill_producer::inputs::{Inputs, NotTheSame, Source};
 use tidemill_producer::{ProduceError, Produced, Producer, Ready, Span, UnderWay};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -101,6 +101,8 @@ struct Submission<'a> {
 
 /// Why the sending ended before its end.
 enum Ended {
+    /// The inputs are not those with which it was begun.
+    Other(CliError),
     Failed(ProduceError),
     Deadline,
     Interrupted,
@@ -151,9 +153,17 @@ impl<'a> Submission<'a> {
     ) -> Result<Exit, CliError> {
         let id = &self.batch.id;
         if let Some(total) = self.known.as_ref().and_then(|known| known.progress.total) {
-            self.say(&format!("batch {id} was accepted whole before: {total} items"));
+            // What cannot be written is said before the inputs are walked, which may take long.
+            let kept = self.keep(folder, &sources, file).await?;
             let (_, accepted) = watch::channel(total);
-            let reading = self.read(self.keep(folder, &sources, file).await?, accepted)?;
+            let reading = self.read(kept, accepted)?;
+            if let Err(error) = self.must_be_whole(sources, total).await {
+                if let Some(reading) = reading {
+                    reading.give_up().await;
+                }
+                return Err(error);
+            }
+            self.say(&format!("batch {id} was accepted whole before: {total} items"));
             return self.accepted(reading).await;
         }
         let patience = self.settings.submit.patience;
@@ -204,6 +214,7 @@ impl<'a> Submission<'a> {
     /// Why it was not accepted whole, and how to go on.
     fn not_accepted(&self, ended: Ended, accepted: u64, broker: &RabbitMq) -> Result<Exit, CliError> {
         match ended {
+            Ended::Other(error) => Err(error),
             Ended::Interrupted => {
                 self.say(&self.how_to_go_on(accepted));
                 Ok(Exit::Interrupted)
@@ -252,7 +263,11 @@ impl<'a> Submission<'a> {
         };
         let stop = CancellationToken::new();
         let span = Span { from, seal_when_stopped: false };
-        let producing = producer.produce(Arc::clone(&self.batch), &*self.job, Inputs::walk(sources), span, &stop);
+        let producing = async {
+            let mut inputs = Inputs::walk(sources);
+            self.pass_over(&mut inputs, from).await.map_err(Ended::Other)?;
+            producer.produce(Arc::clone(&self.batch), &*self.job, inputs, span, &stop).await.map_err(Ended::Failed)
+        };
         let deadline = self.args.deadline.map(|deadline| Instant::now() + deadline);
         let over = async {
             match deadline {
@@ -261,13 +276,43 @@ impl<'a> Submission<'a> {
             }
         };
         let sent = tokio::select! {
-            produced = producing => produced.map_err(Ended::Failed),
+            produced = producing => produced,
             () = over => Err(Ended::Deadline),
             () = signals.next() => Err(Ended::Interrupted),
             () = self.note(accepted.subscribe()) => unreachable!("it notes for ever"),
             () = self.watch(broker) => unreachable!("it watches for ever"),
         };
         Ok((*accepted.borrow(), sent))
+    }
+
+    /// Passes over the inputs that were accepted before. They are taken for the same where the last of them is: its outcome
+    /// says what it was, if it has one by now.
+    async fn pass_over(&self, inputs: &mut Inputs, count: u64) -> Result<(), CliError> {
+        let last = match count.checked_sub(1) {
+            Some(last) => self.client.outcome(&self.batch.id, ItemIndex(last)).await.ok(),
+            None => None,
+        };
+        // One that was too large to travel is not in its outcome.
+        let last = last.as_ref().map(|outcome| &*outcome.input).filter(|input| input.get() != "null");
+        inputs.pass_over(count, last).await.map_err(|problem| match problem {
+            NotTheSame::Broken(error) => run::not_produced(error.into()),
+            problem => self.has_other_inputs(&problem),
+        })
+    }
+
+    /// Checks that the inputs are those of the batch, which has so many.
+    async fn must_be_whole(&self, sources: Vec<Source>, total: u64) -> Result<(), CliError> {
+        let mut inputs = Inputs::walk(sources);
+        self.pass_over(&mut inputs, total).await?;
+        if inputs.next().await.is_some() {
+            return Err(self.has_other_inputs(&format_args!("it has {total}, and there are more now")));
+        }
+        inputs.whole().map_err(|error| run::not_produced(error.into()))
+    }
+
+    fn has_other_inputs(&self, problem: &dyn std::fmt::Display) -> CliError {
+        CliError::usage(format!("batch {} was begun with other inputs: {problem}", self.batch.id))
+            .hint("give the same inputs in the same order; other ones are another batch, with another key or none")
     }
 
     /// What brings files to the workers, where inputs are files and the workers do not see them.

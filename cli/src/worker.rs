@@ -74,7 +74,9 @@ async fn work(settings: &Settings, engine: Option<Arc<dyn Engine>>) -> Result<Op
     let answering = listening.map(|listening| answer(listening, &broker));
     let running = async {
         tracing::info!(worker = name, broker = broker.addresses(), threads, "the worker starts");
-        cluster::ready(&broker, None).await?;
+        if stop.run_until_cancelled(cluster::ready(&broker, None)).await.transpose()?.is_none() {
+            return Ok(Ended::Stopped);
+        }
         let worker = Worker::new(setup, Arc::new(broker.clone()), Arc::new(register), tools);
         let ended = worker.run(stop.clone()).await.map_err(|error| cluster::broker_error(&error));
         broker.flush().await;

@@ -160,6 +160,13 @@ fn a_body_that_breaks_off_leaves_the_batch_open_and_the_same_key_goes_on() {
 
     let (status, again) = post(&cluster, LINES, &whole);
     assert_eq!((status, &again["id"], &again["items"]), (200, &submitted["id"], &json!(30_000)));
+    for items in [json!([1]), json!([7, 8, 9])] {
+        let other =
+            json!({"task": "compute.map", "options": {"expr": "x+1"}, "idempotency_key": "order 7", "items": items});
+        let (status, problem) = post(&cluster, JSON, &other.to_string());
+        assert_eq!(status, 409, "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains("other inputs"), "{problem}");
+    }
     let other = json!({"task": "compute.map", "options": {"expr": "x+2"}, "idempotency_key": "order 7", "items": [1]});
     let (status, problem) = post(&cluster, JSON, &other.to_string());
     assert_eq!(status, 409, "{problem}");

@@ -134,3 +134,48 @@ fn a_text_is_no_file_and_a_file_is_brought_to_the_workers() {
     let counts = [submit(&["-"], &lines), submit(&[&text, "lorem ipsum"], "")];
     assert_eq!(counts, [[2, 1, 3].map(Value::from).to_vec(), [3, 1].map(Value::from).to_vec()]);
 }
+
+#[test]
+fn a_key_stands_for_the_inputs_too() {
+    let Some((cluster, _roles)) = cluster() else { return };
+    let submit = |inputs: &[&str], key: &str| {
+        let ended = cluster.run(
+            &[&["submit", "compute.map"], inputs, &["-o", "expr=x", "-q", "--wait"], &["--idempotency-key", key]]
+                .concat(),
+        );
+        (ended.status.code(), String::from_utf8(ended.stderr).unwrap())
+    };
+
+    for _ in 0..2 {
+        assert_eq!(submit(&["1", "2"], "k").0, Some(0));
+    }
+    for (inputs, problem) in [
+        (&["1", "2", "3"][..], "it has 2, and there are more now"),
+        (&["1"], "there were at least 2 before, and there are 1 now"),
+        (&["1", "3"], "number 2 was 2 before, and is 3 now"),
+    ] {
+        let (code, said) = submit(inputs, "k");
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(problem), "{said}");
+    }
+    assert_eq!(submit(&["1"], " ").0, Some(2), "a script's unset variable is no key");
+}
+
+#[test]
+fn a_submission_that_was_killed_goes_on_with_its_own_inputs_only() {
+    let Some((cluster, _roles)) = cluster() else { return };
+    let mut talk = Talk::start(&cluster, &["--idempotency-key", "k"]);
+    assert_eq!(talk.ask(7)["output"], 70);
+    kill(Pid::from_raw(talk.child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    talk.child.wait().unwrap();
+    let again = |input: &str| {
+        let ended =
+            cluster.run(&["submit", "compute.map", input, "8", "-o", "expr=10*x", "--wait", "--idempotency-key", "k"]);
+        (ended.status.code(), String::from_utf8(ended.stderr).unwrap())
+    };
+
+    let (code, said) = again("6");
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("number 1 was 7 before, and is 6 now"), "{said}");
+    assert_eq!(again("7").0, Some(0));
+}

@@ -193,7 +193,12 @@ impl Blobs {
     }
 
     fn store(&self) -> Result<&Place, BlobError> {
-        self.store.as_ref().ok_or_else(|| permanent("storage", "there is no place to store files in".into()))
+        self.store.as_ref().ok_or_else(|| {
+            permanent(
+                "storage",
+                "there is no place to store files in: set blobs.url, for workers and results API alike".into(),
+            )
+        })
     }
 
     /// The bytes behind a path, `file:`, `http(s):`, `s3:`, `gs:` or `az:` URL, within a `data:` URL (RFC 2397), or of

@@ -249,6 +249,12 @@ pub trait Broker: Send + Sync + fmt::Debug {
     async fn consume(&self, queue: Queue, permits: Permits, stop: CancellationToken)
     -> Result<Deliveries, BrokerError>;
 
+    /// Takes the message at the head of the queue and no other, if one is there.
+    ///
+    /// # Errors
+    /// [`BrokerError`]
+    async fn take_one(&self, queue: Queue) -> Result<Option<Delivery>, BrokerError>;
+
     /// Messages that wait in the queue, neither delivered nor delayed.
     ///
     /// # Errors

@@ -258,8 +258,8 @@ fn check_chunk(chunk: &Chunk) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Whether a name stays inside the folder that it is put in.
-pub(crate) fn is_relative(name: &str) -> bool {
+/// Whether an item may have this name: it stays inside the folder that it is put in, and is not too long.
+pub fn is_relative(name: &str) -> bool {
     !name.is_empty()
         && !name.contains('\0')
         && name.len() <= 4096

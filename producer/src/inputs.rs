@@ -165,11 +165,11 @@ impl Inputs {
         self.total
     }
 
-    /// Passes over the first inputs, which were done before; `last` is what the last of them was.
+    /// Passes over the first inputs, which were done before; `last` is what the last of them was, where that is known.
     ///
     /// # Errors
     /// [`NotTheSame`] where it is not that one now.
-    pub async fn pass_over(&mut self, count: u64, last: &RawValue) -> Result<(), NotTheSame> {
+    pub async fn pass_over(&mut self, count: u64, last: Option<&RawValue>) -> Result<(), NotTheSame> {
         let mut passed = 0;
         while passed < count {
             let Some(mut bundle) = self.next().await else {
@@ -181,6 +181,7 @@ impl Inputs {
             // No more than the bundle has.
             self.ahead = bundle.split_off(usize::try_from(known).unwrap_or(usize::MAX));
             if passed == count
+                && let Some(last) = last
                 && let Some(now) = bundle.pop().filter(|now| !is_same(&now.json, last))
             {
                 return Err(NotTheSame::Other { number: count, before: last.to_owned(), now: now.json });
@@ -204,7 +205,7 @@ impl Inputs {
 }
 
 /// Whether two inputs are the same value, however they are written.
-fn is_same(one: &RawValue, other: &RawValue) -> bool {
+pub fn is_same(one: &RawValue, other: &RawValue) -> bool {
     let value = |json: &RawValue| serde_json::from_str::<serde_json::Value>(json.get()).ok();
     one.get() == other.get() || value(one).is_some_and(|one| Some(one) == value(other))
 }

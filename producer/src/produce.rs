@@ -26,6 +26,9 @@ use crate::window::Window;
 
 /// How long an unfinished chunk waits for more inputs.
 const LINGER: Duration = Duration::from_millis(20);
+/// How long a store may take to write a batch's end before that goes through the broker, which keeps it for a store that is
+/// away. Twice is as good as once.
+const SEAL_WITHIN: Duration = Duration::from_secs(2);
 /// Inputs that are made ready at the same time.
 const READYING: usize = 8;
 
@@ -81,7 +84,7 @@ pub struct NotReady(pub String);
 /// Where a submission begins and what it does at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
-    /// Items before this one were accepted before; they are passed over.
+    /// The index of the first input: the items before it were accepted before, and [passed over](Inputs::pass_over).
     pub from: u64,
     /// Whether the batch is sealed at what was read when it is stopped; else it stays open and can be resumed.
     pub seal_when_stopped: bool,
@@ -90,7 +93,7 @@ pub struct Span {
 /// A batch that was published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Produced {
-    /// How many items were read.
+    /// How many items it has.
     pub total: u64,
     /// Whether these are all the inputs; not so where it was stopped.
     pub is_whole: bool,
@@ -161,17 +164,14 @@ impl<'a> Producer<'a> {
         let nobody = Arc::new(Maker { worker: String::new(), device: String::new() });
         let mut cutter = Cutter::new(self.cut);
         let mut refused = Vec::new();
-        let (mut total, mut is_whole) = (0, false);
+        let (mut total, mut is_whole) = (span.from, false);
         while let Some(next) = sending.next(&mut inputs, &mut cutter, stop).await? {
-            let Some(mut bundle) = next else {
+            let Some(bundle) = next else {
                 inputs.whole()?;
                 is_whole = true;
                 break;
             };
-            let known = span.from.saturating_sub(total).min(bundle.len() as u64);
-            total += known;
-            bundle.drain(..usize::try_from(known).unwrap_or(usize::MAX));
-            for mut input in self.make_ready(bundle).await? {
+            for mut input in sending.beside(self.make_ready(bundle)).await?? {
                 let index = ItemIndex(total);
                 total += 1;
                 if let Some(failure) = refusal(job, &mut input, self.max_input_bytes) {
@@ -212,9 +212,10 @@ impl<'a> Producer<'a> {
 
     async fn seal(&self, batch: &BatchId, total: u64) -> Result<(), BrokerError> {
         if let Some(store) = self.store {
-            match store.seal(batch, total).await {
-                Ok(()) => return Ok(()),
-                Err(error) => tracing::debug!(%error, "the batch's end goes through the broker"),
+            match tokio::time::timeout(SEAL_WITHIN, store.seal(batch, total)).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => tracing::debug!(%error, "the batch's end goes through the broker"),
+                Err(_) => tracing::debug!("the store does not answer, the batch's end goes through the broker"),
             }
         }
         let body = Body::Seal { batch: batch.clone(), total };
@@ -263,11 +264,16 @@ impl<'p> Sending<'p, '_> {
             }
             inputs.next().await
         };
-        let mut when_there_is_room = std::pin::pin!(stop.run_until_cancelled(when_there_is_room));
+        self.beside(stop.run_until_cancelled(when_there_is_room)).await
+    }
+
+    /// Waits for something beside what is under way: that goes out and is confirmed meanwhile, and only while somebody
+    /// asks after it.
+    async fn beside<T>(&mut self, waited_for: impl Future<Output = T>) -> Result<T, ProduceError> {
+        let mut waited_for = std::pin::pin!(waited_for);
         loop {
             tokio::select! {
-                next = &mut when_there_is_room => return Ok(next),
-                // Confirms are taken note of while the inputs are slow.
+                came = &mut waited_for => return Ok(came),
                 Some(landed) = self.flying.next(), if !self.flying.is_empty() => self.landed(landed)?,
             }
         }
@@ -279,7 +285,7 @@ impl<'p> Sending<'p, '_> {
         let bytes = chunk.weight_bytes();
         let behind = std::mem::take(&mut self.behind);
         if let Some(window) = self.producer.window {
-            window.take_beside(bytes, behind).await;
+            self.beside(window.take_beside(bytes, behind)).await?;
         }
         let reply_to = self.producer.reply_to.clone();
         let message = Message { reply_to, ..Message::new(Body::Chunk(chunk), self.batch.priority) };

@@ -52,7 +52,8 @@ impl Ahead {
         store: &dyn Store,
         stop: CancellationToken,
     ) -> Result<(), BrokerError> {
-        let copies = stream::unfold(broker.copies().await?, |mut copies| async {
+        let Some(copies) = stop.run_until_cancelled(broker.copies()).await.transpose()? else { return Ok(()) };
+        let copies = stream::unfold(copies, |mut copies| async {
             let copy = copies.next().await?;
             Some((copy, copies))
         });

@@ -39,7 +39,8 @@ pub async fn collect(
     landed: impl Fn(&[Arc<Outcome>]) + Send,
     stop: CancellationToken,
 ) -> Result<(), BrokerError> {
-    let mut deliveries = broker.consume(Queue::Results, PERMITS, stop.clone()).await?;
+    let consuming = stop.run_until_cancelled(broker.consume(Queue::Results, PERMITS, stop.clone())).await;
+    let Some(mut deliveries) = consuming.transpose()? else { return Ok(()) };
     let (tell, mut gathered) = mpsc::channel(1);
     // The next messages are read and checked while the store writes these.
     let gathering = async move {

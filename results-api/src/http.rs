@@ -33,22 +33,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{self, DefaultBodyLimit, Request};
 use axum::http::{Method, StatusCode};
-use axum::middleware;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post, put};
 use axum::serve::ListenerExt as _;
 use serde_json::Value;
 use tidemill_core::blobs::Blobs;
-use tidemill_core::broker::Broker;
+use tidemill_core::broker::{Broker, Health};
 use tidemill_core::settings::{ApiSettings, Secret};
 use tidemill_core::store::{BatchInfo, Shared};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::timeout::{RequestBodyTimeoutLayer, TimeoutLayer};
+use tower_http::timeout::RequestBodyTimeoutLayer;
 
-pub use create::{Entry, NewBatch, NewRetry, SubmitError, SubmitErrorKind, Submitted, Submitter};
+pub use create::{Entry, MAX_KEY_BYTES, NewBatch, NewRetry, SubmitError, SubmitErrorKind, Submitted, Submitter};
 pub use health::{Role, install_metrics, serve_role};
 pub use metrics_exporter_prometheus::PrometheusHandle;
 
@@ -58,6 +59,8 @@ use self::problem::Problem;
 const GRACE: Duration = Duration::from_secs(10);
 /// How long the beginning of an answer may take; a stream may then go on for days.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// How long nobody asks why it takes so long.
+const PATIENT_FOR: Duration = Duration::from_secs(1);
 /// How long a body may pause; it may then go on for days.
 const BODY_PAUSES_AT_MOST: Duration = Duration::from_secs(60);
 /// The largest body that is read whole.
@@ -128,6 +131,19 @@ struct Served {
     stop: CancellationToken,
 }
 
+impl Access {
+    /// Checks that nobody can call from elsewhere without a token, unless that is meant.
+    ///
+    /// # Errors
+    /// [`ServeError::Unguarded`]
+    pub fn check(&self, address: SocketAddr) -> Result<(), ServeError> {
+        if self.token.is_none() && !self.is_open && !address.ip().is_loopback() {
+            return Err(ServeError::Unguarded(address));
+        }
+        Ok(())
+    }
+}
+
 /// Why the API cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -148,9 +164,7 @@ pub enum ServeError {
 /// [`ServeError::Unguarded`] where others could call and need no token.
 pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> Result<(), ServeError> {
     let address = listener.local_addr()?;
-    if api.access.token.is_none() && !api.access.is_open && !address.ip().is_loopback() {
-        return Err(ServeError::Unguarded(address));
-    }
+    api.access.check(address)?;
     tracing::info!(%address, "the results API listens");
     let router = router(Arc::new(Served { api, stop: stop.clone() }));
     let serving = connections::serve(listener.tap_io(prepare), router, stop.clone());
@@ -192,7 +206,7 @@ fn router(served: Arc<Served>) -> Router {
         .route("/v1/models", get(about::models))
         .route("/v1/workers", get(about::workers))
         .route("/metrics", get(health::metrics))
-        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_WITHIN))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&served), bounded))
         .merge(uploads())
         .route_layer(middleware::from_fn_with_state(Arc::clone(&served), guard::guard));
     Router::new()
@@ -206,6 +220,23 @@ fn router(served: Arc<Served>) -> Router {
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn(log::log))
         .with_state(served)
+}
+
+/// Bounds how long an answer takes to begin. What is asked of a store that is away waits for it; its caller does not.
+async fn bounded(extract::State(served): extract::State<Arc<Served>>, request: Request, next: Next) -> Response {
+    let is_away = async {
+        loop {
+            tokio::time::sleep(PATIENT_FOR).await;
+            if let Health::Away(reason) = served.api.store.health().await {
+                return reason;
+            }
+        }
+    };
+    tokio::select! {
+        answer = next.run(request) => answer,
+        reason = is_away => Problem::away(format!("the store is away: {reason}")).into_response(),
+        () = tokio::time::sleep(ANSWER_WITHIN) => Problem::late().into_response(),
+    }
 }
 
 /// The routes whose answer comes after a body that may be long.

@@ -47,7 +47,8 @@ pub async fn sweep(store: &dyn Shared, blobs: Option<&Blobs>, stop: Cancellation
 }
 
 async fn keep_heartbeats(broker: &dyn Broker, store: &dyn Shared, stop: CancellationToken) -> Result<(), BrokerError> {
-    let mut deliveries = broker.consume(Queue::Workers, PERMITS, stop).await?;
+    let consuming = stop.run_until_cancelled(broker.consume(Queue::Workers, PERMITS, stop.clone())).await;
+    let Some(mut deliveries) = consuming.transpose()? else { return Ok(()) };
     while let Some(first) = deliveries.next().await {
         let mut held = vec![first];
         while let Some(Some(next)) = deliveries.next().now_or_never() {

@@ -34,6 +34,11 @@ fn a_slender_picture_does_not_grow_between() {
     assert_eq!(prepared.len(), 256 * 256 * 3);
     assert!(prepared.iter().all(|sample| sample.abs_diff(200) < 2));
 
+    let crop = Preparation { resize: Target::ShortSide(256), crop: Some((224, 224)), ..preparation };
+    prepared.clear();
+    prepare(&png(2, 30_000), &crop, &limits, &mut prepared).unwrap(); // 256×3,840,000 with what lies beside the crop
+    assert_eq!(prepared.len(), 224 * 224 * 3);
+
     for steps in [r#"[{"resize": [30, 65535]}]"#, r#"[{"rotate": 90}, {"resize": [65535, 30]}]"#] {
         let options = format!(r#"{{"steps": {steps}, "format": "png"}}"#);
         let plan = Plan::new(serde_json::from_str::<Options>(&options).unwrap()).unwrap();

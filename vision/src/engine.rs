@@ -2,6 +2,7 @@
 //! room. `compute.map` runs its expressions through it, too.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,10 +20,12 @@ use crate::device::{self, Device, DeviceChoice};
 use crate::lost::Lost;
 use crate::map::Mapper;
 use crate::model::{InstanceConfig, Model, ModelError, Tally};
+use crate::network::NetworkError;
 use crate::shelf::{InUse, Shelf};
-use crate::sys;
+use crate::threads::AtWork;
 use crate::train::Conditions;
 use crate::trainer::Trainer;
+use crate::{sys, torch};
 
 /// Copies of a network on a GPU: one batch travels and is read while the other is computed.
 const INSTANCES_ON_A_GPU: usize = 2;
@@ -78,16 +81,20 @@ impl Torch {
         let (card, config, tally, lost) =
             (card.clone(), self.config.clone(), self.tally(&card.name), self.lost.clone());
         let name = card.name.clone();
-        let load = move || {
-            let model = Model::start_counting(card, &config, tally, lost).map_err(|error| chain(&error))?;
-            let bytes = model.weight_bytes();
-            Ok((model, bytes))
-        };
-        let model = self.models.get(&key, thought, load).await.map_err(|reason| Failure::permanent("model", reason))?;
+        let load = move || load(card, &config, tally, &lost);
+        let model = self.models.get(&key, thought, load).await?;
         if let Some(done) = self.done().get_mut(&name) {
             done.precision = Some(model.precision());
         }
         Ok(model)
+    }
+
+    /// The model of a card, for a picture. Where a device is lost there is none: the picture is not answered any more.
+    async fn model_for_picture(&self, card: &Card) -> Result<InUse<Model>, Failure> {
+        match self.model(card).await {
+            Err(_) if self.lost.is_told() => std::future::pending().await,
+            model => model,
+        }
     }
 
     fn tally(&self, model: &str) -> Arc<Tally> {
@@ -109,6 +116,40 @@ impl Torch {
             ModelError::Failed(_) | ModelError::Stopped => Failure::transient("network", error.to_string()),
         }
     }
+}
+
+/// Loads a model; the second is how many bytes it takes. Where a device is found to be lost, that is told.
+///
+/// # Errors
+/// One that may pass where memory or a thread was lacking, which others held.
+fn load(card: Card, config: &InstanceConfig, tally: Arc<Tally>, lost: &Lost) -> Result<(Model, u64), Failure> {
+    let _at_work = AtWork::begin();
+    let name = card.name.clone();
+    // The library's layers panic where libtorch refuses. Nothing half done is seen again: it is dropped.
+    let start = AssertUnwindSafe(|| Model::start_counting(card, config, tally, lost.clone()));
+    let error = match catch_unwind(start) {
+        Ok(Ok(model)) => {
+            let bytes = model.weight_bytes();
+            return Ok((model, bytes));
+        }
+        Ok(Err(error)) => error,
+        Err(panic) => NetworkError::Torch { model: name, reason: torch::panicked(&*panic) },
+    };
+    let reason = chain(&error);
+    if error.is_transient() {
+        return Err(Failure::transient("model", reason));
+    }
+    if !matches!(error, NetworkError::Card(_))
+        && let Some(device) = config.devices.iter().find(|device| is_dead(**device))
+    {
+        lost.tell(&format!("{device}: {reason}"));
+    }
+    Err(Failure::permanent("model", reason))
+}
+
+/// Whether a device answers nothing any more; one without memory does.
+fn is_dead(device: Device) -> bool {
+    torch::probe(device).is_err_and(|error| !torch::is_about_memory(&torch::reason(&error)))
 }
 
 /// How models are run, by the settings.
@@ -167,7 +208,7 @@ fn share_cores(cores: usize, instances: usize, threads: usize) -> Result<(usize,
 #[async_trait]
 impl Engine for Torch {
     async fn classify(&self, card: &Card, pixels: Pixels, top: usize) -> Result<Vec<Label>, Failure> {
-        let model = self.model(card).await?;
+        let model = self.model_for_picture(card).await?;
         self.tally(&card.name).prepared(pixels.took);
         let scored = match model.classify(pixels.data, top).await {
             Ok(scored) => scored,
@@ -178,7 +219,7 @@ impl Engine for Torch {
     }
 
     async fn segment(&self, card: &Card, pixels: Pixels) -> Result<(Arc<[String]>, Scores), Failure> {
-        let model = self.model(card).await?;
+        let model = self.model_for_picture(card).await?;
         self.tally(&card.name).prepared(pixels.took);
         match model.segment(pixels.data).await {
             Ok(scores) => Ok((Arc::clone(model.labels()), scores)),

@@ -1,17 +1,21 @@
-// Convolutions of oneDNN as PyTorch's own compiler calls them: weights laid out once, limit and bias in the same pass.
+// What torch-sys does not bring: convolutions of oneDNN as PyTorch's own compiler calls them, weights laid out once, limit
+// and bias in the same pass; and where TorchScript prints to.
 //
-// They are operators of libtorch_cpu without a function of their own in its headers, so they are looked up by name and
-// called with boxed arguments. Tensors cross the border as torch-sys passes them, as `at::Tensor *`. An error is a text
-// in `*error`, from malloc; then the result is null.
+// The convolutions are operators of libtorch_cpu without a function of their own in its headers, so they are looked up by
+// name and called with boxed arguments. Tensors cross the border as torch-sys passes them, as `at::Tensor *`. An error is
+// a text in `*error`, from malloc; then the result is null.
 
+#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <optional>
+#include <string>
 
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/stack.h>
+#include <torch/csrc/jit/runtime/print_handler.h>
 
 namespace {
 
@@ -55,6 +59,11 @@ at::Tensor *tidemill_convolve(const at::Tensor *input, const at::Tensor *weight,
   }
   return call("mkldnn::_convolution_pointwise", error, *input, *weight, *bias, twice(padding), twice(stride), twice(1),
               groups, relu6 ? "hardtanh" : "none", std::move(limits), "");
+}
+
+// What modules print goes to standard error instead of standard output. Where that is closed it is lost.
+void tidemill_print_to_stderr() {
+  torch::jit::setPrintHandler([](const std::string &text) { std::fwrite(text.data(), 1, text.size(), stderr); });
 }
 
 }

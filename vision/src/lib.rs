@@ -31,6 +31,7 @@ mod precision;
 mod shelf;
 
 mod sys;
+mod threads;
 mod torch;
 mod train;
 mod trainer;

@@ -11,7 +11,6 @@ mod testing;
 mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tidemill_core::telemetry::events::ModelLoaded;
@@ -31,6 +30,7 @@ use crate::labels::labels;
 use crate::lost::Lost;
 use crate::network::NetworkError;
 use crate::precision::{self, Exact, Loaded};
+use crate::threads::{OwnThread, PATIENCE};
 
 /// How many batches may wait for each instance beside the one it is at: enough that it never waits for pixels.
 const BATCHES_WAITING: usize = 2;
@@ -85,7 +85,8 @@ pub enum ModelError {
     Stopped,
 }
 
-/// A model at work. Dropping it waits for the batches being computed.
+/// A model at work. Dropping it waits for the batches being computed, some seconds at most: what takes longer keeps its
+/// network until it is done.
 #[derive(Debug)]
 pub struct Model {
     card: Card,
@@ -98,7 +99,7 @@ pub struct Model {
     lost: Lost,
     capacity: Arc<Semaphore>,
     gatherer: Arc<Gatherer>,
-    instances: Vec<JoinHandle<()>>,
+    instances: Vec<OwnThread>,
 }
 
 /// One picture on its way.
@@ -200,12 +201,12 @@ impl Model {
             let (tally, lost) = (Arc::clone(&model.tally), model.lost.clone());
             let instance = Instance { network, device, on, tally, lost };
             let (gatherer, threads) = (Arc::clone(&model.gatherer), config.threads.max(1));
-            let thread = thread::Builder::new().name(format!("{}-{number}", model.card.name));
-            let started = thread.spawn(move || instance.run(&gatherer, threads));
+            let name = format!("{}-{number}", model.card.name);
+            let started = OwnThread::start(name, move || instance.run(&gatherer, threads));
             // Those that were started end with the model.
-            model.instances.push(started.map_err(|error| NetworkError::Torch {
+            model.instances.push(started.map_err(|error| NetworkError::NoThread {
                 model: model.card.name.clone(),
-                reason: format!("no thread for it: {error}"),
+                reason: error.to_string(),
             })?);
         }
         Ok(model)
@@ -298,10 +299,9 @@ impl Model {
 impl Drop for Model {
     fn drop(&mut self) {
         self.gatherer.close();
+        let moment = Instant::now() + PATIENCE;
         for instance in self.instances.drain(..) {
-            if instance.join().is_err() {
-                tracing::error!(model = %self.card.name, "an instance of a model panicked");
-            }
+            instance.end_by(moment);
         }
     }
 }

@@ -71,6 +71,25 @@ pub enum NetworkError {
         /// libtorch's reason, in one line.
         reason: String,
     },
+    /// The system has no thread to run it on.
+    #[error("cannot load the network of `{model}`: no thread for it: {reason}")]
+    NoThread {
+        /// The card's name.
+        model: String,
+        /// The system's reason.
+        reason: String,
+    },
+}
+
+impl NetworkError {
+    /// Whether the same network may be loaded at another time: where it lacked memory or a thread, which others held.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Torch { reason, .. } | Self::Misfit { what: reason, .. } => torch::is_about_memory(reason),
+            Self::NoThread { .. } => true,
+            Self::Card(_) => false,
+        }
+    }
 }
 
 impl Network {
@@ -196,8 +215,9 @@ impl Network {
     fn fits(&self, card: &Card) -> Result<(), NetworkError> {
         let misfit = |what: String| NetworkError::Misfit { model: card.name.clone(), what };
         let [height, width] = self.size;
-        let output = self.forward(&self.empty(2)).map_err(|error| {
-            misfit(format!("it does not take a picture of {width}x{height}: {}", torch::reason(&error)))
+        let output = self.forward(&self.empty(2)).map_err(|error| match torch::reason(&error) {
+            reason if torch::is_about_memory(&reason) => NetworkError::Torch { model: card.name.clone(), reason },
+            reason => misfit(format!("it does not take a picture of {width}x{height}: {reason}")),
         })?;
         let (found, classes) = (output.size(), self.classes);
         let expected = match self.question {
@@ -257,4 +277,21 @@ pub(crate) fn usable_precisions(card: &Card, device: Device) -> Vec<Precision> {
     };
     let usable: Vec<Precision> = allowed.iter().copied().filter(good).collect();
     if usable.is_empty() { vec![Precision::Fp32] } else { usable }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_held_may_be_had_at_another_time() {
+        let model = || "any".to_owned();
+        let torch = |reason: &str| NetworkError::Torch { model: model(), reason: reason.to_owned() };
+
+        assert!(torch("CUDA out of memory. Tried to allocate 20.00 MiB").is_transient());
+        assert!(torch("Cannot allocate memory (os error 12)").is_transient());
+        assert!(NetworkError::NoThread { model: model(), reason: "try again".to_owned() }.is_transient());
+        assert!(!torch("file not found").is_transient());
+        assert!(!NetworkError::Misfit { model: model(), what: "it lacks fc.bias".to_owned() }.is_transient());
+    }
 }

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tidemill_core::failure::Failure;
 use tidemill_core::settings::format_size;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::task::JoinError;
 use tokio::time::Instant;
 
 /// For how long a model that could not be loaded is not tried again: a file may come meanwhile, and many items may ask.
@@ -44,12 +46,12 @@ enum State<M> {
     Empty,
     Loaded(M),
     /// It could not be loaded, and when that was.
-    Failed(String, Instant),
+    Failed(Failure, Instant),
 }
 
 impl<M> State<M> {
-    fn failed(reason: String) -> Self {
-        Self::Failed(reason, Instant::now())
+    fn failed(failure: Failure) -> Self {
+        Self::Failed(failure, Instant::now())
     }
 
     /// Whether it is to be loaded.
@@ -86,10 +88,10 @@ impl<K: Clone + Eq + Hash, M: Send + Sync + 'static> Shelf<K, M> {
     /// # Errors
     ///
     /// Why it cannot be loaded: what `load` says, or that it does not fit by itself. For a while it says so again, without
-    /// another try.
-    pub(crate) async fn get<F>(&self, key: &K, thought: u64, load: F) -> Result<InUse<M>, String>
+    /// another try; where it may pass, it says when there is one.
+    pub(crate) async fn get<F>(&self, key: &K, thought: u64, load: F) -> Result<InUse<M>, Failure>
     where
-        F: FnOnce() -> Result<(M, u64), String> + Send + Clone + 'static,
+        F: FnOnce() -> Result<(M, u64), Failure> + Send + Clone + 'static,
     {
         let slot =
             Arc::clone(self.slots.lock().unwrap_or_else(PoisonError::into_inner).entry(key.clone()).or_default());
@@ -112,34 +114,36 @@ impl<K: Clone + Eq + Hash, M: Send + Sync + 'static> Shelf<K, M> {
 
     async fn load<F>(&self, slot: &Slot<M>, thought: u64, load: F) -> State<M>
     where
-        F: FnOnce() -> Result<(M, u64), String> + Send + 'static,
+        F: FnOnce() -> Result<(M, u64), Failure> + Send + 'static,
     {
-        if let Err(reason) = self.fits(thought) {
-            return State::failed(reason);
+        if let Err(failure) = self.fits(thought) {
+            return State::failed(failure);
         }
         self.make_room(thought).await;
         let loaded = tokio::task::spawn_blocking(load).await;
-        match loaded.unwrap_or_else(|panicked| Err(format!("loading it panicked: {panicked}"))) {
+        let panicked = |error: JoinError| Err(Failure::permanent("model", format!("loading it panicked: {error}")));
+        match loaded.unwrap_or_else(panicked) {
             Ok((model, bytes)) => {
-                if let Err(reason) = self.fits(bytes) {
+                if let Err(failure) = self.fits(bytes) {
                     unload(model).await;
-                    return State::failed(reason);
+                    return State::failed(failure);
                 }
                 // It may take more than was thought.
                 self.make_room(bytes).await;
                 slot.bytes.store(bytes.max(1), Ordering::Relaxed);
                 State::Loaded(model)
             }
-            Err(reason) => State::failed(reason),
+            Err(failure) => State::failed(failure),
         }
     }
 
-    fn fits(&self, bytes: u64) -> Result<(), String> {
+    fn fits(&self, bytes: u64) -> Result<(), Failure> {
         if bytes <= self.limit {
             return Ok(());
         }
         let (bytes, limit) = (format_size(bytes), format_size(self.limit));
-        Err(format!("its weights take {bytes}, and vision.model_memory allows {limit} for all models together"))
+        let what = format!("its weights take {bytes}, and vision.model_memory allows {limit} for all models together");
+        Err(Failure::permanent("model", what))
     }
 
     /// Unloads what was used longest ago until there is room for so many bytes more.
@@ -170,9 +174,16 @@ impl<M> Default for Slot<M> {
     }
 }
 
-fn ready<M>(state: OwnedRwLockReadGuard<State<M>>) -> Option<Result<InUse<M>, String>> {
+fn ready<M>(state: OwnedRwLockReadGuard<State<M>>) -> Option<Result<InUse<M>, Failure>> {
     match &*state {
-        State::Failed(reason, _) if !state.is_open() => Some(Err(reason.clone())),
+        State::Failed(failure, at) if !state.is_open() => {
+            let mut failure = failure.clone();
+            if failure.retryable {
+                // Sooner it would only hear the same.
+                failure.retry_after = Some(NOT_BEFORE.saturating_sub(at.elapsed()));
+            }
+            Some(Err(failure))
+        }
         State::Empty | State::Failed(..) => None,
         State::Loaded(_) => {
             let loaded = OwnedRwLockReadGuard::try_map(state, |state| match state {

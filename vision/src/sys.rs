@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "libtorch is reached through pointers, the dynamic linker and the allocator")]
 
 use std::ffi::{CStr, c_char, c_void};
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use tch::{Kind, TchError, Tensor};
@@ -50,6 +50,46 @@ pub(crate) fn keep_freed_memory() {
     }
 }
 
+/// From now on the process ends without the destructors of libtorch where threads are still within it: those that compute
+/// would have taken from under them what they use, and a command that was to end with 130 would crash. Nothing is lost by
+/// that: Rust's own output has been written by then, and the rest is memory.
+pub(crate) fn leave_threads_behind() {
+    #[cfg(target_env = "gnu")]
+    {
+        static ASKED: Once = Once::new();
+        ASKED.call_once(|| {
+            // SAFETY: the function is of the kind that is asked for, never unloaded, and does not look at the argument.
+            unsafe {
+                on_exit(end_at_once_if_at_work, std::ptr::null_mut());
+            }
+        });
+    }
+}
+
+/// Called at the end of `main` and by [`std::process::exit`], before the destructors of what was loaded by then.
+#[cfg(target_env = "gnu")]
+extern "C" fn end_at_once_if_at_work(status: libc::c_int, _argument: *mut c_void) {
+    if crate::threads::is_any_at_work() {
+        // SAFETY: it may be called at any time, and does not return.
+        unsafe { libc::_exit(status) }
+    }
+}
+
+#[cfg(target_env = "gnu")]
+unsafe extern "C" {
+    /// glibc's own, which the crate `libc` does not have: as `atexit`, and tells the status.
+    fn on_exit(call: extern "C" fn(libc::c_int, *mut c_void), argument: *mut c_void) -> libc::c_int;
+}
+
+/// What TorchScript modules print goes to standard error from now on: outcomes are on standard output.
+pub(crate) fn print_to_stderr() {
+    static ASKED: Once = Once::new();
+    ASKED.call_once(|| {
+        // SAFETY: it sets a pointer, which libtorch keeps as an atomic, to a function that is never unloaded.
+        unsafe { tidemill_print_to_stderr() }
+    });
+}
+
 /// Calls `f` with a tensor over a batch of pixels, without copying them.
 ///
 /// # Shape
@@ -94,6 +134,8 @@ unsafe extern "C" {
         relu6: bool,
         error: *mut *mut c_char,
     ) -> *mut c_void;
+
+    fn tidemill_print_to_stderr();
 }
 
 /// How a convolution runs over its input: alike in both directions.

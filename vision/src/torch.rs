@@ -1,6 +1,9 @@
 //! From this crate's words to those of `tch`.
 
-use tch::{Kind, TchError};
+use std::any::Any;
+
+use tch::{Kind, TchError, Tensor};
+use tidemill_core::failpoint::fails;
 use tidemill_tasks::vision::card::Precision;
 
 use crate::device::Device;
@@ -29,6 +32,18 @@ pub(crate) fn wait_for(device: Device) {
     }
 }
 
+/// Asks a device for next to nothing: whether it answers at all.
+pub(crate) fn probe(on: Device) -> Result<(), TchError> {
+    alive()?;
+    let one = Tensor::f_from_slice(&[1_f32])?.f_to_device(device(on))?;
+    one.f_add_scalar(1.0)?.f_to_device(tch::Device::Cpu).map(drop)
+}
+
+/// Where fault tests lose the device.
+pub(crate) fn alive() -> Result<(), TchError> {
+    if fails("vision.device") { Err(TchError::Torch("the device is unplugged, as told".to_owned())) } else { Ok(()) }
+}
+
 /// How many threads this one computes with, for as long as this is held.
 ///
 /// oneDNN lays weights out for as many as the thread has that loads them, and converts them at every run where others run
@@ -52,9 +67,24 @@ impl Drop for Threads {
 
 /// Says whether a reason is that there is no memory left: on a GPU, or on the CPU (`DefaultCPUAllocator`).
 pub(crate) fn is_about_memory(reason: &str) -> bool {
-    ["out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED"]
-        .iter()
-        .any(|said| reason.contains(said))
+    [
+        "out of memory",
+        "OutOfMemory",
+        "can't allocate memory",
+        "Cannot allocate memory",
+        "not enough memory",
+        "bad_alloc",
+        "ALLOC_FAILED",
+    ]
+    .iter()
+    .any(|said| reason.contains(said))
+}
+
+/// What a panic says, in one line: where tch's own functions panic, they print the whole error, its lines ended by `\n`.
+pub(crate) fn panicked(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    let first = text.and_then(|text| text.lines().next()).and_then(|line| line.split("\\n").next());
+    format!("it panicked: {}", first.unwrap_or("no reason given"))
 }
 
 /// Returns what went wrong in one line: libtorch's own messages go on with a stack trace of C++.
@@ -87,5 +117,14 @@ mod tests {
         ] {
             assert_eq!(reason(&TchError::Torch(text.to_owned())), said);
         }
+    }
+
+    #[test]
+    fn a_panic_of_the_library_is_one_line_too() {
+        let error = TchError::Torch("CUDA error: unknown error\nException raised from x.cpp".to_owned());
+        let text = format!("called `Result::unwrap()` on an `Err` value: {error:?}");
+
+        assert!(panicked(&text).ends_with("Torch(\"CUDA error: unknown error"), "{}", panicked(&text));
+        assert_eq!(panicked(&"seven\nis unlucky"), "it panicked: seven");
     }
 }

@@ -81,6 +81,7 @@ pub(crate) fn train(training: &Training, conditions: &Conditions, stop: &Cancell
     let begun = State {
         recipe: recipe.clone(),
         data: set.digest.clone(),
+        labels: set.labels.clone(),
         architecture: card.network.architecture.to_string(),
         size: Size { width: card.input.width, height: card.input.height },
         epochs: Vec::new(),
@@ -96,7 +97,8 @@ pub(crate) fn train(training: &Training, conditions: &Conditions, stop: &Cancell
 
 /// Refuses to go on with what was another training.
 fn same(now: &State, before: &State, workshop: &Workshop) -> Result<(), Failure> {
-    let differs = now.recipe.difference(&before.recipe).or_else(|| match () {
+    let named = now.recipe.difference(&before.recipe).or_else(|| renamed(&now.labels, &before.labels));
+    let differs = named.or_else(|| match () {
         () if now.data != before.data => Some("the files of the data set are others".to_owned()),
         () if now.architecture != before.architecture || now.size != before.size => {
             let (is, was) = (&now.architecture, &before.architecture);
@@ -111,6 +113,13 @@ fn same(now: &State, before: &State, workshop: &Workshop) -> Result<(), Failure>
         "differs",
         format!("{} has begun to train {model} otherwise: {differs}; {remedy}", begun.display()),
     ))
+}
+
+/// Says of the first class that is called otherwise what it is called.
+fn renamed(now: &[String], before: &[String]) -> Option<String> {
+    let class = (0..now.len().max(before.len())).find(|&class| now.get(class) != before.get(class))?;
+    let name = |labels: &[String]| labels.get(class).map_or_else(|| "none".to_owned(), |label| format!("{label:?}"));
+    Some(format!("class {class} is {} and was {}", name(now), name(before)))
 }
 
 /// The card of the model that comes of it, as far as it is known before.
@@ -275,4 +284,49 @@ fn round(took: Duration) -> f64 {
 /// libtorch refused: most often there is no memory left, which may pass.
 fn failed(error: TchError) -> Failure {
     Failure::transient("network", torch::reason(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemill_tasks::vision::train::{Augmentation, Recipe};
+
+    use super::*;
+
+    fn state(labels: &[&str]) -> State {
+        State {
+            recipe: Recipe {
+                architecture: None,
+                batch: 32,
+                learning_rate: 0.001,
+                validation: 0.2,
+                seed: 0,
+                augmentation: Augmentation::default(),
+                size: None,
+                weights: None,
+                freeze: true,
+                head: 512,
+            },
+            data: "its digest".to_owned(),
+            labels: labels.iter().copied().map(str::to_owned).collect(),
+            architecture: "cifar10-cnn".to_owned(),
+            size: Size { width: 32, height: 32 },
+            epochs: Vec::new(),
+            best: (0, Figures::default()),
+            steps: 0,
+        }
+    }
+
+    #[test]
+    fn a_training_does_not_go_on_with_classes_of_other_names() {
+        let home = tempfile::tempdir().unwrap();
+        let workshop = Workshop::open(home.path(), "pets").unwrap();
+        let before = state(&["cat", "dog"]);
+        let said = |labels: &[&str]| same(&state(labels), &before, &workshop).map_err(|failure| failure.message);
+
+        assert_eq!(said(&["cat", "dog"]), Ok(()));
+        let renamed = said(&["cat", "wolf"]).unwrap_err();
+        assert!(renamed.contains("otherwise: class 1 is \"wolf\" and was \"dog\"; say another name"), "{renamed}");
+        let more = said(&["cat", "dog", "cow"]).unwrap_err();
+        assert!(more.contains("class 2 is \"cow\" and was none"), "{more}");
+    }
 }

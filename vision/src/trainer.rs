@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use tidemill_core::compute::message_of;
 use tidemill_core::failure::Failure;
@@ -10,15 +10,17 @@ use tidemill_tasks::vision::train::{Output, Training};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::threads::{OwnThread, PATIENCE};
 use crate::train::{Conditions, train};
 
-/// Runs trainings. Dropping it waits until the thread has ended, which is at its next batch.
+/// Runs trainings. Dropping it waits until the thread has ended, which is at its next batch, but no longer than
+/// [`PATIENCE`]. What it has written by then is whole, as when it is killed.
 #[derive(Debug)]
 pub(crate) struct Trainer {
     conditions: Arc<Conditions>,
     /// Held by the thread until it has ended: one that was given up still has its folder.
     turn: Arc<tokio::sync::Mutex<()>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<OwnThread>>,
 }
 
 impl Trainer {
@@ -43,7 +45,7 @@ impl Trainer {
             // Nobody may be listening any more.
             drop(answer.send(outcome));
         };
-        let thread = thread::Builder::new().name("train".to_owned()).spawn(work);
+        let thread = OwnThread::start("train".to_owned(), work);
         let thread = thread.map_err(|error| Failure::transient("no_thread", format!("no thread to train: {error}")))?;
         *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         answered.await.unwrap_or_else(|_| Err(Failure::transient("stopped", "the training ended without a word")))
@@ -52,8 +54,9 @@ impl Trainer {
 
 impl Drop for Trainer {
     fn drop(&mut self) {
-        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        // Its panics are caught within.
-        drop(thread.map(JoinHandle::join));
+        // It was asked to end when the future of its training was dropped.
+        if let Some(thread) = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            thread.end_by(Instant::now() + PATIENCE);
+        }
     }
 }

@@ -12,7 +12,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemill_core::broker::{Delivery, Permits, Queue};
+use tidemill_core::broker::{Delivery, Queue};
 use tidemill_core::chunk::Chunk;
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Ending, Maker, Outcome};
@@ -106,12 +106,10 @@ async fn turn(
 }
 
 /// Takes one suspect and no other: the broker would hand over the next one as soon as this one is settled, and whatever
-/// is given back unrun looks as if it had ended its worker.
+/// is given back unrun looks as if it had ended its worker. Another worker may have been quicker.
 async fn take_one(worker: &Worker, lane: Lane) -> Option<Delivery> {
-    let stop = CancellationToken::new();
-    match worker.broker.consume(Queue::Suspects(lane), Permits(1), stop).await {
-        // Another worker may have been quicker.
-        Ok(mut deliveries) => tokio::time::timeout(LOOK, deliveries.next()).await.ok().flatten(),
+    match worker.broker.take_one(Queue::Suspects(lane)).await {
+        Ok(delivery) => delivery,
         Err(error) => {
             tracing::warn!(%error, "cannot take suspects");
             None

@@ -18,10 +18,10 @@ use tidemill_core::broker::{self, Broker, NetworkWork, Notice, Queue};
 use tidemill_core::outcome::{Outcome, Status};
 use tidemill_core::retry::RetryPolicy;
 use tidemill_core::task::{Lane, raw};
-use tidemill_producer::inputs::{Inputs, Source};
-use tidemill_producer::{Cut, Span};
+use tidemill_producer::inputs::{Input, Inputs, Source};
+use tidemill_producer::{Cut, NotReady, Producer, Ready, Span};
 use tidemill_worker::{Ended, Networks, OwnNetworks};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::world::{COMPUTE, Deed, PATIENCE, WAIT, sandbox};
@@ -254,7 +254,7 @@ fn broker_work() -> broker::Message {
     broker::Message::new(broker::Body::Chunk(chunk), Priority(0))
 }
 
-/// A broker that never confirms an outcome.
+/// A broker that never confirms an outcome, and takes nothing in before it is asked a second time.
 #[derive(Debug)]
 struct Unconfirming(broker::embedded::Embedded);
 
@@ -264,6 +264,7 @@ impl Broker for Unconfirming {
         if matches!(message.body, broker::Body::Outcomes { .. }) {
             return std::future::pending().await;
         }
+        tokio::task::yield_now().await;
         self.0.publish(queue, message).await
     }
 
@@ -274,6 +275,10 @@ impl Broker for Unconfirming {
         stop: CancellationToken,
     ) -> Result<broker::Deliveries, broker::BrokerError> {
         self.0.consume(queue, permits, stop).await
+    }
+
+    async fn take_one(&self, queue: Queue) -> Result<Option<broker::Delivery>, broker::BrokerError> {
+        self.0.take_one(queue).await
     }
 
     async fn depth(&self, queue: Queue) -> Result<u64, broker::BrokerError> {
@@ -306,6 +311,43 @@ async fn an_input_that_is_refused_is_accepted_only_when_its_outcome_is_confirmed
 
     assert_eq!(broker.depth(Queue::Jobs(Lane::Cpu)).await.unwrap(), 2, "the chunks are");
     assert_eq!(*producer.accepted.borrow(), 0, "whoever goes on from there would pass over what was refused");
+}
+
+/// Makes each input ready when the one before it is accepted.
+#[derive(Debug)]
+struct OneAfterTheOther(watch::Receiver<u64>);
+
+#[async_trait::async_trait]
+impl Ready for OneAfterTheOther {
+    async fn ready(&self, input: &mut Input) -> Result<(), NotReady> {
+        let before: u64 = input.name.as_deref().unwrap().parse().unwrap();
+        self.0.clone().wait_for(|accepted| *accepted >= before).await.unwrap();
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_published_is_confirmed_while_files_are_made_ready() {
+    let mut world = sandbox();
+    world.broker = Arc::new(Unconfirming(broker::embedded::Embedded::new(1 << 20)));
+    let batch = world.batch(COMPUTE, PATIENCE);
+    let job = world.register.find(&batch.task).unwrap().prepare(&batch.options).unwrap();
+    let accepted = watch::Sender::new(0);
+    let ready = OneAfterTheOther(accepted.subscribe());
+    let producer = Producer { ready: Some(&ready), accepted, ..world.producer(ONE_BY_ONE) };
+    let (bundles, inputs) = Inputs::channel();
+    for index in 0..3 {
+        let input = Input { name: Some(index.to_string().into()), ..Input::value(raw(&Deed::Echo(index))) };
+        bundles.send(vec![input]).await.unwrap();
+    }
+    drop(bundles);
+    let span = Span { from: 0, seal_when_stopped: true };
+
+    let never = CancellationToken::new();
+    let producing = producer.produce(batch, &*job, inputs, span, &never);
+    let produced = tokio::time::timeout(PATIENCE, producing).await.expect("each waits for the one before").unwrap();
+
+    assert_eq!(produced.total, 3);
 }
 
 fn deeds() -> impl Strategy<Value = Vec<Deed>> {

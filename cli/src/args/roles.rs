@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 use tidemill_core::batch::BatchId;
 use tidemill_core::task::Lane;
+use tidemill_results_api::http::MAX_KEY_BYTES;
 
 use super::{Networks, Show, Work, parse_timeout};
 
@@ -35,7 +36,7 @@ pub(crate) struct Submit {
     #[arg(long, value_name = "BATCH", help_heading = "How it is sent")]
     pub(crate) resume: Option<BatchId>,
     /// A name of yours for this batch: the same one never makes a second batch, however often it is submitted
-    #[arg(long, value_name = "KEY", conflicts_with = "resume", help_heading = "How it is sent")]
+    #[arg(long, value_name = "KEY", value_parser = parse_key, conflicts_with = "resume", help_heading = "How it is sent")]
     pub(crate) idempotency_key: Option<String>,
     /// End after this long, whatever was accepted by then, and say how to go on
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout, help_heading = "How it is sent")]
@@ -102,6 +103,14 @@ pub(crate) struct ServeArgs {
 pub(crate) struct Health {
     /// What to ask, such as <http://127.0.0.1:8460/readyz>
     pub(crate) url: String,
+}
+
+fn parse_key(text: &str) -> Result<String, String> {
+    // An unset variable of a script would make one batch of all its jobs.
+    if text.trim().is_empty() || text.len() > MAX_KEY_BYTES {
+        return Err(format!("it has 1 to {MAX_KEY_BYTES} bytes, and not only spaces"));
+    }
+    Ok(text.to_owned())
 }
 
 fn parse_lane(text: &str) -> Result<Lane, String> {

@@ -85,6 +85,10 @@ impl Client {
 /// The name of a file's content (`sha256:…`) and its size. It is read once through, on a thread for that.
 pub(crate) async fn digest_of(path: PathBuf) -> std::io::Result<(String, u64)> {
     let hashing = tokio::task::spawn_blocking(move || {
+        if !std::fs::metadata(&path)?.is_file() {
+            // A pipe could keep the submission waiting for ever.
+            return Err(std::io::Error::other("it is not a regular file"));
+        }
         let mut hasher = Sha256::new();
         let bytes = std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
         Ok((format!("sha256:{:x}", hasher.finalize()), bytes))

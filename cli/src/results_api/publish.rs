@@ -6,15 +6,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use serde_json::value::RawValue;
 use tidemill_core::batch::{Batch, BatchId, Priority};
 use tidemill_core::broker::{Broker, BrokerErrorKind, Health, ReplyTo};
 use tidemill_core::failpoint::reach;
 use tidemill_core::nearest::did_you_mean;
 use tidemill_core::retry::RetryPolicy;
 use tidemill_core::settings::Settings;
-use tidemill_core::store::{BatchInfo, Shared, StoreError, StoreErrorKind};
+use tidemill_core::store::{BatchInfo, Order, Shared, StoreError, StoreErrorKind};
 use tidemill_core::task::{Job, Register, raw};
-use tidemill_producer::inputs::{Input, Inputs};
+use tidemill_producer::inputs::{Input, Inputs, is_same};
 use tidemill_producer::{Cut, ProduceError, Produced, Producer, Span};
 use tidemill_results_api::Ahead;
 use tidemill_results_api::http::{Entry, NewBatch, NewRetry, SubmitError, SubmitErrorKind, Submitted, Submitter};
@@ -70,7 +71,14 @@ impl Submitter for Publisher {
             None => given,
         };
         let id = batch.id.clone();
-        if let Some(items) = known.as_ref().and_then(|known| known.progress.total) {
+        let from = known.as_ref().map_or(0, |known| known.accepted);
+        let total = known.as_ref().and_then(|known| known.progress.total);
+        let last = match total.unwrap_or(from).checked_sub(1) {
+            Some(last) => self.input_of(&id, last).await?,
+            None => None,
+        };
+        if let Some(items) = total {
+            must_be_whole(entries, items, last.as_deref()).await?;
             return Ok(Submitted { id, items, is_new: false, expected: None });
         }
         // Now and not when its message is collected: whoever has our answer may ask for it at once.
@@ -80,9 +88,9 @@ impl Submitter for Publisher {
         let is_one = entries.size_hint() == (1, Some(1));
         let reply_to = if new.is_waited_for && is_one { self.broker.reply_to() } else { None };
         let expected = reply_to.is_some().then(|| self.ahead.expect(&id));
-        let from = known.as_ref().map_or(0, |known| known.accepted);
         let accepted = watch::Sender::new(from);
-        let published = self.publish(Arc::new(batch), &*job, entries, from, &accepted, reply_to).await;
+        let before = Before { count: from, last };
+        let published = self.publish(Arc::new(batch), &*job, entries, before, &accepted, reply_to).await;
         let before = *accepted.borrow();
         if let Err(error) = &published
             && error.kind == SubmitErrorKind::Full
@@ -93,7 +101,7 @@ impl Submitter for Publisher {
         }
         if published.is_err() && before > from {
             // Whoever sends it again has to send less; without this note only more than is needed.
-            drop(self.store.accept(&id, before).await);
+            drop(self.within_patience(self.store.accept(&id, before)).await);
         }
         published.map(|items| Submitted { id, items, is_new: known.is_none(), expected })
     }
@@ -158,13 +166,26 @@ impl Publisher {
         }
     }
 
-    /// Publishes the entries from `from` on and seals the batch; gives how many items it has.
+    /// What the input of an item was, where it has an outcome that says so.
+    async fn input_of(&self, batch: &BatchId, index: u64) -> Result<Option<Box<RawValue>>, SubmitError> {
+        let read = self.within_patience(async {
+            match self.store.read(batch, Order::Input, index, 1).await {
+                Ok(page) => Ok(page.outcomes.first().map(|outcome| outcome.input.clone())),
+                Err(error) if error.is_transient() => Err(error),
+                Err(_) => Ok(None),
+            }
+        });
+        // One that was too large to travel is not in its outcome.
+        Ok(read.await?.filter(|input| input.get() != "null"))
+    }
+
+    /// Publishes the entries behind those that were accepted before and seals the batch; gives how many items it has.
     async fn publish(
         &self,
         batch: Arc<Batch>,
         job: &dyn Job,
         entries: BoxStream<'static, Result<Entry, SubmitError>>,
-        from: u64,
+        before: Before,
         accepted: &watch::Sender<u64>,
         reply_to: Option<ReplyTo>,
     ) -> Result<u64, SubmitError> {
@@ -181,20 +202,26 @@ impl Publisher {
             accepted: accepted.clone(),
             reply_to,
         };
-        let (bundles, inputs) = Inputs::channel();
+        let (bundles, mut inputs) = Inputs::channel();
         let stop = CancellationToken::new();
-        let span = Span { from, seal_when_stopped: false };
-        let producing = producer.produce(batch, job, inputs, span, &stop);
+        let span = Span { from: before.count, seal_when_stopped: false };
+        let producing = async {
+            inputs
+                .pass_over(before.count, before.last.as_deref())
+                .await
+                .map_err(|problem| has_other_inputs(&problem))?;
+            of_produced(producer.produce(batch, job, inputs, span, &stop).await)
+        };
         let both = async move {
             let bundles = bundles;
             let mut producing = std::pin::pin!(producing);
             tokio::select! {
                 // Where the entries end with an error the way stays open until the producer is gone: its end seals.
                 fed = self.feed(entries, &bundles) => fed?,
-                produced = &mut producing => return of_produced(produced),
+                produced = &mut producing => return produced,
             }
             drop(bundles);
-            of_produced(producing.await)
+            producing.await
         };
         tokio::select! {
             items = both => items,
@@ -238,6 +265,40 @@ impl Publisher {
             }
         }
     }
+}
+
+/// What of a batch was accepted before: how many inputs, and what the last of them was, where that is known.
+struct Before {
+    count: u64,
+    last: Option<Box<RawValue>>,
+}
+
+/// Checks that a batch that was accepted whole is asked for again, and not another one by its key.
+async fn must_be_whole(
+    mut entries: BoxStream<'static, Result<Entry, SubmitError>>,
+    items: u64,
+    last: Option<&RawValue>,
+) -> Result<(), SubmitError> {
+    let mut count = 0;
+    let mut now = None;
+    while let Some(entry) = entries.next().await.transpose()? {
+        count += 1;
+        now = Some(input(entry).json);
+    }
+    if count != items {
+        return Err(has_other_inputs(&format!("it has {items}, and there are {count} now")));
+    }
+    match (last, now) {
+        (Some(last), Some(now)) if !is_same(last, &now) => {
+            Err(has_other_inputs(&format!("the last was {last} before, and is {now} now")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn has_other_inputs(problem: &dyn std::fmt::Display) -> SubmitError {
+    let message = format!("idempotency_key: the batch was begun with other inputs: {problem}");
+    SubmitError { kind: SubmitErrorKind::Conflict, message }
 }
 
 fn input(entry: Entry) -> Input {

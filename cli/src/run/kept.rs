@@ -125,7 +125,6 @@ impl Plan {
 
 /// Passes over the inputs that a file has the outcomes of.
 async fn pass_over(inputs: &mut Inputs, count: u64, last: Option<&RawValue>, path: &Path) -> Result<(), CliError> {
-    let Some(last) = last else { return Ok(()) };
     inputs.pass_over(count, last).await.map_err(|problem| match problem {
         NotTheSame::Broken(error) => super::not_produced(error.into()),
         problem => CliError::usage(format!("--resume: {} is of other inputs: {problem}", path.display()))

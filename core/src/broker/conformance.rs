@@ -25,6 +25,7 @@ macro_rules! broker_conformance {
             equals_arrive_in_the_order_they_were_published
             the_more_urgent_goes_first
             no_more_deliveries_are_held_than_permits
+            one_is_taken_and_the_others_stay
             what_is_acked_never_comes_again
             what_is_given_back_comes_again_and_says_so
             what_is_dropped_unsettled_comes_again
@@ -124,6 +125,24 @@ a_message_arrives_as_it_was_sent, broker, {
     assert_eq!(arrived, sent);
     assert_eq!(delivery.redelivered, 0);
     delivery.settle(Settlement::Ack).await.unwrap();
+});
+
+promise!(/// Whoever takes one has one, however many wait; given back, it is the first again and says so.
+one_is_taken_and_the_others_stay, broker, {
+    assert!(broker.take_one(JOBS).await.unwrap().is_none());
+    publish(&*broker, 0..3).await;
+
+    let first = broker.take_one(JOBS).await.unwrap().unwrap();
+    assert_eq!((number(&first), first.redelivered, broker.depth(JOBS).await.unwrap()), (0, 0, 2));
+    let second = broker.take_one(JOBS).await.unwrap().unwrap();
+    assert_eq!(number(&second), 1);
+    first.settle(Settlement::Requeue).await.unwrap();
+    second.settle(Settlement::Ack).await.unwrap();
+
+    let mut deliveries = consume(&*broker, 2).await;
+    let again = next(&mut deliveries).await;
+    assert_eq!((number(&again), again.redelivered), (0, 1));
+    assert_eq!(number(&next(&mut deliveries).await), 2);
 });
 
 promise!(/// First in, first out.

@@ -157,6 +157,11 @@ impl Broker for Embedded {
         }))
     }
 
+    async fn take_one(&self, queue: Queue) -> Result<Option<Delivery>, BrokerError> {
+        let (line, dead) = (self.line(queue), self.line(Queue::Dead));
+        Ok(line.pop().map(|entry| hand_out(&line, &dead, entry, None)))
+    }
+
     async fn depth(&self, queue: Queue) -> Result<u64, BrokerError> {
         Ok(lock(&self.line(queue).waiting).messages.len() as u64)
     }
@@ -185,13 +190,17 @@ impl Consumer {
         loop {
             let arrived = self.line.arrived.notified();
             if let Some(entry) = self.line.pop() {
-                let (message, redelivered) = (Arc::clone(&entry.message), entry.redelivered);
-                let held = Held { line: Arc::clone(&self.line), dead: Arc::clone(&self.dead), entry, _permit: permit };
-                return Some(Delivery::new(message, redelivered, Box::new(held)));
+                return Some(hand_out(&self.line, &self.dead, entry, Some(permit)));
             }
             arrived.await;
         }
     }
+}
+
+fn hand_out(line: &Arc<Line>, dead: &Arc<Line>, entry: Entry, permit: Option<OwnedSemaphorePermit>) -> Delivery {
+    let (message, redelivered) = (Arc::clone(&entry.message), entry.redelivered);
+    let held = Held { line: Arc::clone(line), dead: Arc::clone(dead), entry, _permit: permit };
+    Delivery::new(message, redelivered, Box::new(held))
 }
 
 #[async_trait]
@@ -210,7 +219,7 @@ struct Held {
     line: Arc<Line>,
     dead: Arc<Line>,
     entry: Entry,
-    _permit: OwnedSemaphorePermit,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 #[async_trait]

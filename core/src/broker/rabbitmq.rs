@@ -33,8 +33,8 @@ use self::link::Link;
 use self::publish::Parcel;
 use self::topology::Topology;
 use super::{
-    Body, Broker, BrokerError, BrokerErrorKind, Copies, Deliveries, Health, Message, Notice, Notices, Permits, Queue,
-    ReplyTo,
+    Body, Broker, BrokerError, BrokerErrorKind, Copies, Deliveries, Delivery, Health, Message, Notice, Notices,
+    Permits, Queue, ReplyTo,
 };
 use crate::wire;
 
@@ -212,6 +212,10 @@ impl Broker for RabbitMq {
         stop: CancellationToken,
     ) -> Result<Deliveries, BrokerError> {
         consume::consume(self, queue, permits, stop).await
+    }
+
+    async fn take_one(&self, queue: Queue) -> Result<Option<Delivery>, BrokerError> {
+        consume::take_one(self, queue).await
     }
 
     async fn depth(&self, queue: Queue) -> Result<u64, BrokerError> {

@@ -2,13 +2,12 @@
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use serde_json::value::RawValue;
 use tidemill_core::failure::Failure;
 use tidemill_core::task::Job;
 
-use super::files::relative_name;
+use super::files::name_at;
 use super::{Input, Sink, input_from_scalar};
 
 /// Longer lines are refused: they would not fit into a message either.
@@ -34,7 +33,7 @@ pub(super) fn each(
         let read = (&mut reader).take(MAX_LINE_BYTES as u64 + 1).read_until(b'\n', &mut line);
         let input = match read {
             Ok(0) => break,
-            Ok(_) if line.len() > MAX_LINE_BYTES => {
+            Ok(_) if line.strip_suffix(b"\n").unwrap_or(&line).len() > MAX_LINE_BYTES => {
                 let failure = format!("line {number} of {name} is longer than {MAX_LINE_BYTES} bytes");
                 let input = refused(&line, failure);
                 if let Err(error) = skip_line(&mut reader) {
@@ -69,7 +68,7 @@ fn parse(name: &str, number: u64, line: &[u8], are_paths: bool, scalars: Option<
         Ok(json) => {
             let json = input_from_scalar(json, scalars);
             let path = are_paths.then(|| serde_json::from_str::<String>(json.get()).ok()).flatten();
-            Input { name: path.and_then(|path| relative_name(Path::new(&path))), ..Input::value(json) }
+            Input { name: path.and_then(|path| name_at(&path)), ..Input::value(json) }
         }
         Err(error) => {
             let reason = error.to_string();
@@ -128,11 +127,14 @@ mod tests {
 
     #[test]
     fn a_line_that_is_too_long_is_refused_and_the_next_is_read() {
-        let mut text = vec![b'1'; MAX_LINE_BYTES + 10];
-        text.extend_from_slice(b"\n2\n");
-        let seen = read(text.leak());
-        assert_eq!(seen.len(), 2);
-        assert!(seen[0].1.as_deref().is_some_and(|message| message.contains("longer than")));
-        assert_eq!(seen[1], ("2".to_owned(), None));
+        for more in [0, 1, 10] {
+            let mut text = vec![b'1'; MAX_LINE_BYTES + more];
+            text.extend_from_slice(b"\n2\n");
+            let seen = read(text.leak());
+            assert_eq!(seen.len(), 2);
+            let is_refused = seen[0].1.as_deref().is_some_and(|message| message.contains("longer than"));
+            assert_eq!(is_refused, more > 0);
+            assert_eq!(seen[1], ("2".to_owned(), None));
+        }
     }
 }

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
@@ -33,7 +33,10 @@ use crate::ahead::Expected;
 
 /// The largest batch that is read whole, as JSON.
 const MAX_JSON_BYTES: usize = 16 << 20;
-const MAX_KEY_BYTES: usize = 256;
+/// The longest idempotency key.
+pub const MAX_KEY_BYTES: usize = 256;
+/// Where others look for the same.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// A batch as it is asked for. What is left out is as the settings say.
 #[derive(Debug, Deserialize)]
@@ -216,8 +219,13 @@ pub(super) async fn create(
             return Err(Problem::new(status, "media_type", "the body is of another type", detail));
         }
     };
-    if batch.idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > MAX_KEY_BYTES) {
-        return Err(Problem::bad_request(format!("idempotency_key: it has 1 to {MAX_KEY_BYTES} bytes")));
+    if let (None, Some(key)) = (&batch.idempotency_key, headers.get(IDEMPOTENCY_KEY)) {
+        // Bytes that are no text are no key of anybody's.
+        batch.idempotency_key = Some(key.to_str().unwrap_or("").to_owned());
+    }
+    if batch.idempotency_key.as_ref().is_some_and(|key| key.trim().is_empty() || key.len() > MAX_KEY_BYTES) {
+        let detail = format!("idempotency_key: it has 1 to {MAX_KEY_BYTES} bytes, and not only spaces");
+        return Err(Problem::bad_request(detail));
     }
     batch.is_waited_for = creating.wait;
     let submitted = submitter.submit(batch, entries).await?;

@@ -62,6 +62,13 @@ impl Problem {
         Self { retry_after: Some(RETRY_AFTER_SECONDS), ..problem }
     }
 
+    /// It takes too long, and nobody knows why.
+    pub(super) fn late() -> Self {
+        let detail = "there was no answer in time; try again in a moment";
+        let problem = Self::new(StatusCode::GATEWAY_TIMEOUT, "late", "too late", detail);
+        Self { retry_after: Some(RETRY_AFTER_SECONDS), ..problem }
+    }
+
     /// We stop; another may be there, or we come back.
     pub(super) fn stopping() -> Self {
         let detail = "the results API stops; try again in a moment";

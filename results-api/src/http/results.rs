@@ -18,10 +18,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Served;
 use super::asked::{Asked, Id, Index};
 use super::problem::Problem;
 use super::pump::{Broken, Form, Pump, Running};
+use super::{ANSWER_WITHIN, Served};
 use crate::ahead::Expected;
 
 /// Where a browser's EventSource says how far it came.
@@ -84,7 +84,9 @@ pub(super) async fn answer(
         stop: served.stop.clone(),
     };
     let start = pump.next;
-    let (first, running) = pump.start().await?;
+    // What is asked of a store that is away waits as long as that is.
+    let started = tokio::time::timeout(ANSWER_WITHIN, pump.start()).await;
+    let (first, running) = started.map_err(|_| Problem::away("the store is away"))??;
     if resumed == Some(running.place()) && running.is_over() {
         // By this, and nothing else, an EventSource learns that it need not come back.
         return Ok(StatusCode::NO_CONTENT.into_response());

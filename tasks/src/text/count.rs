@@ -1,6 +1,7 @@
 //! `text.count`: how often a word occurs.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -15,8 +16,17 @@ use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Cost, Hands, Invalid, Task, Tools, Wait, raw, raw_word};
 use tokio::io::AsyncReadExt as _;
 
-/// A file is read in pieces of this size; a "word" that is longer is cut.
+/// A file is read in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;
+
+/// The longest word to count.
+const WORD_BYTES: usize = 1000;
+
+/// The longest that it can be found as: in another case a letter may take up to 4 bytes, as the K of kelvin does for k.
+const FOUND_BYTES: usize = 4 * WORD_BYTES;
+
+/// The longest letter: what stands so far before and behind a word decides whether it is a whole one.
+const LETTER_BYTES: usize = 4;
 
 /// Counts a word, case-insensitively and as a whole word.
 #[derive(Clone, Copy, Debug)]
@@ -82,8 +92,8 @@ impl Task for Count {
 
     fn plan(&self, options: Options) -> Result<Regex, Invalid> {
         let word = options.word;
-        if word.is_empty() || word.len() > 1000 || word.contains(char::is_whitespace) {
-            return Err(Invalid(format!("word: {word:?} is not one word of at most 1000 bytes")));
+        if word.is_empty() || word.len() > WORD_BYTES || word.contains(char::is_whitespace) {
+            return Err(Invalid(format!("word: {word:?} is not one word of at most {WORD_BYTES} bytes")));
         }
         // \b asks for a border between a word's letter and something else; a word such as "C++" ends in no letter.
         let edge = |letter: Option<char>| {
@@ -132,8 +142,38 @@ impl Wait for Count {
 }
 
 async fn count_in(tools: &Tools, word: &Arc<Regex>, bytes: Vec<u8>) -> Result<u64, Failure> {
+    let all = 0..bytes.len();
+    Ok(count_within(tools, word, bytes, all).await?.count)
+}
+
+/// What was counted in a piece.
+struct Counted {
+    count: u64,
+    /// Where the next search begins: behind the place asked for, where a word begins before it and ends behind it.
+    next: usize,
+    piece: Vec<u8>,
+}
+
+/// Counts the words that begin in a part of a piece.
+async fn count_within(
+    tools: &Tools,
+    word: &Arc<Regex>,
+    piece: Vec<u8>,
+    part: Range<usize>,
+) -> Result<Counted, Failure> {
     let word = Arc::clone(word);
-    let counting = tools.compute.run(move |_| word.find_iter(&bytes).count() as u64);
+    let counting = tools.compute.run(move |_| {
+        let (mut count, mut next) = (0, part.start);
+        if part == (0..piece.len()) {
+            // The same as below, and quicker.
+            (count, next) = (word.find_iter(&piece).count() as u64, part.end);
+        } else {
+            while let Some(found) = word.find_at(&piece, next).filter(|found| found.start() < part.end) {
+                (count, next) = (count + 1, found.end());
+            }
+        }
+        Counted { count, next: next.max(part.end), piece }
+    });
     counting.await.map_err(|panicked| Failure::panicked(&panicked.0))
 }
 
@@ -141,23 +181,39 @@ async fn count_file(tools: &Tools, word: &Arc<Regex>, path: &Path) -> Result<u64
     let failed = |error: std::io::Error| {
         Failure::permanent(io_kind(&error), format!("cannot read {}: {}", path.display(), io_reason(&error)))
     };
+    let metadata = tokio::fs::metadata(path).await.map_err(failed)?;
+    if !metadata.is_file() {
+        // A pipe or a device could keep a thread for ever.
+        let what = format!("cannot read {}: it is not a regular file", path.display());
+        return Err(Failure::permanent("unreadable", what));
+    }
     let mut file = tokio::fs::File::open(path).await.map_err(failed)?;
     // Hundreds of small files are under way at once: each takes room for itself, and one byte more to see its end.
-    let bytes = file.metadata().await.map_err(failed)?.len();
-    let room = usize::try_from(bytes).map_or(PIECE_BYTES, |bytes| PIECE_BYTES.min(bytes + 1));
-    let (mut count, mut carried) = (0, Vec::new());
+    let room = usize::try_from(metadata.len()).map_or(PIECE_BYTES, |bytes| PIECE_BYTES.min(bytes.saturating_add(1)));
+    // Of what is carried to the next piece, what lies before `from` was searched, and is only looked back at.
+    let (mut count, mut carried, mut from) = (0, Vec::new(), 0);
     loop {
         let mut piece = Vec::with_capacity(carried.len() + room);
         piece.append(&mut carried);
         let read = (&mut file).take(PIECE_BYTES as u64).read_to_end(&mut piece).await.map_err(failed)?;
-        if read > 0 && piece.len() < 2 * PIECE_BYTES {
-            // The last word may go on in the next piece. What follows the last white space waits for it.
-            let end = piece.iter().rposition(u8::is_ascii_whitespace).map_or(0, |last| last + 1);
-            carried = piece.split_off(end);
-        }
-        count += count_in(tools, word, piece).await?;
         if read == 0 {
-            return Ok(count);
+            let end = piece.len();
+            return Ok(count + count_within(tools, word, piece, from..end).await?.count);
+        }
+        if let Some(last) = piece.iter().rposition(u8::is_ascii_whitespace) {
+            // The last word may go on in the next piece. What follows the last white space waits for it.
+            let end = last + 1;
+            carried = piece.split_off(end);
+            count += count_within(tools, word, piece, from..end).await?.count;
+            from = 0;
+        } else {
+            // It could be cut anywhere: what begins so near to the end that it may go on behind it waits.
+            let end = piece.len().saturating_sub(FOUND_BYTES + LETTER_BYTES).max(from);
+            let counted = count_within(tools, word, piece, from..end).await?;
+            let kept = counted.next.saturating_sub(LETTER_BYTES);
+            count += counted.count;
+            (carried, from) = (counted.piece, counted.next - kept);
+            carried.drain(..kept);
         }
     }
 }
@@ -255,6 +311,36 @@ mod tests {
         std::fs::write(&path, &text).unwrap();
         let input = Input::Path(path.to_str().unwrap().into());
         assert_eq!(count("lorem", input).await.unwrap(), (PIECE_BYTES / 2) as u64);
+    }
+
+    #[tokio::test]
+    async fn a_file_without_white_space_is_counted_as_it_would_be_in_one_piece() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("long.txt");
+        let more = PIECE_BYTES + 2 * FOUND_BYTES + 1;
+        // Words all about the first cut, which must neither spoil one nor make one.
+        let edge = PIECE_BYTES - FOUND_BYTES - LETTER_BYTES;
+        let about = format!("{}{}{}", ".".repeat(edge - 500), "lorem,élorem,".repeat(80), ".".repeat(more - edge));
+        for (word, text) in [
+            ("lorem", "lorem,".repeat(more / 5)),
+            ("lorem", "lorem".repeat(more / 5)),
+            ("lorem", about),
+            // Where one begins depends on all before it.
+            ("+++++++", "+".repeat(more)),
+            ("+++++++", format!("{} +++++++ {}", "+".repeat(more), "+".repeat(more))),
+        ] {
+            std::fs::write(&path, &text).unwrap();
+            let in_file = count(word, Input::Path(path.to_str().unwrap().into())).await.unwrap();
+            assert_eq!(in_file, in_text(word, &text).await, "{word} in {}…", &text[..20]);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_regular_file_is_refused_for_good_before_it_is_opened() {
+        let failure = count("lorem", Input::Path("/dev/null".into())).await.unwrap_err();
+
+        assert_eq!((&*failure.kind, failure.retryable), ("unreadable", false));
+        assert_eq!(failure.message, "cannot read /dev/null: it is not a regular file");
     }
 
     #[tokio::test]

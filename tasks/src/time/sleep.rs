@@ -1,13 +1,15 @@
 //! `time.sleep`: waits.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
+use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tidemill_core::failure::Failure;
-use tidemill_core::task::{About, Arguments, Cost, Invalid, Task, Tools, Wait, raw_word};
+use tidemill_core::task::{About, Arguments, Cost, Invalid, Task, Tools, Wait, raw, raw_word};
 
 /// The longest sleep, in ticks: a week of seconds.
 const MAX_SECONDS: f64 = 604_800.0;
@@ -22,6 +24,7 @@ pub struct Sleep;
 pub struct Input {
     /// Ticks to wait, which are seconds unless `tick_ms` says otherwise; fractions are welcome.
     #[schemars(range(min = 0, max = 604_800))]
+    #[serde(deserialize_with = "seconds")]
     pub seconds: f64,
 }
 
@@ -81,10 +84,16 @@ impl Task for Sleep {
     }
 
     fn input_from_word(&self, word: &str) -> Box<RawValue> {
-        match word.parse::<f64>() {
+        let Ok(number) = word.parse::<f64>() else { return raw_word(word) };
+        if serde_json::from_str::<f64>(word).is_ok() {
             // The word itself, not the parsed number: 5 stays 5 and does not become 5.0.
-            Ok(_) => raw_word(&format!("{{\"seconds\":{word}}}")),
-            Err(_) => raw_word(word),
+            raw_word(&format!("{{\"seconds\":{word}}}"))
+        } else if number.is_finite() {
+            // JSON does not know .5, 5. and +1.
+            raw(&Input { seconds: number })
+        } else {
+            // JSON does not know inf and nan either, nor do we: the word is named where it is refused.
+            raw(&serde_json::json!({ "seconds": word }))
         }
     }
 }
@@ -93,5 +102,60 @@ impl Wait for Sleep {
     async fn run(self: Arc<Self>, tick: Arc<Duration>, input: Input, _tools: Tools) -> Result<String, Failure> {
         tokio::time::sleep(tick.mul_f64(input.seconds)).await;
         Ok(format!("Done sleeping for {} second(s)", input.seconds))
+    }
+}
+
+/// A number, and in words for people what is wanted where it is none.
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    struct Seconds;
+
+    impl Visitor<'_> for Seconds {
+        type Value = f64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a number of seconds")
+        }
+
+        fn visit_f64<E>(self, number: f64) -> Result<f64, E> {
+            Ok(number)
+        }
+
+        fn visit_u64<E>(self, number: u64) -> Result<f64, E> {
+            Ok(number as f64)
+        }
+
+        fn visit_i64<E>(self, number: i64) -> Result<f64, E> {
+            Ok(number as f64)
+        }
+    }
+
+    deserializer.deserialize_f64(Seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_a_number_to_people_is_one() {
+        for (word, input) in [
+            ("5", r#"{"seconds":5}"#),
+            ("1e3", r#"{"seconds":1e3}"#),
+            (".5", r#"{"seconds":0.5}"#),
+            ("5.", r#"{"seconds":5.0}"#),
+            ("+1", r#"{"seconds":1.0}"#),
+        ] {
+            assert_eq!(Sleep.input_from_word(word).get(), input);
+            let read: Input = serde_json::from_str(input).unwrap();
+            assert_eq!(Some(read.seconds), word.parse().ok());
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_of_seconds_is_named() {
+        for word in ["inf", "-infinity", "NaN", "1e999"] {
+            let error = serde_json::from_str::<Input>(Sleep.input_from_word(word).get()).unwrap_err().to_string();
+            assert!(error.contains(&format!("{word:?}, expected a number of seconds")), "{error}");
+        }
     }
 }

@@ -1,12 +1,10 @@
 //! The second stage: batches run through the network. A batch that fails is halved until the guilty picture stands alone.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tch::{TchError, Tensor};
-use tidemill_core::failpoint::fails;
 
 use super::answer::{Answer, Said};
 use super::counts::Tally;
@@ -27,7 +25,7 @@ pub(super) trait Forward: Send {
 
 impl Forward for Network {
     fn forward(&self, pixels: &[u8], count: i64) -> Result<Tensor, TchError> {
-        alive()?;
+        torch::alive()?;
         let [height, width] = self.size();
         let output = sys::with_pixels(pixels, [count, height, width], |batch| Network::forward(self, batch))?;
         // So that the time is counted where it is spent: what is read next would wait for it anyway.
@@ -36,15 +34,8 @@ impl Forward for Network {
     }
 
     fn probe(&self) -> Result<(), TchError> {
-        alive()?;
-        let one = Tensor::f_from_slice(&[1_f32])?.f_to_device(torch::device(self.device()))?;
-        one.f_add_scalar(1.0)?.f_to_device(tch::Device::Cpu).map(drop)
+        torch::probe(self.device())
     }
-}
-
-/// Where fault tests lose the device.
-fn alive() -> Result<(), TchError> {
-    if fails("vision.device") { Err(TchError::Torch("the device is unplugged, as told".to_owned())) } else { Ok(()) }
 }
 
 /// One instance of a network, on a thread of its own.
@@ -184,12 +175,6 @@ fn isolating<I, O>(
 fn caught<T>(run: impl FnOnce() -> Result<T, TchError>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(ran) => ran.map_err(|error| torch::reason(&error)),
-        Err(panic) => Err(panicked(&*panic)),
+        Err(panic) => Err(torch::panicked(&*panic)),
     }
-}
-
-fn panicked(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    let first = text.and_then(|text| text.lines().next());
-    format!("it panicked: {}", first.unwrap_or("no reason given"))
 }

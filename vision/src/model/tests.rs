@@ -116,6 +116,22 @@ async fn each_of_several_devices_takes_what_the_others_have_no_hands_for() {
 }
 
 #[tokio::test]
+async fn a_batch_that_does_not_end_is_not_waited_for_for_ever() {
+    let (double, open) = Double::default().gated();
+    let model = model(vec![double], 1, &Lost::default());
+    let gatherer = Arc::clone(&model.gatherer);
+    let mut picture = Box::pin(seen(&model, 1));
+    assert!(futures::poll!(&mut picture).is_pending());
+    until_computing(&model, 1).await;
+    drop(picture);
+
+    drop(model);
+
+    assert_eq!(gatherer.computing(), 1, "it is left to itself");
+    drop(open);
+}
+
+#[tokio::test]
 async fn time_is_counted_where_it_is_spent() {
     let (double, open) = Double::default().gated();
     let model = model(vec![double], 1, &Lost::default());

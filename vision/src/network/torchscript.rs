@@ -7,7 +7,7 @@ use tidemill_tasks::vision::card::{Card, Precision};
 
 use super::NetworkError;
 use crate::device::Device;
-use crate::torch;
+use crate::{sys, torch};
 
 /// A TorchScript module. It may be called from several threads at once.
 #[derive(Debug, Clone)]
@@ -23,6 +23,7 @@ impl TorchScript {
     /// precision that it was saved in. Another one is refused here in words that say so.
     pub(super) fn load(card: &Card, device: Device, precision: Precision) -> Result<Self, NetworkError> {
         let refused = |error: TchError| NetworkError::Torch { model: card.name.clone(), reason: torch::reason(&error) };
+        sys::print_to_stderr();
         let (device, kind) = (torch::device(device), torch::kind(precision));
         let mut module = CModule::load_on_device(card.network_path(), device).map_err(refused)?;
         let parameters = module.named_parameters().map_err(refused)?;

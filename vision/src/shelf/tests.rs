@@ -23,7 +23,7 @@ struct World {
 }
 
 impl World {
-    async fn get(&self, shelf: &Shelf<&'static str, Fake>, name: &'static str) -> Result<InUse<Fake>, String> {
+    async fn get(&self, shelf: &Shelf<&'static str, Fake>, name: &'static str) -> Result<InUse<Fake>, Failure> {
         let (alive, loads) = (Arc::clone(&self.alive), Arc::clone(&self.loads));
         let load = move || {
             loads.fetch_add(1, Ordering::SeqCst);
@@ -36,6 +36,10 @@ impl World {
     fn loads(&self) -> usize {
         self.loads.load(Ordering::SeqCst)
     }
+}
+
+fn no_weights<M>() -> Result<(M, u64), Failure> {
+    Err(Failure::permanent("model", "no weights"))
 }
 
 #[tokio::test]
@@ -90,23 +94,23 @@ async fn what_is_larger_than_the_limit_or_cannot_be_loaded_says_so_every_time() 
     let shelf: Shelf<&str, u8> = Shelf::new(1 << 20);
 
     for _ in 0..2 {
-        let said = shelf.get(&"large", 3 << 20, || Ok((1, 1))).await.unwrap_err();
+        let said = shelf.get(&"large", 3 << 20, || Ok((1, 1))).await.unwrap_err().message;
         assert_eq!(said, "its weights take 3MiB, and vision.model_memory allows 1MiB for all models together");
-        let said = shelf.get(&"larger than thought", 1, || Ok((1, 2 << 20))).await.unwrap_err();
+        let said = shelf.get(&"larger than thought", 1, || Ok((1, 2 << 20))).await.unwrap_err().message;
         assert!(said.starts_with("its weights take 2MiB"), "{said}");
-        assert_eq!(shelf.get(&"broken", 1, || Err("no weights".to_owned())).await.unwrap_err(), "no weights");
+        assert_eq!(shelf.get(&"broken", 1, no_weights).await.unwrap_err().message, "no weights");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_could_not_be_loaded_is_tried_again_after_a_while() {
     let (world, shelf) = (World::default(), Shelf::new(100));
-    let broken = || shelf.get(&"a", 40, || Err("no weights".to_owned()));
-    assert_eq!(broken().await.unwrap_err(), "no weights");
+    let broken = || shelf.get(&"a", 40, no_weights);
+    assert_eq!(broken().await.unwrap_err().message, "no weights");
 
     // The weights are there now.
     tokio::time::advance(NOT_BEFORE / 2).await;
-    assert_eq!(world.get(&shelf, "a").await.unwrap_err(), "no weights");
+    assert_eq!(world.get(&shelf, "a").await.unwrap_err().message, "no weights");
     tokio::time::advance(NOT_BEFORE / 2).await;
     assert_eq!(world.get(&shelf, "a").await.unwrap().name, "a");
 
@@ -114,4 +118,16 @@ async fn what_could_not_be_loaded_is_tried_again_after_a_while() {
     tokio::time::advance(NOT_BEFORE).await;
     assert_eq!(broken().await.unwrap().name, "a");
     assert_eq!(world.loads(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_pass_says_when_it_is_tried_again() {
+    let shelf: Shelf<&str, u8> = Shelf::new(100);
+    let busy = || shelf.get(&"a", 40, || Err(Failure::transient("model", "no memory")));
+
+    assert_eq!(busy().await.unwrap_err().retry_after, Some(NOT_BEFORE));
+    tokio::time::advance(NOT_BEFORE / 4).await;
+    let again = busy().await.unwrap_err();
+
+    assert_eq!((&*again.message, again.retryable, again.retry_after), ("no memory", true, Some(NOT_BEFORE * 3 / 4)));
 }

@@ -25,6 +25,8 @@ pub(super) struct State {
     pub(super) recipe: Recipe,
     /// The data set that it learned from.
     pub(super) data: String,
+    /// What its classes are called.
+    pub(super) labels: Vec<String>,
     /// The network, as it was chosen.
     pub(super) architecture: String,
     /// Its input.

@@ -2,7 +2,7 @@
 
 use tidemill_core::failure::Failure;
 use tidemill_tasks::vision::Import;
-use tidemill_tasks::vision::card::{Card, Precision, Precisions, Question, sha256_of};
+use tidemill_tasks::vision::card::{Card, Labels, Precision, Precisions, Question, distinct, sha256_of};
 use tidemill_tasks::vision::train::Output;
 
 use super::checkpoint::State;
@@ -23,8 +23,11 @@ impl Work<'_> {
         let weights = self.workshop.file(&best(state.best.0));
         let digest = sha256_of(&weights)
             .map_err(|error| Failure::permanent("checkpoint", format!("{}: {error}", weights.display())))?;
+        let mut finished = self.finished_card(state);
+        finished.network.sha256 = digest;
+        let is_whole = |card: &Card| card.verify().is_ok() && card.verify_golden().is_ok();
         let is_there = Card::load(&self.workshop.model)
-            .is_ok_and(|card| card.network.sha256 == digest && card.verify().is_ok() && card.verify_golden().is_ok());
+            .is_ok_and(|card| is_the_same(&card, finished, &self.set.labels) && is_whole(&card));
         if !is_there {
             self.make(state)?;
         }
@@ -95,5 +98,45 @@ impl Work<'_> {
         WEIGHTS.clone_into(&mut card.network.file);
         LABELS.clone_into(&mut card.output.labels);
         card
+    }
+}
+
+/// Whether a card in its folder says what the finished one does, but for precisions and golden inputs, which are found out
+/// as the folder is made; and its classes are called so.
+fn is_the_same(found: &Card, mut finished: Card, labels: &[String]) -> bool {
+    finished.precision.clone_from(&found.precision);
+    finished.golden.clone_from(&found.golden);
+    // What they say, not where they were read.
+    let said = |card: &Card| serde_json::to_value(card).ok();
+    let labels = Labels::Own(distinct(labels.iter().map(String::as_str)));
+    said(found) == said(&finished) && found.labels().is_ok_and(|found| found == labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemill_tasks::vision::card::Architecture;
+
+    use super::*;
+
+    #[test]
+    fn a_model_is_there_only_if_its_card_says_what_the_training_came_to() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("pets");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join(LABELS), "cat\ndog\n").unwrap();
+        let mut finished = Card::draft("pets", Question::Classify);
+        finished.network.architecture = Architecture::Cifar10Cnn;
+        (finished.network.file, finished.network.sha256) = (WEIGHTS.to_owned(), "0".repeat(64));
+        (finished.output.classes, finished.output.labels) = (2, LABELS.to_owned());
+        finished.licence = "MIT".to_owned();
+        let mut written = finished.clone();
+        written.precision.cuda = vec![Precision::Fp16];
+        let found = written.write(&folder).unwrap();
+        let labels = ["cat", "dog"].map(str::to_owned);
+
+        assert!(is_the_same(&found, finished.clone(), &labels));
+        assert!(!is_the_same(&found, finished.clone(), &["cat", "wolf"].map(str::to_owned)));
+        finished.licence = "Apache-2.0".to_owned();
+        assert!(!is_the_same(&found, finished, &labels));
     }
 }

@@ -1,7 +1,9 @@
 use async_trait::async_trait;
 use tidemill_core::batch::{Attempt, Batch, BatchId, ItemIndex, Priority};
 use tidemill_core::broker::embedded::Embedded;
-use tidemill_core::broker::{Body, Broker, BrokerError, Deliveries, Heartbeat, Message, Notice, Notices, Settlement};
+use tidemill_core::broker::{
+    Body, Broker, BrokerError, Deliveries, Heartbeat, Message, Notice, Notices, Permits, Settlement,
+};
 use tidemill_core::chunk::Item;
 use tidemill_core::retry::RetryPolicy;
 use tidemill_core::task::{About, Cost, Invalid, Register, Task, Tools, Wait, raw};
@@ -65,6 +67,10 @@ impl Broker for Leaving {
         stop: CancellationToken,
     ) -> Result<Deliveries, BrokerError> {
         self.inner.consume(queue, permits, stop).await
+    }
+
+    async fn take_one(&self, queue: Queue) -> Result<Option<Delivery>, BrokerError> {
+        self.inner.take_one(queue).await
     }
 
     async fn depth(&self, queue: Queue) -> Result<u64, BrokerError> {

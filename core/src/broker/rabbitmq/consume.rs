@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{FutureExt as _, StreamExt as _};
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -18,7 +18,8 @@ use super::link::{Live, why};
 use super::settle::{Settled, settle_all};
 use super::{RabbitMq, message};
 use crate::broker::{
-    Broker as _, BrokerError, Deliveries, Delivery, Incoming, Message, Permits, Queue, Settle, Settlement,
+    Broker as _, BrokerError, BrokerErrorKind, Deliveries, Delivery, Incoming, Message, Permits, Queue, Settle,
+    Settlement,
 };
 
 /// Quorum queues allow no larger prefetch.
@@ -49,6 +50,59 @@ pub(super) async fn consume(
         subscription: None,
         first: Some(live),
     }))
+}
+
+/// Takes one message; see [`crate::broker::Broker::take_one`]. Without a subscription nothing comes unasked for: what is given
+/// back counts as delivered once more.
+pub(super) async fn take_one(broker: &RabbitMq, queue: Queue) -> Result<Option<Delivery>, BrokerError> {
+    let until = broker.patience.map(|patience| Instant::now() + patience);
+    let live = broker.consuming.get().live(until).await?;
+    let failed = |error: lapin::Error| BrokerError {
+        kind: BrokerErrorKind::Unreachable,
+        action: format!("take a message from {queue}"),
+        reason: why(&error),
+    };
+    let channel = live.connection.create_channel().await.map_err(failed)?;
+    let (settler, settled) = mpsc::channel(1);
+    broker.settling.spawn(settle_all(channel.clone(), settled, Arc::clone(&live), Arc::new(AtomicU16::new(1))));
+    for name in broker.topology.names(queue) {
+        while let Some(got) =
+            channel.basic_get(name.as_str().into(), BasicGetOptions::default()).await.map_err(failed)?
+        {
+            if let Some(delivery) = hand_out(broker, queue, got.delivery, &settler, None) {
+                return Ok(Some(delivery));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The delivery of a message; `None` of one that cannot be read, which goes to the dead letters.
+fn hand_out(
+    broker: &RabbitMq,
+    queue: Queue,
+    mut came: lapin::message::Delivery,
+    settler: &mpsc::Sender<Settled>,
+    permit: Option<OwnedSemaphorePermit>,
+) -> Option<Delivery> {
+    let redelivered = message::redelivered(&came);
+    let kind = came.properties.kind().as_ref().map(|kind| kind.as_str().to_owned());
+    let (broker, settler) = (broker.clone(), settler.clone());
+    let held = Held { broker, tag: came.delivery_tag, settler, _permit: permit, body: None, kind };
+    match message::read(&mut came, queue == Queue::Dead) {
+        Ok(message) => {
+            let message = Arc::new(message);
+            let held = Held { body: Some(Arc::clone(&message)), ..held };
+            Some(Delivery::new(message, redelivered, Box::new(held)))
+        }
+        Err((malformed, bytes)) => {
+            tracing::warn!(%queue, reason = %malformed, "a message cannot be read, it goes to the dead letters");
+            // By itself: whoever asks for the next message may ask once and no more.
+            let settling = held.broker.settling.clone();
+            settling.spawn(async move { held.bury(bytes, &malformed.to_string()).await });
+            None
+        }
+    }
 }
 
 /// A consumer that subscribes again whenever its subscription ends.
@@ -177,32 +231,16 @@ impl Intake {
                 }
             };
             let came = subscription.next().await;
-            let Some(mut delivery) = came else {
-                self.subscription = None;
+            let settler = subscription.settler.clone();
+            let Some(came) = came else {
+                // One of its queues may have ended; what has come from the other is not to wait for the channel's end.
+                if let Some(subscription) = self.subscription.take() {
+                    subscription.give_back().await;
+                }
                 continue;
             };
-            let redelivered = message::redelivered(&delivery);
-            let kind = delivery.properties.kind().as_ref().map(|kind| kind.as_str().to_owned());
-            let held = Held {
-                broker: self.broker.clone(),
-                tag: delivery.delivery_tag,
-                settler: subscription.settler.clone(),
-                _permit: permit,
-                body: None,
-                kind,
-            };
-            match message::read(&mut delivery, self.queue == Queue::Dead) {
-                Ok(message) => {
-                    let message = Arc::new(message);
-                    let held = Held { body: Some(Arc::clone(&message)), ..held };
-                    return Delivery::new(message, redelivered, Box::new(held));
-                }
-                Err((malformed, bytes)) => {
-                    let queue = self.queue;
-                    tracing::warn!(%queue, reason = %malformed, "a message cannot be read, it goes to the dead letters");
-                    // By itself: whoever asks for the next message may ask once and no more.
-                    self.broker.settling.spawn(async move { held.bury(bytes, &malformed.to_string()).await });
-                }
+            if let Some(delivery) = hand_out(&self.broker, self.queue, came, &settler, Some(permit)) {
+                return delivery;
             }
         }
     }
@@ -317,7 +355,7 @@ struct Held {
     broker: RabbitMq,
     tag: u64,
     settler: mpsc::Sender<Settled>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Option<OwnedSemaphorePermit>,
     body: Option<Arc<Message>>,
     kind: Option<String>,
 }

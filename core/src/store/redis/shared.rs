@@ -22,8 +22,9 @@ const ABREAST: usize = 32;
 /// Entries of dead items that are held at a time: such a segment is small, for suspects run alone.
 const ENTRIES: usize = 32;
 
-/// How long a batch stays that was let go: outcomes that come again, or after their copies, find it.
-const LINGER: Duration = Duration::from_secs(60);
+/// How long a batch stays that was let go: outcomes that come again, or after their copies, find it. A collector that is
+/// further behind would send them round and round, and make dead letters of them in the end.
+pub(super) const LINGER: Duration = Duration::from_secs(5 * 60);
 
 /// A worker that was silent for that long will not say any more. Until then it is only left out.
 const FORGET_WORKER: u64 = 24 * 60 * 60 * 1000;

@@ -219,7 +219,7 @@ impl DataSet {
         };
         let target = match &sample.answer {
             Answer::Class(class) => Target::Class(*class),
-            Answer::Mask(file) => Target::Mask(masks::read(file)?.resized(size).into()),
+            Answer::Mask(file) => Target::Mask(masks::read(file, None, &self.limits)?.resized(size).into()),
         };
         let item = Item { pixels: pixels.into(), target };
         let bytes = item.pixels.len() as u64 * 4 / 3;
@@ -366,9 +366,27 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
 }
 
 pub(super) fn read(file: &Path) -> Result<Vec<u8>, DataError> {
-    fs::read(file).map_err(|error| bad(format!("cannot read {}: {}", file.display(), io_reason(&error))))
+    let failed = |error: std::io::Error| bad(format!("cannot read {}: {}", file.display(), io_reason(&error)));
+    if !fs::metadata(file).map_err(failed)?.is_file() {
+        // A pipe or a device could keep the thread for ever.
+        return Err(bad(format!("cannot read {}: it is not a regular file", file.display())));
+    }
+    fs::read(file).map_err(failed)
 }
 
 pub(super) fn bad(what: impl Into<String>) -> DataError {
     DataError::Bad(what.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_before_it_is_opened() {
+        assert_eq!(
+            read(Path::new("/dev/null")).unwrap_err().to_string(),
+            "cannot read /dev/null: it is not a regular file"
+        );
+    }
 }
