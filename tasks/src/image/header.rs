@@ -13,6 +13,16 @@ use super::error::{ErrorKind, ImageError};
 use super::jpeg;
 use super::turn::Turn;
 
+/// The largest colour profile, in bytes. Those of printing presses have 2 to 3 MB, and `moxcms` reads none of 10 MiB.
+pub(super) const MAX_PROFILE: usize = 8 << 20;
+
+/// What a PNG may hold beside its pixels, in bytes: profile, EXIF and text as they are read, and one row. Some editors
+/// let the text grow to megabytes; rows are 8 MB at most where libpng reads them (a million pixels).
+const PNG_BESIDE_PIXELS: u64 = 32 << 20;
+
+/// How much deflate shrinks at best.
+const DEFLATE_AT_BEST: u64 = 1032;
+
 /// The formats that are read and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -117,10 +127,13 @@ impl Limits {
     }
 
     /// What a decoder of the crate `image` may allocate: 16 bits × 4 samples for a picture at the limit, and room
-    /// for its tables.
-    pub(super) fn for_decoder(&self) -> ::image::Limits {
+    /// for its tables. That of PNG counts all but the picture, so it gets no allowance for one.
+    fn for_decoder(&self, format: Format) -> ::image::Limits {
         let mut limits = ::image::Limits::default();
-        limits.max_alloc = Some(self.max_pixels.saturating_mul(8).saturating_add(64 << 20));
+        limits.max_alloc = Some(match format {
+            Format::Png => PNG_BESIDE_PIXELS,
+            _ => self.max_pixels.saturating_mul(8).saturating_add(64 << 20),
+        });
         limits
     }
 }
@@ -159,7 +172,10 @@ impl Header {
             return Err(ImageError::corrupt(header.format, "it has no pixels"));
         }
         limits.check("the picture", (header.width, header.height))?;
-        Ok(header)
+        match &header.profile {
+            Some(profile) if profile.len() > MAX_PROFILE => Err(profile_too_large(header.format, MAX_PROFILE as u64)),
+            _ => Ok(header),
+        }
     }
 
     fn by_crate_image(bytes: &[u8], format: Format, limits: &Limits) -> Result<Self, ImageError> {
@@ -169,6 +185,9 @@ impl Header {
         // A damaged tag is no reason to refuse the picture: it is shown as it is stored.
         let upright = decoder.orientation().map_or(Turn::NONE, Turn::upright);
         let profile = decoder.icc_profile().unwrap_or_default();
+        if format == Format::Png && profile.is_none() && hides_a_profile(bytes) {
+            return Err(profile_too_large(format, PNG_BESIDE_PIXELS));
+        }
         Ok(Self { format, width, height, upright, profile })
     }
 
@@ -185,8 +204,35 @@ pub(super) fn decoder<'a>(
     limits: &Limits,
 ) -> Result<impl ImageDecoder + 'a, ImageError> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format.of_crate_image());
-    reader.limits(limits.for_decoder());
-    reader.into_decoder().map_err(|e| ImageError::from_decoder(format, e))
+    reader.limits(limits.for_decoder(format));
+    reader.into_decoder().map_err(|e| match (format, e) {
+        (Format::Png, ::image::ImageError::Limits(_)) => {
+            let most = PNG_BESIDE_PIXELS >> 20;
+            let message = format!("the PNG has over {most} MiB beside its pixels (profile, EXIF, text) or in one row");
+            ImageError::new(ErrorKind::TooLarge, message)
+        }
+        (_, e) => ImageError::from_decoder(format, e),
+    })
+}
+
+fn profile_too_large(format: Format, most: u64) -> ImageError {
+    let message = format!("the colour profile of the {} has more than {} MiB", format.name(), most >> 20);
+    ImageError::new(ErrorKind::TooLarge, message)
+}
+
+/// Whether a PNG has a profile that its decoder may have left out since it unfolds to more than is allowed: it does so
+/// without a word, as with one that is damaged. A smaller one than this can only be damaged.
+fn hides_a_profile(png: &[u8]) -> bool {
+    let mut rest = png.get(8..).unwrap_or_default();
+    while let Some((&[a, b, c, d, ref kind @ ..], after)) = rest.split_first_chunk::<8>() {
+        let length = u32::from_be_bytes([a, b, c, d]);
+        match kind {
+            b"iCCP" => return u64::from(length) > PNG_BESIDE_PIXELS / DEFLATE_AT_BEST,
+            b"IDAT" => return false,
+            _ => rest = after.get(length as usize + 4..).unwrap_or_default(), // 4: the check sum
+        }
+    }
+    false
 }
 
 /// Knows the format by the first bytes.
@@ -252,6 +298,35 @@ mod tests {
             error.to_string(),
             "not an image: it begins with \"hello, I am \"; formats read are JPEG, PNG, WebP, GIF, TIFF, BMP"
         );
+    }
+
+    fn png_with_profile(bytes: usize) -> Vec<u8> {
+        let (mut png, mut info) = (Vec::new(), png::Info::with_size(1, 1));
+        info.icc_profile = Some(vec![0; bytes].into());
+        let encoder = png::Encoder::with_info(&mut png, info).unwrap();
+        encoder.write_header().unwrap().write_image_data(&[7]).unwrap();
+        png
+    }
+
+    #[test]
+    fn a_profile_that_unfolds_to_too_much_is_refused() {
+        let read = |mebibytes: usize| Header::read(&png_with_profile(mebibytes << 20), &Limits::default());
+
+        assert!(read(1).unwrap().profile.is_some());
+        for (mebibytes, most) in [(9, 8), (40, 32)] {
+            let error = read(mebibytes).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TooLarge);
+            assert_eq!(error.to_string(), format!("the colour profile of the PNG has more than {most} MiB"));
+        }
+    }
+
+    #[test]
+    fn a_damaged_profile_is_left_aside() {
+        let mut png = png_with_profile(1 << 10);
+        let at = png.windows(4).position(|kind| kind == b"iCCP").unwrap();
+        png[at + 12] ^= 0xFF;
+
+        assert_eq!(Header::read(&png, &Limits::default()).unwrap().profile, None);
     }
 
     #[test]

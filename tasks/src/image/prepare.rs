@@ -87,8 +87,8 @@ pub fn prepare(
     let header = Header::read(bytes, limits)?;
     let source = header.size();
     let size = size_before_crop(source, preparation.resize);
-    limits.check("the resized picture", size)?;
     let [x, y, width, height] = centre(size, preparation.crop)?;
+    limits.check("the resized picture", (width, height))?; // what lies beside the crop is never made
 
     // From here on in the directions of the stored picture; the small result is turned at the end.
     let part = header.upright.source_of([x, y, width, height], size);
@@ -170,12 +170,37 @@ fn scale(header: &Header, size: (u32, u32)) -> Eighths {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Format;
+    use crate::image::encode::encode;
+    use crate::image::picture::Channels;
 
     #[test]
     fn the_short_side_rules_and_the_long_one_follows() {
         assert_eq!(size_before_crop((451, 300), Target::ShortSide(256)), (384, 256));
         assert_eq!(size_before_crop((300, 451), Target::ShortSide(256)), (256, 384));
         assert_eq!(size_before_crop((5, 5), Target::Exact(7, 9)), (7, 9));
+    }
+
+    #[test]
+    fn of_a_slender_picture_only_the_crop_counts() {
+        let mut picture = Picture::blank(2, 30_000, Channels::Gray);
+        picture.data.fill(200);
+        let png = encode(picture, Format::Png, 0).unwrap();
+        let mut preparation = Preparation {
+            resize: Target::ShortSide(256),
+            filter: Filter::Bilinear,
+            crop: Some((224, 224)),
+            channels: Order::Rgb,
+        };
+        let mut out = Vec::new();
+
+        let prepared = prepare(&png, &preparation, &Limits::default(), &mut out).unwrap();
+        assert_eq!((prepared.size, out.len()), ((224, 224), 224 * 224 * 3));
+        assert!(out.iter().all(|sample| sample.abs_diff(200) < 2));
+
+        preparation.crop = None;
+        let error = prepare(&png, &preparation, &Limits::default(), &mut out).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
     }
 
     #[test]

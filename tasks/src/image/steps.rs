@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{self, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::error::ImageError;
@@ -35,6 +35,7 @@ pub struct Options {
     /// `{"sharpen": 2}`: an unsharp mask, the standard deviation of its blur in pixels; `{"sigma": 2, "amount": 1.5}`: and how
     /// much of the difference is added. `{"brightness": 1.2}`, `{"contrast": 1.2}`: factors, 1 changes nothing, at most 100.
     #[schemars(length(max = MAX_STEPS))]
+    #[serde(deserialize_with = "one_an_entry")]
     pub steps: Vec<Step>,
     /// The format of the result; without it, the format of the source.
     pub format: Option<Format>,
@@ -62,7 +63,7 @@ pub enum Step {
     /// Resizes to exactly this width and height.
     Resize(Resize),
     /// Keeps the rectangle `[x, y, width, height]`, in pixels from the upper left corner.
-    Crop([u32; 4]),
+    Crop(#[serde(deserialize_with = "rectangle")] [u32; 4]),
     /// Rotates clockwise by 90, 180 or 270 degrees.
     Rotate(u16),
     /// Mirrors.
@@ -129,6 +130,7 @@ const DEFAULT_AMOUNT: f64 = 1.5;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ResizeFields {
+    #[serde(deserialize_with = "size")]
     size: (u32, u32),
     #[serde(default)]
     filter: Filter,
@@ -146,21 +148,90 @@ const fn default_amount() -> f64 {
     DEFAULT_AMOUNT
 }
 
+/// Reads steps. What serde derives for a choice says of a second one in an entry no more than "expected value".
+fn one_an_entry<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Step>, D::Error> {
+    struct Entry(Step);
+    impl<'de> Deserialize<'de> for Entry {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct V;
+            impl<'de> Visitor<'de> for V {
+                type Value = Entry;
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("one step an entry, such as \"grayscale\" or {\"blur\": 15}")
+                }
+                fn visit_str<E: de::Error>(self, name: &str) -> Result<Entry, E> {
+                    let read: Result<Step, E> = Step::deserialize(name.into_deserializer());
+                    read.map(Entry).map_err(|error| match error.to_string().ends_with("expected newtype variant") {
+                        true => E::custom(format_args!("its value is missing: {{\"{name}\": …}}")),
+                        false => error,
+                    })
+                }
+                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
+                    let step = Step::deserialize(de::value::MapAccessDeserializer::new(&mut map))?;
+                    match map.next_key::<String>()? {
+                        None => Ok(Entry(step)),
+                        Some(next) => Err(de::Error::custom(format_args!(
+                            "one step an entry: `{}` and `{next}` are two",
+                            step.name()
+                        ))),
+                    }
+                }
+            }
+            deserializer.deserialize_any(V)
+        }
+    }
+    Ok(Vec::<Entry>::deserialize(deserializer)?.into_iter().map(|Entry(step)| step).collect())
+}
+
+/// Reads an array of so many numbers. What serde has for it says of a longer one no more than "trailing characters".
+struct Numbers<const N: usize>(&'static str);
+
+impl<'de, const N: usize> Visitor<'de> for Numbers<N> {
+    type Value = [u32; N];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<[u32; N], A::Error> {
+        let (mut numbers, mut given) = ([0; N], 0);
+        while let Some(number) = seq.next_element::<u32>()? {
+            if let Some(place) = numbers.get_mut(given) {
+                *place = number;
+            }
+            given += 1;
+        }
+        if given == N { Ok(numbers) } else { Err(de::Error::invalid_length(given, &self)) }
+    }
+}
+
+fn rectangle<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u32; 4], D::Error> {
+    deserializer.deserialize_seq(Numbers::<4>("[x, y, width, height]"))
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(u32, u32), D::Error> {
+    deserializer.deserialize_seq(Numbers::<2>("[width, height]")).map(<(u32, u32)>::from)
+}
+
+/// What may be written for a [`Bound`].
+const BOUND: &str = "a size in pixels, or [width, height]";
+/// What may be written for a [`Resize`].
+const RESIZE: &str = "[width, height], or {\"size\": [width, height], \"filter\": …}";
+
 impl<'de> Deserialize<'de> for Bound {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct V;
         impl<'de> Visitor<'de> for V {
             type Value = Bound;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a size in pixels, or [width, height]")
+                f.write_str(BOUND)
             }
             fn visit_u64<E: de::Error>(self, side: u64) -> Result<Bound, E> {
                 let side = u32::try_from(side).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(side), &self))?;
                 Ok(Bound(side, side))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Bound, A::Error> {
-                let (width, height) = Deserialize::deserialize(de::value::SeqAccessDeserializer::new(seq))?;
-                Ok(Bound(width, height))
+                Numbers::<2>(BOUND).visit_seq(seq).map(|[width, height]| Bound(width, height))
             }
         }
         deserializer.deserialize_any(V)
@@ -173,10 +244,10 @@ impl<'de> Deserialize<'de> for Resize {
         impl<'de> Visitor<'de> for V {
             type Value = Resize;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("[width, height], or {\"size\": [width, height], \"filter\": …}")
+                f.write_str(RESIZE)
             }
             fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Resize, A::Error> {
-                let size = Deserialize::deserialize(de::value::SeqAccessDeserializer::new(seq))?;
+                let size = Numbers::<2>(RESIZE).visit_seq(seq).map(<(u32, u32)>::from)?;
                 Ok(Resize { size, filter: Filter::default() })
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Resize, A::Error> {
@@ -274,7 +345,11 @@ impl Options {
 impl Step {
     /// Where the step stands in the options: `steps[1].blur`.
     pub fn path(&self, index: usize) -> String {
-        let name = match self {
+        format!("steps[{index}].{}", self.name())
+    }
+
+    const fn name(&self) -> &'static str {
+        match self {
             Self::Blur(_) => "blur",
             Self::Thumbnail(_) => "thumbnail",
             Self::Resize(_) => "resize",
@@ -285,8 +360,7 @@ impl Step {
             Self::Sharpen(_) => "sharpen",
             Self::Brightness(_) => "brightness",
             Self::Contrast(_) => "contrast",
-        };
-        format!("steps[{index}].{name}")
+        }
     }
 
     fn validate(&self) -> Result<(), String> {
@@ -346,7 +420,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_with_its_place_and_what_is_allowed() {
-        let message = |json| read(json).unwrap_err();
+        let message = |json: &str| read(json).unwrap_err();
 
         assert_eq!(
             message(r#"{"steps": ["grayscale", {"blur": 0}]}"#),
@@ -362,6 +436,24 @@ mod tests {
         assert!(
             message(r#"{"steps": [{"thumbnail": "x"}]}"#).contains("expected a size in pixels, or [width, height]")
         );
+        assert!(
+            message(r#"{"steps": [{"blur": 1, "thumbnail": 3}]}"#)
+                .starts_with("one step an entry: `blur` and `thumbnail` are two")
+        );
+        assert!(message(r#"{"steps": [5]}"#).contains("integer `5`, expected one step an entry"));
+        assert!(message(r#"{"steps": ["blur"]}"#).starts_with("its value is missing: {\"blur\": …}"));
+        assert!(message(r#"{"steps": ["blurr"]}"#).contains("unknown variant `blurr`, expected one of `blur`"));
+        assert!(message(r#"{"steps": [{"grayscale": 1}]}"#).contains("integer `1`, expected unit"));
+        for (step, given, expected) in [
+            (r#"{"thumbnail": [1, 2, 3]}"#, 3, "a size in pixels, or [width, height]"),
+            (r#"{"thumbnail": [1]}"#, 1, "a size in pixels, or [width, height]"),
+            (r#"{"resize": [1, 2, 3]}"#, 3, "[width, height], or {"),
+            (r#"{"resize": {"size": [1, 2, 3]}}"#, 3, "[width, height]"),
+            (r#"{"crop": [1, 2, 3, 4, 5]}"#, 5, "[x, y, width, height]"),
+        ] {
+            let said = message(&format!(r#"{{"steps": [{step}]}}"#));
+            assert!(said.starts_with(&format!("invalid length {given}, expected {expected}")), "{said}");
+        }
         assert!(message(r#"{"speed": 1}"#).contains("unknown field `speed`, expected one of `steps`"));
     }
 

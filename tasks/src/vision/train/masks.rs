@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::data::{
     Answer, DataError, Found, Sample, Size, Source, Wanted, bad, common, entries, look_at, several, size_of,
 };
+use crate::image::Limits;
 use crate::vision::card::Question;
 use crate::vision::segment::Mask;
 
@@ -37,7 +38,7 @@ pub(super) fn find(
     let masks: BTreeMap<&Path, Size> =
         all.iter().zip(&sizes).map(|((_, mask), size)| (mask.as_path(), *size)).collect();
     let files: Vec<PathBuf> = all.iter().map(|(_, mask)| mask.clone()).collect();
-    let highest = look_at(&files, wanted, |file| highest(file, masks[file], named.as_deref()))?;
+    let highest = look_at(&files, wanted, |file| highest(file, masks[file], named.as_deref(), &wanted.limits))?;
     let labels = match named {
         Some(named) => named,
         None => (0..=highest.into_iter().max().unwrap_or(0)).map(|class| format!("class {class}")).collect(),
@@ -103,12 +104,8 @@ fn pairs(folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>, DataError> {
 }
 
 /// Checks a mask; the highest class in it.
-fn highest(file: &Path, picture: Size, labels: Option<&[String]>) -> Result<u8, DataError> {
-    let mask = read(file)?;
-    let size = Size { width: mask.width, height: mask.height };
-    if size != picture {
-        return Err(bad(format!("{} is of {size}, and its picture of {picture} (upright)", file.display())));
-    }
+fn highest(file: &Path, picture: Size, labels: Option<&[String]>, limits: &Limits) -> Result<u8, DataError> {
+    let mask = read(file, Some(picture), limits)?;
     let classes = labels.map_or(usize::from(NOTHING), <[String]>::len);
     let is_wrong = |class: u8| class != NOTHING && usize::from(class) >= classes;
     if let Some(at) = mask.classes.iter().position(|&class| is_wrong(class)) {
@@ -123,14 +120,22 @@ fn highest(file: &Path, picture: Size, labels: Option<&[String]>) -> Result<u8, 
     Ok(mask.classes.into_iter().filter(|&class| class != NOTHING).max().unwrap_or(0))
 }
 
-/// Reads a mask: a PNG whose pixels, gray or of a palette, are numbers of classes.
+/// Reads a mask: a PNG whose pixels, gray or of a palette, are numbers of classes. One of another size than its
+/// picture, or over the limits, is refused by its header.
 ///
 /// Not by the decoder of pictures: that makes colours of a palette's numbers.
-pub(super) fn read(file: &Path) -> Result<Mask, DataError> {
+pub(super) fn read(file: &Path, picture: Option<Size>, limits: &Limits) -> Result<Mask, DataError> {
     let failed = |what: String| bad(format!("{}: a mask is a PNG, gray or with a palette: {what}", file.display()));
     let bytes = super::data::read(file)?;
     let mut decoder = png::Decoder::new(std::io::Cursor::new(&bytes));
     decoder.set_transformations(png::Transformations::IDENTITY);
+    decoder.set_ignore_iccp_chunk(true); // numbers have no colours
+    let header = decoder.read_header_info().map_err(|error| failed(error.to_string()))?;
+    let size = Size { width: header.width, height: header.height };
+    if let Some(picture) = picture.filter(|picture| *picture != size) {
+        return Err(bad(format!("{} is of {size}, and its picture of {picture} (upright)", file.display())));
+    }
+    limits.check("the mask", (size.width, size.height)).map_err(|error| bad(format!("{}: {error}", file.display())))?;
     let mut reader = decoder.read_info().map_err(|error| failed(error.to_string()))?;
     let (color, depth) = reader.output_color_type();
     if !matches!(color, png::ColorType::Grayscale | png::ColorType::Indexed) || depth == png::BitDepth::Sixteen {
@@ -161,9 +166,9 @@ impl Mask {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Format;
     use crate::image::encode::encode;
     use crate::image::picture::{Channels, Picture};
-    use crate::image::{Format, Limits};
     use crate::vision::train::DataSet;
 
     fn mask_png(depth: png::BitDepth, width: u32, packed: &[u8]) -> Vec<u8> {
@@ -200,7 +205,7 @@ mod tests {
             (png::BitDepth::Two, vec![0b0001_1011, 0b1110_0100]),
         ] {
             std::fs::write(&file, mask_png(depth, 4, &packed)).unwrap();
-            let mask = read(&file).unwrap();
+            let mask = read(&file, None, &Limits::default()).unwrap();
             assert_eq!(mask.classes, [0, 1, 2, 3, 3, 2, 1, 0], "{depth:?}");
             assert_eq!(mask.resized((2, 2)), [1, 3, 2, 0]);
             assert_eq!(mask.resized((4, 4))[4..12], [0, 1, 2, 3, 3, 2, 1, 0]);
@@ -236,6 +241,14 @@ mod tests {
 
         let narrow = said(&[("masks/b.png", mask_png(png::BitDepth::Eight, 2, &[0, 1]))]);
         assert!(narrow.contains("b.png is of 2x1, and its picture of 4x2 (upright)"), "{narrow}");
+
+        let mut huge = Vec::new();
+        drop(png::Encoder::new(&mut huge, 60_000, 60_000).write_header().unwrap());
+        let bomb = said(&[("masks/b.png", huge)]);
+        assert!(bomb.contains("b.png is of 60000x60000, and its picture of 4x2 (upright)"), "{bomb}");
+        let file = home.path().join("masks/b.png");
+        let bomb = read(&file, None, &Limits::default()).unwrap_err().to_string();
+        assert!(bomb.ends_with("b.png: the mask has 60000×60000 = 3600.0 megapixels; at most 100.0 are allowed"));
 
         let coloured = encode(Picture::blank(4, 2, Channels::Rgb), Format::Png, 90).unwrap();
         let coloured = said(&[("masks/b.png", coloured)]);
