@@ -155,15 +155,13 @@ impl<'a> Submission<'a> {
         if let Some(total) = self.known.as_ref().and_then(|known| known.progress.total) {
             // What cannot be written is said before the inputs are walked, which may take long.
             let kept = self.keep(folder, &sources, file).await?;
-            let (_, accepted) = watch::channel(total);
-            let reading = self.read(kept, accepted)?;
             if let Err(error) = self.must_be_whole(sources, total).await {
-                if let Some(reading) = reading {
-                    reading.give_up().await;
-                }
+                kept.discard_if_empty();
                 return Err(error);
             }
             self.say(&format!("batch {id} was accepted whole before: {total} items"));
+            let (_, accepted) = watch::channel(total);
+            let reading = self.read(kept, accepted)?;
             return self.accepted(reading).await;
         }
         let patience = self.settings.submit.patience;

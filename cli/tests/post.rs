@@ -210,3 +210,19 @@ fn a_broker_that_is_away_is_said_within_the_patience_and_the_same_key_goes_on() 
     };
     cluster.must_be_sound(submitted["id"].as_str().unwrap(), 3);
 }
+
+#[test]
+fn a_store_that_is_away_is_said_in_a_moment_and_why() {
+    let Some((mut cluster, _roles)) = cluster() else { return };
+    cluster.redis.kill();
+
+    let mut stream = TcpStream::connect(("127.0.0.1", cluster.api_port)).unwrap();
+    // Half the time after which it would be given up without a reason.
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(15))).unwrap();
+    stream.write_all(b"GET /v1/batches HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after"), "{answer}");
+    assert!(answer.contains("the store is away: "), "{answer}");
+}

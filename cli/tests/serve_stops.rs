@@ -89,3 +89,22 @@ fn told_to_stop_it_takes_nothing_new_and_answers_what_it_has_begun() {
     assert!(answered.contains("\"status\":\"ok\""), "{answered}");
     assert_eq!(served.0.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn a_role_whose_servers_were_never_there_ends_when_it_is_told_to() {
+    for role in ["worker", "results-api"] {
+        let mut command = tidemill(&[role]);
+        // Nobody listens there.
+        command.env("TIDEMILL__BROKER__URL", "amqp://127.0.0.1:1").env("TIDEMILL__STORE__URL", "redis://127.0.0.1:1");
+        command.env("TIDEMILL__API__LISTEN", "127.0.0.1:0").stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        assert!(log.any(|line| line.contains("cannot connect to the broker")), "{role} says why it waits");
+
+        kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        let rest: Vec<String> = log.collect();
+
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{role}: {rest:?}");
+        assert!(!rest.iter().any(|line| line.contains("is away")), "{role} has nothing to wait for: {rest:?}");
+    }
+}

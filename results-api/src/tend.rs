@@ -32,7 +32,8 @@ pub async fn tend(broker: &dyn Broker, store: &dyn Shared, stop: CancellationTok
 pub async fn sweep(store: &dyn Shared, blobs: Option<&Blobs>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(SWEEP);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        match store.sweep().await {
+        let Some(swept) = stop.run_until_cancelled(store.sweep()).await else { return };
+        match swept {
             Ok(0) => {}
             Ok(batches) => tracing::info!(batches, "batches that were never sealed are given up after results.ttl"),
             Err(error) => tracing::warn!(%error, "batches that were never sealed cannot be looked for"),
