@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use self::mill_cluster::{Cluster, Role};
+use self::mill_cluster::{Cluster, Role, breathe};
 
 const SUBMIT: [&str; 6] = ["submit", "compute.map", "-", "-o", "expr=10*x", "--wait"];
 
@@ -166,6 +166,11 @@ fn a_submission_that_was_killed_goes_on_with_its_own_inputs_only() {
     let Some((cluster, _roles)) = cluster() else { return };
     let mut talk = Talk::start(&cluster, &["--idempotency-key", "k"]);
     assert_eq!(talk.ask(7)["output"], 70);
+    // It is told every now and then how far the submission is.
+    let listed = || serde_json::from_str::<Value>(&cluster.until_ok(&["status", "--json"])).unwrap();
+    while listed()[0]["accepted"] != 1 {
+        breathe();
+    }
     kill(Pid::from_raw(talk.child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
     talk.child.wait().unwrap();
     let again = |input: &str| {
