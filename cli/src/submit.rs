@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::value::RawValue;
 use tidemill_core::batch::{Batch, BatchId, ItemIndex, Priority, unix_millis};
 use tidemill_core::broker::rabbitmq::RabbitMq;
 use tidemill_core::broker::{Broker as _, Health, Queue};
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use self::reading::Reading;
 use self::upload::Uploads;
 use crate::args::{Shared, Submit};
-use crate::client::Client;
+use crate::client::{Client, Trouble};
 use crate::cluster::{self, Signals};
 use crate::error::{CliError, Exit};
 use crate::follow::{Following, Kept, must_be_in_input_order};
@@ -283,34 +284,39 @@ impl<'a> Submission<'a> {
         Ok((*accepted.borrow(), sent))
     }
 
-    /// Passes over the inputs that were accepted before. They are taken for the same where the last of them is: its outcome
-    /// says what it was, if it has one by now.
+    /// What the input of an item was, where it has an outcome that says so by now.
+    async fn input_of(&self, index: u64) -> Result<Option<Box<RawValue>>, CliError> {
+        match self.client.outcome(&self.batch.id, ItemIndex(index)).await {
+            Ok(outcome) => Ok(Some(outcome.input)),
+            // It has none, or none any more.
+            Err(error) if matches!(error.trouble, Trouble::Unknown | Trouble::Refused) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Passes over the inputs that were accepted before: they are taken for the same where the last of them is.
     async fn pass_over(&self, inputs: &mut Inputs, count: u64) -> Result<(), CliError> {
-        let last = match count.checked_sub(1) {
-            Some(last) => self.client.outcome(&self.batch.id, ItemIndex(last)).await.ok(),
-            None => None,
-        };
-        // One that was too large to travel is not in its outcome.
-        let last = last.as_ref().map(|outcome| &*outcome.input).filter(|input| input.get() != "null");
-        inputs.pass_over(count, last).await.map_err(|problem| match problem {
-            NotTheSame::Broken(error) => run::not_produced(error.into()),
-            problem => self.has_other_inputs(&problem),
-        })
+        let Some(last) = count.checked_sub(1) else { return Ok(()) };
+        let last = self.input_of(last).await?;
+        inputs.pass_over(count, last.as_deref()).await.map_err(|problem| self.has_other_inputs(problem))
     }
 
     /// Checks that the inputs are those of the batch, which has so many.
     async fn must_be_whole(&self, sources: Vec<Source>, total: u64) -> Result<(), CliError> {
-        let mut inputs = Inputs::walk(sources);
-        self.pass_over(&mut inputs, total).await?;
-        if inputs.next().await.is_some() {
-            return Err(self.has_other_inputs(&format_args!("it has {total}, and there are more now")));
-        }
-        inputs.whole().map_err(|error| run::not_produced(error.into()))
+        let last = match total.checked_sub(1) {
+            Some(last) => self.input_of(last).await?,
+            None => None,
+        };
+        let checked = Inputs::walk(sources).must_be(total, last.as_deref()).await;
+        checked.map_err(|problem| self.has_other_inputs(problem))
     }
 
-    fn has_other_inputs(&self, problem: &dyn std::fmt::Display) -> CliError {
-        CliError::usage(format!("batch {} was begun with other inputs: {problem}", self.batch.id))
-            .hint("give the same inputs in the same order; other ones are another batch, with another key or none")
+    fn has_other_inputs(&self, problem: NotTheSame) -> CliError {
+        match problem {
+            NotTheSame::Broken(error) => run::not_produced(error.into()),
+            problem => CliError::usage(format!("batch {} was begun with other inputs: {problem}", self.batch.id))
+                .hint("give the same inputs in the same order; other ones are another batch, with another key or none"),
+        }
     }
 
     /// What brings files to the workers, where inputs are files and the workers do not see them.

@@ -150,7 +150,7 @@ fn a_key_stands_for_the_inputs_too() {
         assert_eq!(submit(&["1", "2"], "k").0, Some(0));
     }
     for (inputs, problem) in [
-        (&["1", "2", "3"][..], "it has 2, and there are more now"),
+        (&["1", "2", "3"][..], "it is complete, with 2 of them"),
         (&["1"], "there were at least 2 before, and there are 1 now"),
         (&["1", "3"], "number 2 was 2 before, and is 3 now"),
     ] {

@@ -3,6 +3,7 @@
 mod files;
 mod glob;
 mod lines;
+mod names;
 
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -117,6 +118,12 @@ pub enum NotTheSame {
         /// How many there are.
         now: u64,
     },
+    /// There are more now.
+    #[error("it is complete, with {before} of them")]
+    More {
+        /// How many there were.
+        before: u64,
+    },
     /// Another stands in the place of the last one.
     #[error("number {number} was {before} before, and is {now} now")]
     Other {
@@ -170,6 +177,8 @@ impl Inputs {
     /// # Errors
     /// [`NotTheSame`] where it is not that one now.
     pub async fn pass_over(&mut self, count: u64, last: Option<&RawValue>) -> Result<(), NotTheSame> {
+        // One that was too large to travel is not in its outcome.
+        let last = last.filter(|last| last.get() != "null");
         let mut passed = 0;
         while passed < count {
             let Some(mut bundle) = self.next().await else {
@@ -190,6 +199,18 @@ impl Inputs {
         Ok(())
     }
 
+    /// Checks that these are as many as before; see [`Self::pass_over`].
+    ///
+    /// # Errors
+    /// [`NotTheSame`]
+    pub async fn must_be(&mut self, count: u64, last: Option<&RawValue>) -> Result<(), NotTheSame> {
+        self.pass_over(count, last).await?;
+        if self.next().await.is_some() {
+            return Err(NotTheSame::More { before: count });
+        }
+        Ok(self.whole()?)
+    }
+
     /// The next few; `None` at the end. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Vec<Input>> {
         if self.ahead.is_empty() { self.bundles.recv().await } else { Some(std::mem::take(&mut self.ahead)) }
@@ -205,7 +226,7 @@ impl Inputs {
 }
 
 /// Whether two inputs are the same value, however they are written.
-pub fn is_same(one: &RawValue, other: &RawValue) -> bool {
+fn is_same(one: &RawValue, other: &RawValue) -> bool {
     let value = |json: &RawValue| serde_json::from_str::<serde_json::Value>(json.get()).ok();
     one.get() == other.get() || value(one).is_some_and(|one| Some(one) == value(other))
 }

@@ -49,7 +49,7 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 
-pub use create::{Entry, MAX_KEY_BYTES, NewBatch, NewRetry, SubmitError, SubmitErrorKind, Submitted, Submitter};
+pub use create::{Entry, NewBatch, NewRetry, SubmitError, SubmitErrorKind, Submitted, Submitter, check_key};
 pub use health::{Role, install_metrics, serve_role};
 pub use metrics_exporter_prometheus::PrometheusHandle;
 

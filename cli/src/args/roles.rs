@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 use tidemill_core::batch::BatchId;
 use tidemill_core::task::Lane;
-use tidemill_results_api::http::MAX_KEY_BYTES;
+use tidemill_results_api::http::check_key;
 
 use super::{Networks, Show, Work, parse_timeout};
 
@@ -106,11 +106,7 @@ pub(crate) struct Health {
 }
 
 fn parse_key(text: &str) -> Result<String, String> {
-    // An unset variable of a script would make one batch of all its jobs.
-    if text.trim().is_empty() || text.len() > MAX_KEY_BYTES {
-        return Err(format!("it has 1 to {MAX_KEY_BYTES} bytes, and not only spaces"));
-    }
-    Ok(text.to_owned())
+    check_key(text).map(|()| text.to_owned())
 }
 
 fn parse_lane(text: &str) -> Result<Lane, String> {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use reqwest::{Method, header};
 use sha2::{Digest as _, Sha256};
+use tidemill_core::blobs::must_be_file;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{ApiError, Client, Trouble};
@@ -85,10 +86,7 @@ impl Client {
 /// The name of a file's content (`sha256:…`) and its size. It is read once through, on a thread for that.
 pub(crate) async fn digest_of(path: PathBuf) -> std::io::Result<(String, u64)> {
     let hashing = tokio::task::spawn_blocking(move || {
-        if !std::fs::metadata(&path)?.is_file() {
-            // A pipe could keep the submission waiting for ever.
-            return Err(std::io::Error::other("it is not a regular file"));
-        }
+        must_be_file(&std::fs::metadata(&path)?)?;
         let mut hasher = Sha256::new();
         let bytes = std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
         Ok((format!("sha256:{:x}", hasher.finalize()), bytes))

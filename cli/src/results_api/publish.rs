@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _};
 use serde_json::value::RawValue;
 use tidemill_core::batch::{Batch, BatchId, Priority};
 use tidemill_core::broker::{Broker, BrokerErrorKind, Health, ReplyTo};
@@ -15,7 +15,7 @@ use tidemill_core::retry::RetryPolicy;
 use tidemill_core::settings::Settings;
 use tidemill_core::store::{BatchInfo, Order, Shared, StoreError, StoreErrorKind};
 use tidemill_core::task::{Job, Register, raw};
-use tidemill_producer::inputs::{Input, Inputs, is_same};
+use tidemill_producer::inputs::{Input, Inputs, NotTheSame};
 use tidemill_producer::{Cut, ProduceError, Produced, Producer, Span};
 use tidemill_results_api::Ahead;
 use tidemill_results_api::http::{Entry, NewBatch, NewRetry, SubmitError, SubmitErrorKind, Submitted, Submitter};
@@ -78,7 +78,12 @@ impl Submitter for Publisher {
             None => None,
         };
         if let Some(items) = total {
-            must_be_whole(entries, items, last.as_deref()).await?;
+            let (bundles, inputs) = Inputs::channel();
+            let checking = async {
+                let mut inputs = inputs;
+                inputs.must_be(items, last.as_deref()).await.map_err(has_other_inputs)
+            };
+            feed_to(checking, inputs_of(entries), bundles).await?;
             return Ok(Submitted { id, items, is_new: false, expected: None });
         }
         // Now and not when its message is collected: whoever has our answer may ask for it at once.
@@ -168,15 +173,14 @@ impl Publisher {
 
     /// What the input of an item was, where it has an outcome that says so.
     async fn input_of(&self, batch: &BatchId, index: u64) -> Result<Option<Box<RawValue>>, SubmitError> {
-        let read = self.within_patience(async {
+        self.within_patience(async {
             match self.store.read(batch, Order::Input, index, 1).await {
                 Ok(page) => Ok(page.outcomes.first().map(|outcome| outcome.input.clone())),
                 Err(error) if error.is_transient() => Err(error),
                 Err(_) => Ok(None),
             }
-        });
-        // One that was too large to travel is not in its outcome.
-        Ok(read.await?.filter(|input| input.get() != "null"))
+        })
+        .await
     }
 
     /// Publishes the entries behind those that were accepted before and seals the batch; gives how many items it has.
@@ -202,55 +206,22 @@ impl Publisher {
             accepted: accepted.clone(),
             reply_to,
         };
+        let store = Arc::clone(&self.store);
+        let some = inputs_of(entries).map(move |some| if store.has_room() { some } else { Err(no_room()) });
         let (bundles, mut inputs) = Inputs::channel();
         let stop = CancellationToken::new();
         let span = Span { from: before.count, seal_when_stopped: false };
         let producing = async {
-            inputs
-                .pass_over(before.count, before.last.as_deref())
-                .await
-                .map_err(|problem| has_other_inputs(&problem))?;
+            inputs.pass_over(before.count, before.last.as_deref()).await.map_err(has_other_inputs)?;
             of_produced(producer.produce(batch, job, inputs, span, &stop).await)
         };
-        let both = async move {
-            let bundles = bundles;
-            let mut producing = std::pin::pin!(producing);
-            tokio::select! {
-                // Where the entries end with an error the way stays open until the producer is gone: its end seals.
-                fed = self.feed(entries, &bundles) => fed?,
-                produced = &mut producing => return produced,
-            }
-            drop(bundles);
-            producing.await
-        };
         tokio::select! {
-            items = both => items,
+            items = feed_to(producing, some, bundles) => items,
             reason = self.is_away_for(self.settings.submit.patience) => Err(SubmitError {
                 kind: SubmitErrorKind::Away,
                 message: format!("the broker takes nothing: {reason}"),
             }),
         }
-    }
-
-    /// Hands entries over as they come.
-    async fn feed(
-        &self,
-        entries: BoxStream<'static, Result<Entry, SubmitError>>,
-        bundles: &mpsc::Sender<Vec<Input>>,
-    ) -> Result<(), SubmitError> {
-        let mut entries = entries.ready_chunks(BUNDLE);
-        while let Some(some) = entries.next().await {
-            if !self.store.has_room() {
-                let message = "the outcomes of what is under way leave no more room in memory (serve.keep); this batch was \
-                               cancelled where it stands";
-                return Err(SubmitError { kind: SubmitErrorKind::Full, message: message.into() });
-            }
-            let bundle: Vec<Input> = some.into_iter().map(|entry| entry.map(input)).collect::<Result<_, _>>()?;
-            if bundles.send(bundle).await.is_err() {
-                break;
-            }
-        }
-        Ok(())
     }
 
     /// Resolves once the broker has taken nothing for so long, with its reason.
@@ -267,38 +238,56 @@ impl Publisher {
     }
 }
 
+/// Entries as inputs, as many at a time as have come.
+fn inputs_of(
+    entries: BoxStream<'static, Result<Entry, SubmitError>>,
+) -> impl Stream<Item = Result<Vec<Input>, SubmitError>> {
+    entries.ready_chunks(BUNDLE).map(|some| some.into_iter().map(|entry| entry.map(input)).collect())
+}
+
+/// Hands inputs over as they come, to what takes them in.
+async fn feed_to<T>(
+    taking: impl Future<Output = Result<T, SubmitError>>,
+    some: impl Stream<Item = Result<Vec<Input>, SubmitError>>,
+    bundles: mpsc::Sender<Vec<Input>>,
+) -> Result<T, SubmitError> {
+    let mut taking = std::pin::pin!(taking);
+    tokio::select! {
+        // Where the inputs end with an error the way stays open until the producer is gone: its end seals.
+        fed = feed(some, &bundles) => fed?,
+        taken = &mut taking => return taken,
+    }
+    drop(bundles);
+    taking.await
+}
+
+async fn feed(
+    some: impl Stream<Item = Result<Vec<Input>, SubmitError>>,
+    bundles: &mpsc::Sender<Vec<Input>>,
+) -> Result<(), SubmitError> {
+    let mut some = std::pin::pin!(some);
+    while let Some(bundle) = some.next().await.transpose()? {
+        if bundles.send(bundle).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// What of a batch was accepted before: how many inputs, and what the last of them was, where that is known.
 struct Before {
     count: u64,
     last: Option<Box<RawValue>>,
 }
 
-/// Checks that a batch that was accepted whole is asked for again, and not another one by its key.
-async fn must_be_whole(
-    mut entries: BoxStream<'static, Result<Entry, SubmitError>>,
-    items: u64,
-    last: Option<&RawValue>,
-) -> Result<(), SubmitError> {
-    let mut count = 0;
-    let mut now = None;
-    while let Some(entry) = entries.next().await.transpose()? {
-        count += 1;
-        now = Some(input(entry).json);
-    }
-    if count != items {
-        return Err(has_other_inputs(&format!("it has {items}, and there are {count} now")));
-    }
-    match (last, now) {
-        (Some(last), Some(now)) if !is_same(last, &now) => {
-            Err(has_other_inputs(&format!("the last was {last} before, and is {now} now")))
+fn has_other_inputs(problem: NotTheSame) -> SubmitError {
+    match problem {
+        NotTheSame::Broken(error) => fault(error),
+        problem => {
+            let message = format!("idempotency_key: the batch was begun with other inputs: {problem}");
+            SubmitError { kind: SubmitErrorKind::Conflict, message }
         }
-        _ => Ok(()),
     }
-}
-
-fn has_other_inputs(problem: &dyn std::fmt::Display) -> SubmitError {
-    let message = format!("idempotency_key: the batch was begun with other inputs: {problem}");
-    SubmitError { kind: SubmitErrorKind::Conflict, message }
 }
 
 fn input(entry: Entry) -> Input {
@@ -322,6 +311,12 @@ fn of_produced(produced: Result<Produced, ProduceError>) -> Result<u64, SubmitEr
 
 fn of_store(error: &StoreError) -> SubmitError {
     if error.is_transient() { store_is_away() } else { fault(error) }
+}
+
+fn no_room() -> SubmitError {
+    let message = "the outcomes of what is under way leave no more room in memory (serve.keep); this batch was cancelled \
+                   where it stands";
+    SubmitError { kind: SubmitErrorKind::Full, message: message.into() }
 }
 
 fn store_is_away() -> SubmitError {

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 use tidemill_core::blobs::{Blobs, FetchLimits};
@@ -103,18 +102,15 @@ impl Plan {
         let begin = match opened {
             Opened::Ledger(ledger, Begun { progress, last }) => {
                 let spool = needs_spool.then(|| ledger.spool()).transpose()?;
-                pass_over(&mut inputs, progress.recorded(), last.as_ref().map(|last| &*last.input), &path).await?;
+                let last = last.as_ref().map(|last| &*last.input);
+                let passed = inputs.pass_over(progress.recorded(), last).await;
+                passed.map_err(|problem| has_other_inputs(problem, &path))?;
                 Begin::Run(Box::new(Kept { out, spool, ledger: Some(*ledger), before: progress }), inputs)
             }
             Opened::Whole(whole) => {
                 let progress = whole.progress();
-                pass_over(&mut inputs, progress.recorded(), whole.last.as_deref(), &path).await?;
-                if inputs.next().await.is_some() {
-                    let (path, items) = (path.display(), progress.recorded());
-                    let problem = format!("--resume: {path} is of other inputs: it is complete, with {items} of them");
-                    return Err(CliError::usage(problem).hint("name another file with --out"));
-                }
-                inputs.whole().map_err(|error| super::not_produced(error.into()))?;
+                let checked = inputs.must_be(progress.recorded(), whole.last.as_deref()).await;
+                checked.map_err(|problem| has_other_inputs(problem, &path))?;
                 Begin::Whole(progress)
             }
         };
@@ -123,13 +119,13 @@ impl Plan {
     }
 }
 
-/// Passes over the inputs that a file has the outcomes of.
-async fn pass_over(inputs: &mut Inputs, count: u64, last: Option<&RawValue>, path: &Path) -> Result<(), CliError> {
-    inputs.pass_over(count, last).await.map_err(|problem| match problem {
+/// The inputs are not those that a file has the outcomes of.
+fn has_other_inputs(problem: NotTheSame, path: &Path) -> CliError {
+    match problem {
         NotTheSame::Broken(error) => super::not_produced(error.into()),
         problem => CliError::usage(format!("--resume: {} is of other inputs: {problem}", path.display()))
             .hint("give the same inputs in the same order, or name another file"),
-    })
+    }
 }
 
 impl Kept {

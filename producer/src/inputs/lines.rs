@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use tidemill_core::failure::Failure;
 use tidemill_core::task::Job;
 
-use super::files::name_at;
+use super::names::name_at;
 use super::{Input, Sink, input_from_scalar};
 
 /// Longer lines are refused: they would not fit into a message either.

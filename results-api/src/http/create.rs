@@ -33,8 +33,7 @@ use crate::ahead::Expected;
 
 /// The largest batch that is read whole, as JSON.
 const MAX_JSON_BYTES: usize = 16 << 20;
-/// The longest idempotency key.
-pub const MAX_KEY_BYTES: usize = 256;
+const MAX_KEY_BYTES: usize = 256;
 /// Where others look for the same.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -223,9 +222,8 @@ pub(super) async fn create(
         // Bytes that are no text are no key of anybody's.
         batch.idempotency_key = Some(key.to_str().unwrap_or("").to_owned());
     }
-    if batch.idempotency_key.as_ref().is_some_and(|key| key.trim().is_empty() || key.len() > MAX_KEY_BYTES) {
-        let detail = format!("idempotency_key: it has 1 to {MAX_KEY_BYTES} bytes, and not only spaces");
-        return Err(Problem::bad_request(detail));
+    if let Some(problem) = batch.idempotency_key.as_ref().and_then(|key| check_key(key).err()) {
+        return Err(Problem::bad_request(format!("idempotency_key: {problem}")));
     }
     batch.is_waited_for = creating.wait;
     let submitted = submitter.submit(batch, entries).await?;
@@ -240,6 +238,17 @@ pub(super) async fn create(
         // It is published all the same.
         Err(problem) => (location, problem).into_response(),
     })
+}
+
+/// Checks an idempotency key. An empty one is a script's unset variable, and would make one batch of all its jobs.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_key(key: &str) -> Result<(), String> {
+    if key.trim().is_empty() || key.len() > MAX_KEY_BYTES {
+        return Err(format!("it has 1 to {MAX_KEY_BYTES} bytes, and not only spaces"));
+    }
+    Ok(())
 }
 
 /// The inputs of a batch as they come.

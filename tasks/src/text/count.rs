@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tidemill_core::blobs::{io_kind, io_reason, scheme};
+use tidemill_core::blobs::{io_kind, io_reason, must_be_file, scheme};
 use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Cost, Hands, Invalid, Task, Tools, Wait, raw, raw_word};
 use tokio::io::AsyncReadExt as _;
@@ -182,11 +182,7 @@ async fn count_file(tools: &Tools, word: &Arc<Regex>, path: &Path) -> Result<u64
         Failure::permanent(io_kind(&error), format!("cannot read {}: {}", path.display(), io_reason(&error)))
     };
     let metadata = tokio::fs::metadata(path).await.map_err(failed)?;
-    if !metadata.is_file() {
-        // A pipe or a device could keep a thread for ever.
-        let what = format!("cannot read {}: it is not a regular file", path.display());
-        return Err(Failure::permanent("unreadable", what));
-    }
+    must_be_file(&metadata).map_err(failed)?;
     let mut file = tokio::fs::File::open(path).await.map_err(failed)?;
     // Hundreds of small files are under way at once: each takes room for itself, and one byte more to see its end.
     let room = usize::try_from(metadata.len()).map_or(PIECE_BYTES, |bytes| PIECE_BYTES.min(bytes.saturating_add(1)));

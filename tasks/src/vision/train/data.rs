@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tidemill_core::blobs::io_reason;
+use tidemill_core::blobs::{io_reason, must_be_file};
 use tidemill_core::failure::Failure;
 
 use super::{cifar, classes, masks};
@@ -367,10 +367,7 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
 
 pub(super) fn read(file: &Path) -> Result<Vec<u8>, DataError> {
     let failed = |error: std::io::Error| bad(format!("cannot read {}: {}", file.display(), io_reason(&error)));
-    if !fs::metadata(file).map_err(failed)?.is_file() {
-        // A pipe or a device could keep the thread for ever.
-        return Err(bad(format!("cannot read {}: it is not a regular file", file.display())));
-    }
+    fs::metadata(file).and_then(|metadata| must_be_file(&metadata)).map_err(failed)?;
     fs::read(file).map_err(failed)
 }
 
