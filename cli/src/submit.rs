@@ -179,9 +179,13 @@ impl<'a> Submission<'a> {
             tokio::join!(self.publish(&broker, sources, from, accepted), self.warn_if_nobody_serves(self.job.lane()));
         let (accepted, sent) = published?;
         match sent {
-            Ok(Produced { total, .. }) => {
+            Ok(Produced { total, is_whole }) => {
                 tracing::info!(batch = id.as_str(), total, "the batch is accepted");
-                self.accepted(reading).await
+                if !is_whole {
+                    self.say(&format!("batch {id} was cancelled: it ends with the {total} items that were sent"));
+                }
+                let exit = self.accepted(reading).await?;
+                Ok(if is_whole || exit != Exit::Ok { exit } else { Exit::NotAllOk })
             }
             Err(ended) => {
                 if accepted > from {
@@ -261,7 +265,7 @@ impl<'a> Submission<'a> {
             reply_to: None,
         };
         let stop = CancellationToken::new();
-        let span = Span { from, seal_when_stopped: false };
+        let span = Span { from, seal_when_stopped: true };
         let producing = async {
             let mut inputs = Inputs::walk(sources);
             self.pass_over(&mut inputs, from).await.map_err(Ended::Other)?;
@@ -278,7 +282,7 @@ impl<'a> Submission<'a> {
             produced = producing => produced,
             () = over => Err(Ended::Deadline),
             () = signals.next() => Err(Ended::Interrupted),
-            () = self.note(accepted.subscribe()) => unreachable!("it notes for ever"),
+            () = self.note(accepted.subscribe(), &stop) => unreachable!("it notes for ever"),
             () = self.watch(broker) => unreachable!("it watches for ever"),
         };
         Ok((*accepted.borrow(), sent))
@@ -314,6 +318,10 @@ impl<'a> Submission<'a> {
     fn has_other_inputs(&self, problem: NotTheSame) -> CliError {
         match problem {
             NotTheSame::Broken(error) => run::not_produced(error.into()),
+            problem if self.known.as_ref().is_some_and(|known| known.progress.cancelled) => {
+                CliError::usage(format!("batch {} was cancelled before all its inputs were sent: {problem}", self.batch.id))
+                    .hint("submit them as a new batch, with another key or none")
+            }
             problem => CliError::usage(format!("batch {} was begun with other inputs: {problem}", self.batch.id))
                 .hint("give the same inputs in the same order; other ones are another batch, with another key or none"),
         }
@@ -325,10 +333,17 @@ impl<'a> Submission<'a> {
         has_files.then(|| Uploads::new(self.client.clone(), self.arguments, self.settings.submit.patience))
     }
 
-    /// Tells the results API from time to time how far it is, so that whoever resumes a killed submission knows.
-    async fn note(&self, mut accepted: watch::Receiver<u64>) {
+    /// Tells the results API from time to time how far it is, so that whoever resumes a killed submission knows; and takes no
+    /// more inputs once the batch is cancelled.
+    async fn note(&self, mut accepted: watch::Receiver<u64>, stop: &CancellationToken) {
         loop {
             tokio::time::sleep(NOTE).await;
+            // An API that is away is asked again.
+            if let Ok(Some(known)) = self.client.find_batch(&self.batch.id).await
+                && known.progress.cancelled
+            {
+                stop.cancel();
+            }
             if accepted.has_changed().unwrap_or(false) {
                 let before = *accepted.borrow_and_update();
                 // The next note makes up for one that was lost.

@@ -91,6 +91,30 @@ fn told_to_stop_it_takes_nothing_new_and_answers_what_it_has_begun() {
 }
 
 #[test]
+fn a_batch_that_is_cancelled_while_its_items_come_ends_with_those_that_came() {
+    let served = Served::start();
+    let mut stream = TcpStream::connect(&served.1).unwrap();
+    let head = "POST /v1/batches HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\nconnection: close\r\n";
+    let lines = "{\"task\":\"compute.map\",\"options\":{\"expr\":\"x\"},\"idempotency_key\":\"k\"}\n1\n2\n";
+    write!(stream, "{head}content-length: 1000000\r\n\r\n{lines}").unwrap();
+    let body = |answer: &str| serde_json::from_str::<Value>(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let batch = loop {
+        let listed = body(&answer(served.ask("GET", "/v1/batches", "")));
+        if listed["batches"][0]["recorded"] == 2 {
+            break listed["batches"][0]["batch"]["id"].as_str().unwrap().to_owned();
+        }
+    };
+
+    assert!(answer(served.ask("DELETE", &format!("/v1/batches/{batch}"), "")).contains("\"state\":\"cancelling\""));
+    let created = answer(stream);
+
+    assert!(created.starts_with("HTTP/1.1 201"), "{created}");
+    assert_eq!((&body(&created)["id"], &body(&created)["items"]), (&json!(batch), &json!(2)));
+    let shown = body(&answer(served.ask("GET", &format!("/v1/batches/{batch}"), "")));
+    assert_eq!((&shown["state"], &shown["recorded"]), (&json!("cancelled"), &json!(2)));
+}
+
+#[test]
 fn a_role_whose_servers_were_never_there_ends_when_it_is_told_to() {
     for role in ["worker", "results-api"] {
         let mut command = tidemill(&[role]);

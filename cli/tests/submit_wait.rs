@@ -108,6 +108,23 @@ fn an_interrupt_between_two_inputs_says_how_to_go_on_and_that_goes_on() {
 }
 
 #[test]
+fn a_submission_whose_batch_is_cancelled_ends_though_more_inputs_may_come() {
+    let Some((cluster, _roles)) = cluster() else { return };
+    let mut talk = Talk::start(&cluster, &[]);
+    assert_eq!(talk.ask(0)["output"], 0);
+    let batch = String::from_utf8(cluster.run(&["status", "--format", "json"]).stdout).unwrap();
+    let batch = serde_json::from_str::<Value>(&batch).unwrap()["batches"][0]["batch"]["id"].as_str().unwrap().to_owned();
+
+    cluster.until_ok(&["cancel", &batch]);
+    let ended = talk.child.wait().unwrap();
+    let (_, _, said) = talk.end();
+
+    assert_eq!(ended.code(), Some(5), "{said}");
+    assert!(said.contains(&format!("batch {batch} was cancelled: it ends with the 1 items that were sent")), "{said}");
+    cluster.must_be_sound(&batch, 1);
+}
+
+#[test]
 fn a_text_is_no_file_and_a_file_is_brought_to_the_workers() {
     let home = tempfile::tempdir().unwrap();
     let blobs = format!("file://{}", home.path().join("blobs").display());

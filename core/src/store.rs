@@ -10,11 +10,12 @@ pub mod redis;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{Batch, BatchId};
+use crate::batch::{Batch, BatchId, ItemIndex};
 use crate::broker::{Health, Heartbeat};
 use crate::outcome::{Ending, Outcome, Status};
 use crate::segment::Segment;
@@ -349,6 +350,17 @@ pub trait Shared: Store {
     /// # Errors
     /// [`StoreErrorKind::Unknown`]
     async fn release(&self, batch: &BatchId) -> Result<(), StoreError>;
+
+    /// Ends a cancelled batch that was never sealed and has not changed for `quiet`: nobody goes on with it. It has the
+    /// items then of which the broker is known to have accepted them, and those up to the last outcome; what comes of
+    /// later ones is dropped.
+    ///
+    /// Gives the items of a batch that was closed, now or before, of which nothing has come and may never come, since the
+    /// broker is not known to have them; some of these, where they are many.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Unknown`]
+    async fn close(&self, batch: &BatchId, quiet: Duration) -> Result<Vec<ItemIndex>, StoreError>;
 
     /// Lets go of batches that were never sealed and have not changed for as long as results are kept: nobody goes on with
     /// them. Gives how many.

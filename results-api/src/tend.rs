@@ -1,11 +1,15 @@
 //! Tending: what the results API does besides collecting, so that workers need no store.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use serde_json::value::RawValue;
+use tidemill_core::batch::{Attempt, BatchId};
 use tidemill_core::blobs::Blobs;
 use tidemill_core::broker::{Body, Broker, BrokerError, Notice, Permits, Queue, Settlement};
-use tidemill_core::store::Shared;
+use tidemill_core::outcome::{Ending, Maker, Outcome};
+use tidemill_core::store::{Shared, StoreError};
 use tokio_util::sync::CancellationToken;
 
 /// Heartbeats in hand.
@@ -13,10 +17,15 @@ const PERMITS: Permits = Permits(256);
 /// How often the cancelled batches are told again, for workers that have come since.
 const REMIND: Duration = Duration::from_secs(2);
 
+/// A batch that was cancelled, is not sealed and has not changed for so long is not gone on with: its submission would have
+/// sealed it. What its workers were at has ended by then, or comes too late.
+const QUIET: Duration = Duration::from_secs(60);
+
 /// How often is swept.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
 
-/// Keeps what workers say of themselves, and reminds them of what was cancelled, until `stop` is cancelled.
+/// Keeps what workers say of themselves, reminds them of what was cancelled, and ends cancelled batches that nobody goes on
+/// with, until `stop` is cancelled.
 ///
 /// # Errors
 /// [`BrokerError`] where it cannot begin to consume.
@@ -86,6 +95,35 @@ async fn remind(broker: &dyn Broker, store: &dyn Shared) {
             if let Err(error) = broker.announce(Notice::Cancel(batch)).await {
                 tracing::warn!(%error, "workers cannot be reminded of a cancelled batch");
             }
+            if let Err(error) = close(store, &batch).await {
+                tracing::warn!(%error, "a cancelled batch whose submission is gone cannot be ended");
+            }
         }
+    }
+}
+
+/// Ends a cancelled batch whose submission is gone. Where that was killed, an item may never have reached the broker, and a
+/// later one may have: nobody but us can give the first its outcome, nor say what its input was.
+async fn close(store: &dyn Shared, batch: &BatchId) -> Result<(), StoreError> {
+    loop {
+        let open = store.close(batch, QUIET).await?;
+        if open.is_empty() {
+            return Ok(());
+        }
+        let nobody = Arc::new(Maker::default());
+        let cancelled = open.into_iter().map(|index| {
+            Arc::new(Outcome {
+                index,
+                input: RawValue::NULL.to_owned(),
+                name: None,
+                source: None,
+                ending: Ending::Cancelled,
+                attempts: Attempt(0),
+                maker: Arc::clone(&nobody),
+                queued: Duration::ZERO,
+                run: Duration::ZERO,
+            })
+        });
+        store.record(batch, &cancelled.collect::<Vec<_>>()).await?;
     }
 }

@@ -29,6 +29,8 @@ use crate::submit::{MAX_INPUT_BYTES, UNDER_WAY};
 const BUNDLE: usize = 512;
 /// How often is looked whether the broker takes anything.
 const LOOK: Duration = Duration::from_millis(500);
+/// How often is looked whether somebody has cancelled the batch.
+const ASK: Duration = Duration::from_secs(2);
 
 /// Publishes batches to the cluster.
 pub(crate) struct Publisher {
@@ -210,7 +212,8 @@ impl Publisher {
         let some = inputs_of(entries).map(move |some| if store.has_room() { some } else { Err(no_room()) });
         let (bundles, mut inputs) = Inputs::channel();
         let stop = CancellationToken::new();
-        let span = Span { from: before.count, seal_when_stopped: false };
+        let id = batch.id.clone();
+        let span = Span { from: before.count, seal_when_stopped: true };
         let producing = async {
             inputs.pass_over(before.count, before.last.as_deref()).await.map_err(has_other_inputs)?;
             of_produced(producer.produce(batch, job, inputs, span, &stop).await)
@@ -221,6 +224,17 @@ impl Publisher {
                 kind: SubmitErrorKind::Away,
                 message: format!("the broker takes nothing: {reason}"),
             }),
+            () = self.stop_when_cancelled(&id, &stop) => unreachable!("it looks for ever"),
+        }
+    }
+
+    /// Takes no more of a batch that is cancelled: it ends with what was published.
+    async fn stop_when_cancelled(&self, batch: &BatchId, stop: &CancellationToken) {
+        loop {
+            tokio::time::sleep(ASK).await;
+            if self.store.progress(batch).await.is_ok_and(|progress| progress.cancelled) {
+                stop.cancel();
+            }
         }
     }
 

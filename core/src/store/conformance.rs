@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Order, Store, StoreError, StoreErrorKind, Version};
+use super::{Order, Shared, Store, StoreError, StoreErrorKind, Version};
 use crate::batch::{Attempt, Batch, BatchId, ItemIndex, Priority};
 use crate::failure::Failure;
 use crate::outcome::{Ending, Maker, Outcome, Status};
@@ -306,3 +306,44 @@ outcomes_come_back_as_they_were_written, store, {
     let page = store.read(&id, Order::Input, 0, 1).await.unwrap();
     assert_eq!(serde_json::to_value(&*page.outcomes[0]).unwrap(), serde_json::to_value(&written).unwrap());
 });
+
+/// A cancelled batch that nobody goes on with ends at what is known of it. Of a [`Shared`] store alone, so not in the suite.
+pub async fn a_cancelled_batch_that_nobody_goes_on_with_is_closed(store: &dyn Shared) {
+    const FAR: u64 = 70_000;
+    let cancelled = |index| outcome(index, Ending::Cancelled);
+    let [deserted, running, sealed] = [opened(store).await, opened(store).await, opened(store).await];
+    store.seal(&sealed, 9).await.unwrap();
+    store.cancel(&sealed).await.unwrap();
+    store.accept(&deserted, 2).await.unwrap();
+    record(store, &deserted, vec![ok(0), cancelled(FAR)]).await.unwrap();
+    store.cancel(&deserted).await.unwrap();
+    assert!(store.close(&deserted, PATIENCE).await.unwrap().is_empty(), "it may be gone on with");
+    assert_eq!(store.progress(&deserted).await.unwrap().total, None);
+
+    for (batch, total) in [(&running, None), (&sealed, Some(9))] {
+        assert!(store.close(batch, Duration::ZERO).await.unwrap().is_empty());
+        assert_eq!(store.progress(batch).await.unwrap().total, total);
+    }
+    let mut open = Vec::new();
+    loop {
+        let some = store.close(&deserted, Duration::ZERO).await.unwrap();
+        if some.is_empty() {
+            break;
+        }
+        record(store, &deserted, some.iter().map(|index| cancelled(index.0)).collect()).await.unwrap();
+        open.extend(some.into_iter().map(|index| index.0));
+    }
+
+    assert!(open.into_iter().eq(2..FAR), "those that the broker is not known to have");
+    let progress = store.progress(&deserted).await.unwrap();
+    assert_eq!((progress.total, progress.is_complete()), (Some(FAR + 1), false), "of item 1 an outcome will come");
+    assert!(!store.record_copy(&segment(&deserted, vec![ok(FAR + 1)])).await.unwrap());
+    for late in [vec![ok(FAR + 1)], vec![ok(1), ok(FAR + 2), ok(FAR + 3)], vec![]] {
+        record(store, &deserted, late).await.unwrap();
+    }
+    store.seal(&deserted, FAR + 4).await.unwrap();
+    let books = store.verify(&deserted).await.unwrap();
+    assert!(books.balance(), "{books:?}");
+    assert_eq!((books.total, books.counts[Status::Ok as usize], books.duplicates), (Some(FAR + 1), 2, 0));
+    assert!(store.info(&deserted).await.unwrap().completed.is_some());
+}

@@ -44,6 +44,8 @@ struct Ledger {
     /// When it last changed.
     touched: Option<Instant>,
     accepted: u64,
+    /// Whether it was cancelled and given up: what comes beyond its total is dropped.
+    is_closed: bool,
     /// Outcomes that were recorded from copies and are still to come.
     ahead: u64,
     dead: BTreeSet<u64>,
@@ -112,6 +114,9 @@ impl Ledger {
 
     fn record(&mut self, outcome: &Arc<Outcome>) {
         let index = outcome.index.0;
+        if self.is_closed && self.progress.total.is_some_and(|total| index >= total) {
+            return;
+        }
         if self.is_recorded(index) {
             // It may be what a copy was of.
             match self.ahead.checked_sub(1) {
@@ -209,6 +214,9 @@ impl Store for Embedded {
 
     async fn seal(&self, batch: &BatchId, total: u64) -> Result<(), StoreError> {
         self.with("seal a batch", batch, |ledger| {
+            if ledger.is_closed {
+                return Ok(());
+            }
             if let Some(sealed) = ledger.progress.total.filter(|sealed| *sealed != total) {
                 return Err(StoreError {
                     kind: StoreErrorKind::Conflict,

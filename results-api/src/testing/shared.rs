@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use tidemill_core::batch::{Batch, BatchId};
+use tidemill_core::batch::{Batch, BatchId, ItemIndex};
 use tidemill_core::broker::{Health, Heartbeat};
 use tidemill_core::outcome::Outcome;
 use tidemill_core::segment::Segment;
@@ -144,6 +145,10 @@ impl Shared for InProcess {
 
     async fn release(&self, batch: &BatchId) -> Result<(), StoreError> {
         self.here()?.release(batch).await
+    }
+
+    async fn close(&self, batch: &BatchId, quiet: Duration) -> Result<Vec<ItemIndex>, StoreError> {
+        self.here()?.close(batch, quiet).await
     }
 
     async fn sweep(&self) -> Result<u64, StoreError> {

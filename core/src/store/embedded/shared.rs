@@ -1,17 +1,20 @@
 //! What many callers of one process share: lists, books, workers, the dead.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::{Embedded, Ledger, lock};
-use crate::batch::{BatchId, unix_millis};
+use crate::batch::{BatchId, ItemIndex, unix_millis};
 use crate::broker::{Health, Heartbeat};
 use crate::outcome::{Outcome, Status};
 use crate::store::{BatchInfo, Books, DeadItem, Shared, StoreError, StoreErrorKind};
 
 /// Ranges of missing items that are named.
 const NAMED: usize = 16;
+/// Items without outcome that are given at a time.
+const AT_ONCE: usize = 4096;
 
 impl Ledger {
     fn info(&self) -> Option<BatchInfo> {
@@ -33,8 +36,7 @@ impl Ledger {
             books.counts[outcome.status() as usize] += 1;
         }
         let highest = self.recorded.len() as u64 * 64;
-        let end =
-            progress.total.unwrap_or_else(|| (0..highest).rfind(|index| self.is_recorded(*index)).map_or(0, |n| n + 1));
+        let end = progress.total.unwrap_or_else(|| self.recorded_end());
         books.beyond = (end..highest).filter(|index| self.is_recorded(*index)).count() as u64;
         for index in (0..end).filter(|index| by_index.get(*index).is_none()) {
             books.missing += 1;
@@ -46,6 +48,25 @@ impl Ledger {
             }
         }
         books
+    }
+
+    fn close(&mut self, quiet: Duration) -> Vec<ItemIndex> {
+        if !self.is_closed {
+            let is_quiet = self.touched.is_some_and(|touched| touched.elapsed() >= quiet);
+            if !self.progress.cancelled || self.progress.total.is_some() || !is_quiet {
+                return Vec::new();
+            }
+            self.is_closed = true;
+            self.progress.total = Some(self.accepted.max(self.recorded_end()));
+            self.changed();
+        }
+        let items = self.accepted..self.progress.total.unwrap_or(0);
+        items.filter(|index| !self.is_recorded(*index)).take(AT_ONCE).map(ItemIndex).collect()
+    }
+
+    /// One past the last item that has an outcome.
+    fn recorded_end(&self) -> u64 {
+        (0..self.recorded.len() as u64 * 64).rfind(|index| self.is_recorded(*index)).map_or(0, |last| last + 1)
     }
 
     fn dead_items<'a>(&'a self, id: &'a BatchId) -> impl Iterator<Item = DeadItem> + 'a {
@@ -153,6 +174,10 @@ impl Shared for Embedded {
         Ok(())
     }
 
+    async fn close(&self, batch: &BatchId, quiet: Duration) -> Result<Vec<ItemIndex>, StoreError> {
+        self.with("close a cancelled batch", batch, |ledger| Ok(ledger.close(quiet)))
+    }
+
     /// None: they go when their room is needed.
     async fn sweep(&self) -> Result<u64, StoreError> {
         Ok(0)
@@ -171,11 +196,9 @@ impl Shared for Embedded {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::DESERTED;
     use super::*;
-    use crate::batch::{Attempt, ItemIndex};
+    use crate::batch::Attempt;
     use crate::failure::Failure;
     use crate::outcome::{Ending, Maker};
     use crate::store::Order;
@@ -230,6 +253,11 @@ mod tests {
         assert!(store.verify(&batch).await.unwrap().balance());
         let landed = store.read(&batch, Order::Completion, 0, 10).await.unwrap();
         assert_eq!(landed.outcomes.iter().map(|outcome| outcome.index.0).collect::<Vec<_>>(), [0, 2, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_batch_that_nobody_goes_on_with_is_closed() {
+        crate::store::conformance::a_cancelled_batch_that_nobody_goes_on_with_is_closed(&Embedded::default()).await;
     }
 
     #[tokio::test]

@@ -35,6 +35,8 @@ struct Pending {
 enum Fate {
     Recorded,
     Known,
+    /// Some of it is at or beyond this end of a batch that was closed.
+    Beyond(u64),
     /// Some of it is recorded: the bitmap's bytes under each of its spans.
     InPart(Vec<Vec<u8>>),
 }
@@ -44,6 +46,7 @@ impl FromRedisValue for Fate {
         match value {
             Value::Int(0) => Ok(Self::Recorded),
             Value::Int(1) => Ok(Self::Known),
+            Value::Int(end @ ..0) => Ok(Self::Beyond(end.unsigned_abs() - 1)),
             other => Vec::<Vec<u8>>::from_redis_value(other).map(Self::InPart),
         }
     }
@@ -97,7 +100,7 @@ impl Redis {
             let some: Vec<_> = pending.drain(..how_many(&pending)).collect();
             let places: Vec<_> = some.iter().map(|one| one.place).collect();
             match self.record_some(batch, some).await {
-                // What was known in part comes again at once, and before the rest, with what it has of its own.
+                // What was known in part, or goes too far, comes again at once and before the rest.
                 Ok(again) => {
                     let left: Vec<_> = again.iter().map(|one| one.place).collect();
                     results
@@ -110,11 +113,12 @@ impl Redis {
         results
     }
 
-    /// Records them in one round trip; gives those of which some is known, with the rest of them.
+    /// Records them in one round trip; gives those of which some was not to be recorded, with the rest of them.
     async fn record_some(&self, batch: &BatchId, pending: Vec<Pending>) -> Result<Vec<Pending>, StoreError> {
         let fates = self.write(batch, &pending, false).await?;
         let in_part = pending.into_iter().zip(fates).filter_map(|(one, (fate, spans))| match fate {
             Fate::Recorded | Fate::Known => None,
+            Fate::Beyond(end) => one.segment.filtered(|index| index < end).map(|segment| Pending { segment, ..one }),
             Fate::InPart(bytes) => cut(one, &Known::new(spans, bytes)),
         });
         Ok(in_part.collect())

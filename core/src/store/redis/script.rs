@@ -31,6 +31,7 @@ script!(REVIVE, "scripts/revive.lua");
 script!(FORGET, "scripts/forget.lua");
 script!(RELEASE, "scripts/release.lua");
 script!(ABANDON, "scripts/abandon.lua");
+script!(CLOSE, "scripts/close.lua");
 
 /// A script with what it is called with.
 #[derive(Debug)]

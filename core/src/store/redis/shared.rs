@@ -7,11 +7,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt as _;
 
-use super::plan::{BAND, PAGE, tokens};
+use super::plan::{BAND, PAGE, is_set, tokens};
 use super::read::visit;
 use super::trouble::Trouble;
 use super::{PROGRESS, Redis, millis, number, progress_of, script};
-use crate::batch::{Batch, BatchId, unix_millis};
+use crate::batch::{Batch, BatchId, ItemIndex, unix_millis};
 use crate::broker::{Health, Heartbeat};
 use crate::outcome::Status;
 use crate::store::{BatchInfo, Books, DeadItem, Shared, StoreError, StoreErrorKind};
@@ -168,6 +168,29 @@ impl Shared for Redis {
         let mut command = redis::cmd("ZREM");
         command.arg(self.index.batches()).arg(batch.as_str());
         self.send(action, &command).await
+    }
+
+    async fn close(&self, batch: &BatchId, quiet: Duration) -> Result<Vec<ItemIndex>, StoreError> {
+        let action = "close a cancelled batch";
+        let call = self.call(&script::CLOSE, batch).arg(millis(quiet)).arg(millis(self.ttl));
+        let (accepted, total): (u64, u64) = self.run(action, batch, &call).await?;
+        let mut open = Vec::new();
+        for page in accepted / PAGE..total.div_ceil(PAGE) {
+            let mut command = redis::cmd("GET");
+            command.arg(self.keys.bits(batch, page));
+            let bytes: Option<Vec<u8>> = self.ask(action, &command).await?;
+            let bytes = bytes.unwrap_or_default();
+            let is_recorded = |index: u64| {
+                let byte = usize::try_from(index % PAGE / 8).ok().and_then(|byte| bytes.get(byte));
+                byte.is_some_and(|byte| is_set(*byte, index))
+            };
+            let items = accepted.max(page * PAGE)..total.min((page + 1) * PAGE);
+            open.extend(items.filter(|index| !is_recorded(*index)).map(ItemIndex));
+            if !open.is_empty() {
+                break;
+            }
+        }
+        Ok(open)
     }
 
     async fn sweep(&self) -> Result<u64, StoreError> {

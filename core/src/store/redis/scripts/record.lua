@@ -5,8 +5,9 @@
 -- little-endian); how many outcomes it has; of which status, as `status=count;`; how many others were left out of it
 -- because they are known; its bands, as `band=token;`; the indices of the dead, with commas.
 --
--- Gives for each segment 0 (recorded), 1 (all of it is known, and counted as such) or, where some of it is known and
--- nothing was done, the bitmap's bytes under each of its spans. Nothing at all for an unknown batch.
+-- Gives for each segment 0 (recorded), 1 (all of it is known, and counted as such) or, where nothing was done: a negative
+-- number, -1 less the total, where some of it is beyond the end of a batch that was closed; the bitmap's bytes under each
+-- of its spans, where some of it is known. Nothing at all for an unknown batch.
 if not go_on() then
   return false
 end
@@ -91,8 +92,15 @@ local function mark(packed)
   end
 end
 
+-- One past its last item.
+local function end_of(packed)
+  local page, _, last = span_at(packed, #packed - SPAN + 1)
+  return page * PAGE + last + 1
+end
+
 local stream = base .. 'outcomes'
 local landed = number('landed')
+local closed = tonumber(call('HGET', batch, 'closed') or '')
 local was_complete = call('HEXISTS', batch, 'completed') == 1
 local counts = {0, 0, 0, 0, 0}
 local duplicates, recorded = 0, 0
@@ -129,7 +137,9 @@ for segment = 1, tonumber(take()) do
   local json, packed, count = take(), take(), tonumber(take())
   local by_status, dropped, listed, dead = take(), tonumber(take()), take(), take()
   local known = known_in(packed)
-  if known == 0 then
+  if closed and end_of(packed) > closed then
+    results[segment] = -1 - closed
+  elseif known == 0 then
     mark(packed)
     store(json, count, by_status, listed, dead)
     duplicates = duplicates + dropped

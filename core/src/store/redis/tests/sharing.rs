@@ -172,6 +172,21 @@ async fn a_cancelled_batch_is_listed_until_it_is_complete() {
 }
 
 #[tokio::test]
+async fn a_cancelled_batch_that_nobody_goes_on_with_is_closed() {
+    let Some(store) = store() else { return };
+    crate::store::conformance::a_cancelled_batch_that_nobody_goes_on_with_is_closed(&*store).await;
+    let id = opened(&store, None).await;
+    store.cancel(&id).await.unwrap();
+
+    // Nothing of it is known: no page, no bit.
+    assert!(store.close(&id, Duration::ZERO).await.unwrap().is_empty());
+
+    assert_eq!(store.progress(&id).await.unwrap().total, Some(0));
+    assert!(lives(&store, &id).await.iter().all(|left| *left > 0));
+    assert_eq!(store.close(&BatchId::new(), Duration::ZERO).await.unwrap_err().kind, StoreErrorKind::Unknown);
+}
+
+#[tokio::test]
 async fn a_worker_is_listed_until_it_has_been_silent_for_three_beats() {
     let Some(store) = store() else { return };
     let now = unix_millis();

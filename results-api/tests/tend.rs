@@ -1,0 +1,43 @@
+//! Tending, over a store and a broker inside the test.
+#![allow(clippy::unwrap_used, reason = "a test may end so")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemill_core::broker::embedded::Embedded;
+use tidemill_core::outcome::{Ending, Status};
+use tidemill_core::store::{Order, Shared as _, Store as _};
+use tidemill_results_api::tend;
+use tidemill_results_api::testing::{InProcess, batch, ok, outcome};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_batch_whose_submission_was_killed_ends_with_an_outcome_for_each_item() {
+    let (broker, store) = (Arc::new(Embedded::new(1 << 20)), Arc::<InProcess>::default());
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    tokio::spawn({
+        let (broker, store) = (Arc::clone(&broker), Arc::clone(&store));
+        async move { tend(&*broker, &*store, stop).await }
+    });
+    let (batch, running) = (batch(), batch());
+    for batch in [&batch, &running] {
+        store.open(batch).await.unwrap();
+        store.record(&batch.id, &[Arc::new(ok(0))]).await.unwrap();
+    }
+
+    store.cancel(&batch.id).await.unwrap();
+    // Item 1 was lost with the submission's connection, and item 2 not.
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    store.record(&batch.id, &[Arc::new(outcome(2, Ending::Cancelled))]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_eq!(store.progress(&batch.id).await.unwrap().total, None, "something came just now");
+    tokio::time::sleep(Duration::from_secs(40)).await;
+
+    let books = store.verify(&batch.id).await.unwrap();
+    assert!(books.balance(), "{books:?}");
+    let outcomes = store.read(&batch.id, Order::Input, 0, 10).await.unwrap().outcomes;
+    let ends: Vec<_> = outcomes.iter().map(|outcome| (outcome.status(), outcome.input.get())).collect();
+    assert_eq!(ends, [(Status::Ok, "0"), (Status::Cancelled, "null"), (Status::Cancelled, "2")]);
+    assert_eq!(store.progress(&running.id).await.unwrap().total, None, "nobody has cancelled it");
+}
