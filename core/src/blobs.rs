@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use rustix::io::Errno;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -81,6 +82,21 @@ impl BlobError {
     /// One that will come again however often it is tried.
     pub(crate) fn permanent(kind: &'static str, message: String) -> Self {
         Self { kind, message, transient: false, retry_after: None }
+    }
+
+    /// A file that cannot be read. The system may be short of something just now, or a file system over the network may
+    /// not answer.
+    pub fn unreadable(path: &Path, error: &std::io::Error) -> Self {
+        let kind = match error.kind() {
+            std::io::ErrorKind::NotFound => "not_found",
+            std::io::ErrorKind::PermissionDenied => "denied",
+            _ => "unreadable",
+        };
+        let passing =
+            [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN, Errno::IO, Errno::STALE, Errno::TIMEDOUT];
+        let transient = Errno::from_io_error(error).is_some_and(|errno| passing.contains(&errno));
+        let message = format!("cannot read {}: {}", path.display(), io_reason(error));
+        Self { kind, message, transient, retry_after: None }
     }
 }
 
@@ -248,9 +264,7 @@ impl Blobs {
     }
 
     async fn fetch_file(&self, path: &Path) -> Result<Vec<u8>, BlobError> {
-        let failed = |error: std::io::Error| {
-            permanent(io_kind(&error), format!("cannot read {}: {}", path.display(), io_reason(&error)))
-        };
+        let failed = |error: std::io::Error| BlobError::unreadable(path, &error);
         let metadata = tokio::fs::metadata(path).await.map_err(failed)?;
         must_be_file(&metadata).map_err(failed)?;
         self.check_size(&path.display().to_string(), metadata.len())?;
@@ -328,15 +342,6 @@ fn file_name(digest: &str) -> Result<String, BlobError> {
             "invalid_input",
             format!("{digest:?} does not name a blob; it should be sha256: and 64 hexadecimal digits"),
         )),
-    }
-}
-
-/// The word for why a file cannot be read.
-pub fn io_kind(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => "not_found",
-        std::io::ErrorKind::PermissionDenied => "denied",
-        _ => "unreadable",
     }
 }
 

@@ -92,7 +92,7 @@ async fn remind(broker: &dyn Broker, store: &dyn Shared) {
             }
         };
         for batch in cancelled {
-            if let Err(error) = broker.announce(Notice::Cancel(batch)).await {
+            if let Err(error) = broker.announce(Notice::Cancel(batch.clone())).await {
                 tracing::warn!(%error, "workers cannot be reminded of a cancelled batch");
             }
             if let Err(error) = close(store, &batch).await {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
-use tidemill_core::blobs::{io_kind, io_reason, scheme};
+use tidemill_core::blobs::{BlobError, scheme};
 use tidemill_core::failure::Failure;
 use tidemill_core::task::Arguments;
 use tidemill_producer::inputs::Input;
@@ -44,10 +44,7 @@ impl Uploads {
 
     /// The blob's digest; a refusal where the file is at fault.
     async fn upload(&self, path: &Path) -> Result<Result<String, Failure>, NotReady> {
-        let unreadable = |error: &std::io::Error| {
-            let reason = format!("cannot read {}: {}", path.display(), io_reason(error));
-            Ok(Err(Failure::permanent(io_kind(error), reason)))
-        };
+        let unreadable = |error: &std::io::Error| Ok(Err(Failure::from(BlobError::unreadable(path, error))));
         let (digest, bytes) = match digest_of(path.to_owned()).await {
             Ok(content) => content,
             Err(error) => return unreadable(&error),

@@ -15,6 +15,18 @@ async fn what_is_put_can_be_fetched_by_its_name() {
     assert_eq!(blob.bytes, 5);
 }
 
+#[test]
+fn what_the_system_is_short_of_now_may_be_there_later() {
+    let unreadable = |errno: Errno| BlobError::unreadable(Path::new("mill/a.txt"), &errno.into());
+    let short = unreadable(Errno::MFILE);
+    assert_eq!((short.kind, short.transient), ("unreadable", true));
+    assert_eq!(short.message, "cannot read mill/a.txt: too many open files");
+    for (errno, kind) in [(Errno::NOENT, "not_found"), (Errno::ACCESS, "denied"), (Errno::ISDIR, "unreadable")] {
+        let error = unreadable(errno);
+        assert_eq!((error.kind, error.transient), (kind, false));
+    }
+}
+
 #[tokio::test]
 async fn a_store_that_is_no_folder_does_the_same() {
     let blobs = Blobs::at(&"memory://".parse().unwrap(), LIMITS, None).unwrap();

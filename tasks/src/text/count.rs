@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tidemill_core::blobs::{io_kind, io_reason, must_be_file, scheme};
+use tidemill_core::blobs::{BlobError, must_be_file, scheme};
 use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Cost, Hands, Invalid, Task, Tools, Wait, raw, raw_word};
 use tokio::io::AsyncReadExt as _;
@@ -178,9 +178,7 @@ async fn count_within(
 }
 
 async fn count_file(tools: &Tools, word: &Arc<Regex>, path: &Path) -> Result<u64, Failure> {
-    let failed = |error: std::io::Error| {
-        Failure::permanent(io_kind(&error), format!("cannot read {}: {}", path.display(), io_reason(&error)))
-    };
+    let failed = |error: std::io::Error| Failure::from(BlobError::unreadable(path, &error));
     let metadata = tokio::fs::metadata(path).await.map_err(failed)?;
     must_be_file(&metadata).map_err(failed)?;
     let mut file = tokio::fs::File::open(path).await.map_err(failed)?;
