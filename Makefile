@@ -2,6 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
 # In CI the versions are those of Cargo.lock, or it fails.
@@ -96,7 +97,7 @@ catalogue: ## write docs/catalogue.md anew, from the register of tasks
 	mv target/catalogue.md docs/catalogue.md
 
 .PHONY: bench
-bench: build models ## measure, beside the peers, and print the ratios
+bench: setup build models ## measure, beside the peers, and print the ratios
 	@bench/run
 
 .PHONY: doc

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TIDEMILL = Path(os.environ.get("BENCH_TIDEMILL") or ROOT / "target/release/tidemill")
+TIDEMILL = Path(os.environ.get("BENCH_TIDEMILL") or ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release/tidemill")
 PEERS = Path(os.environ["PEERS_HOME"]) if os.environ.get("PEERS_HOME") else None
 
 

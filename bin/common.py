@@ -34,10 +34,10 @@ def say(text):
 
 
 def run(main):
-    """Runs a script's `main`, turning trouble into one clear message and exit status 1."""
+    """Runs a script's `main`, turning trouble, and what the system refuses, into one clear message and exit status 1."""
     try:
         main()
-    except Trouble as trouble:
+    except (Trouble, OSError) as trouble:
         say(f"{Path(sys.argv[0]).name}: {trouble}")
         sys.exit(1)
     except KeyboardInterrupt:

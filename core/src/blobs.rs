@@ -126,7 +126,7 @@ impl Blobs {
     }
 
     /// Fetches inputs, and stores blobs at a URL: `file:///folder`, `redis://host/0/folder`, `s3://bucket/folder`,
-    /// `gcs://…`, `azblob://…`, or `memory://` for tests. Nothing is connected to yet. In a folder, once
+    /// `gs://…`, `az://…`, or `memory://` for tests. Nothing is connected to yet. In a folder, once
     /// [`Blobs::sweep`] comes by, and in Redis a blob is kept for `keep`, and for ever without it.
     ///
     /// # Errors

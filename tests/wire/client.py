@@ -23,7 +23,7 @@ import pika
 import redis
 
 VERSION = 1
-LANES = ["cpu", "wait", "vision"]
+LANES = ["cpu", "wait", "process", "vision"]
 PAGE = 65_536  # items of a page of the bitmap
 BAND = 4096  # items of a band
 WITHIN_SECONDS = 60

@@ -45,8 +45,8 @@ impl Place {
             "memory" => (Operator::new(services::Memory::default()), None),
             "redis" | "rediss" => (redis(url, keep), keep),
             "s3" => (bucket::<services::S3Config>(url, Ok), None),
-            "gcs" => (bucket::<services::GcsConfig>(url, Ok), None),
-            "azblob" => (bucket(url, azure), None),
+            "gs" => (bucket::<services::GcsConfig>(url, Ok), None),
+            "az" => (bucket(url, azure), None),
             scheme => {
                 let message = format!("cannot store blobs at {url}: {scheme}: is not among {SCHEMES}");
                 return Err(permanent("storage", message));
@@ -121,7 +121,7 @@ fn unusable(place: &dyn std::fmt::Display, reason: &dyn std::fmt::Display) -> Bl
     permanent("storage", format!("cannot store blobs at {place}: {reason}"))
 }
 
-const SCHEMES: &str = "file, memory, redis, rediss, s3, gcs and azblob";
+const SCHEMES: &str = "file, memory, redis, rediss, s3, gs and az";
 
 /// `redis://user:password@host:6379/2/folder`: database 2, keys that begin with `folder`.
 fn redis(url: &ServiceUrl, keep: Option<Duration>) -> Result<Operator, opendal::Error> {

@@ -33,7 +33,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
         return Err(("worker.lanes", InvalidValue::new("empty", "name one or more of cpu, wait, vision, process")));
     }
     if let Some(url) = &blobs.url {
-        scheme("blobs.url", url, &["file", "memory", "redis", "rediss", "s3", "gcs", "azblob", "http", "https"])?;
+        scheme("blobs.url", url, &["file", "memory", "redis", "rediss", "s3", "gs", "az"])?;
     }
     label("broker.prefix", &broker.prefix)?;
     label("store.prefix", &store.prefix)?;

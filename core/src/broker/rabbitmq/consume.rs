@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::{FutureExt as _, StreamExt as _};
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Consumer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
@@ -26,6 +26,9 @@ use crate::broker::{
 const MOST: usize = 2000;
 /// How long urgent work that waits already is given to arrive before other work is asked for.
 const URGENT_FIRST: Duration = Duration::from_secs(2);
+/// How long the broker may wait for an acknowledgement: eight days, longer than any attempt takes. What it takes back counts
+/// as a crash, and whether a worker lives it knows by its connection.
+const WAIT_FOR_ACK_MS: i64 = 8 * 24 * 60 * 60 * 1000;
 
 /// When a message comes again that can neither be read nor be brought to the dead letters.
 const UNREADABLE_AGAIN: Duration = Duration::from_secs(1);
@@ -137,8 +140,7 @@ impl Subscription {
             self.channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
             for old in &mut self.queues {
                 let name = old.queue();
-                let (options, fields) = (BasicConsumeOptions::default(), FieldTable::default());
-                let fresh = self.channel.basic_consume(name, "".into(), options, fields).await?;
+                let fresh = self.channel.basic_consume(name, "".into(), BasicConsumeOptions::default(), asked()).await?;
                 let old = std::mem::replace(old, fresh);
                 self.channel.basic_cancel(old.tag(), BasicCancelOptions::default()).await?;
                 self.leftover.push(old);
@@ -274,6 +276,15 @@ impl Subscription {
             for queue in queues.iter_mut() {
                 // An end, and an error, are the broker's way to say that this subscription is over.
                 if let Poll::Ready(came) = queue.poll_next_unpin(context) {
+                    if let Some(Err(error)) = &came
+                        && is_out_of_patience(error)
+                    {
+                        tracing::warn!(
+                            error = why(error),
+                            "an item takes longer than the broker waits; it is handed out again, and that counts as a \
+                             crash: set the broker's consumer_timeout higher than items take"
+                        );
+                    }
                     return Poll::Ready(came.and_then(Result::ok));
                 }
             }
@@ -319,7 +330,7 @@ async fn open(broker: &RabbitMq, queue: Queue, prefetch: u16, live: &Arc<Live>) 
     let names = broker.topology.names(queue);
     for (place, name) in names.iter().enumerate() {
         let consumer = channel
-            .basic_consume(name.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+            .basic_consume(name.as_str().into(), "".into(), BasicConsumeOptions::default(), asked())
             .await?;
         queues.push(consumer);
         if place + 1 < names.len() {
@@ -330,6 +341,19 @@ async fn open(broker: &RabbitMq, queue: Queue, prefetch: u16, live: &Arc<Live>) 
     let prefetch = Arc::new(AtomicU16::new(prefetch));
     broker.settling.spawn(settle_all(channel.clone(), settled, Arc::clone(live), Arc::clone(&prefetch)));
     Ok(Subscription { live: Arc::clone(live), queues, channel, settler, prefetch, leftover: Vec::new() })
+}
+
+/// What a consumer asks for besides. RabbitMQ before 4.3 does not look at it: there its own settings decide.
+fn asked() -> FieldTable {
+    let mut fields = FieldTable::default();
+    fields.insert("x-consumer-timeout".into(), AMQPValue::LongLongInt(WAIT_FOR_ACK_MS));
+    fields
+}
+
+/// Whether the broker has taken back what was not acknowledged in its `consumer_timeout`. Only its words tell.
+fn is_out_of_patience(error: &lapin::Error) -> bool {
+    let lapin::ErrorKind::ProtocolError(error) = error.kind() else { return false };
+    error.get_id() == 406 && error.get_message().as_str().contains("delivery acknowledgement")
 }
 
 /// Gives urgent work that waits already the time to arrive, so that nothing overtakes it. Only the queue's length is
