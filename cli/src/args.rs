@@ -5,6 +5,7 @@ mod cluster;
 mod models;
 mod roles;
 
+use std::num::IntErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -356,9 +357,11 @@ pub(crate) fn completions(shell: Shell) -> Result<Exit, CliError> {
 fn parse_range(text: &str) -> Result<(i64, i64), String> {
     let (from, to) = text.split_once("..").ok_or("it should be A..B, such as 0..1000")?;
     let number = |text: &str| {
-        text.replace('_', "")
-            .parse::<i64>()
-            .map_err(|_| format!("{text:?} is not a whole number; it should be A..B, such as 0..1000"))
+        text.replace('_', "").parse::<i64>().map_err(|invalid| match invalid.kind() {
+            IntErrorKind::PosOverflow => format!("{text} is too large; the largest number is {}", i64::MAX),
+            IntErrorKind::NegOverflow => format!("{text} is too small; the smallest number is {}", i64::MIN),
+            _ => format!("{text:?} is not a whole number; it should be A..B, such as 0..1000"),
+        })
     };
     let (from, to, is_closed) = match to.strip_prefix('=') {
         Some(to) => (number(from)?, number(to)?, true),
@@ -407,6 +410,15 @@ mod tests {
         for bad in ["5", "a..b", "3..1", "..", "0..=9223372036854775807"] {
             assert!(parse_range(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_number_that_no_range_reaches_is_one_all_the_same() {
+        let refused = |text| parse_range(text).unwrap_err();
+        assert!(refused("18446744073709551600..18446744073709551610").starts_with("18446744073709551600 is too large"));
+        assert!(refused("-18446744073709551600..0").starts_with("-18446744073709551600 is too small"));
+        assert!(refused("0..9223372036854775808").ends_with("the largest number is 9223372036854775807"));
+        assert!(refused("0..1e3").contains("is not a whole number"));
     }
 
     #[test]

@@ -14,6 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{CliError, Exit};
 
+/// How long a role that has ended waits for threads that are blocked: by a name that is looked up, a file that is written, a
+/// model that is loaded.
+const THREADS_WITHIN: Duration = Duration::from_secs(5);
+
 /// The broker of the cluster. It is connected to in the background; [`ready`] waits for it.
 ///
 /// `used`: the only queues that it uses, for a command that is over soon.
@@ -99,6 +103,17 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
         .map_err(|error| CliError::new(Exit::Fault, format!("cannot start the runtime: {error}")))
 }
 
+/// Runs a role to its end. Where a second signal has dropped it, which gives `None`, nothing is waited for any more.
+pub(crate) fn run_role<T>(role: impl Future<Output = Result<Option<T>, CliError>>) -> Result<Option<T>, CliError> {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(role);
+    match &ended {
+        Ok(None) => runtime.shutdown_background(),
+        _ => runtime.shutdown_timeout(THREADS_WITHIN),
+    }
+    ended
+}
+
 /// The signals that end a process.
 pub(crate) struct Signals {
     interrupt: Signal,
@@ -140,4 +155,32 @@ impl Signals {
 /// Host and process: what tells workers apart.
 pub(crate) fn own_name() -> String {
     format!("{}-{}", gethostname::gethostname().to_string_lossy(), std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[test]
+    fn a_role_that_was_dropped_waits_for_no_thread() {
+        let (let_go, held) = mpsc::channel::<()>();
+        let role = async {
+            let (begin, begun) = oneshot::channel();
+            tokio::task::spawn_blocking(move || {
+                begin.send(()).unwrap();
+                held.recv().is_err()
+            });
+            begun.await.unwrap();
+            Ok(None::<()>)
+        };
+
+        let ended = run_role(role);
+
+        assert!(matches!(ended, Ok(None)));
+        drop(let_go);
+    }
 }

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use tidemill_core::batch::BatchId;
+use tidemill_core::batch::{BatchId, ItemIndex};
+use tidemill_core::outcome::Status;
 use tidemill_core::settings::Settings;
 use tidemill_core::store::DeadItem;
 
 use crate::args::{Dead, DeadCommand, ItemName};
-use crate::client::Client;
-use crate::columns::columns;
+use crate::client::{Client, Trouble};
+use crate::columns::{columns, one_line};
 use crate::error::{CliError, Exit};
 use crate::letters::{self, Letter, Letters};
 use crate::tasks::{pretty, print};
@@ -29,12 +30,18 @@ pub(crate) fn dead(args: &Dead, settings: &Settings) -> Result<Exit, CliError> {
                 let letters = if asks { letters::list(settings, *limit).await? } else { Letters::default() };
                 let Letters { first, total } = &letters;
                 let both = || json!({ "items": items, "messages": first, "messages_in_queue": total });
-                print(&if *json { pretty(&both()) } else { listed(&items) + &unreadable(&letters) })
+                print(&if *json { pretty(&both()) } else { listed(&items, *limit) + &unreadable(&letters) })
             }
             DeadCommand::Show { item, json } => {
-                let found = find(&client, item).await?;
-                let [found] = &found[..] else { return Err(which(item)) };
-                print(&if *json { pretty(&json!(found)) } else { shown(found) })
+                let mut found = find(&client, item).await?;
+                if found.is_empty() {
+                    found.extend(find_behind(&client, item).await?);
+                }
+                match &found[..] {
+                    [] => Err(not_dead(item)),
+                    [found] => print(&if *json { pretty(&json!(found)) } else { shown(found) }),
+                    _ => Err(which(item)),
+                }
             }
             DeadCommand::Replay { items } => replay(&client, settings, items).await,
             DeadCommand::Drop => letters::drop_all(settings).await,
@@ -42,17 +49,32 @@ pub(crate) fn dead(args: &Dead, settings: &Settings) -> Result<Exit, CliError> {
     })
 }
 
-/// The dead items that a name means, at least one.
+/// The dead items that a name means, as far as they are listed: the first of the batch.
 async fn find(client: &Client, name: &ItemName) -> Result<Vec<DeadItem>, CliError> {
     let mut items = client.dead(Some(&name.batch), MANY).await?;
     items.retain(|item| name.index.is_none_or(|index| item.index == index));
-    if items.is_empty() {
-        let which = name.index.map_or_else(|| "no item".to_owned(), |index| format!("item {index}"));
-        let verb = if name.index.is_some() { "is not" } else { "is" };
-        return Err(CliError::usage(format!("{which} of batch {} {verb} dead", name.batch))
-            .hint(format!("`tidemill dead list {}` lists those that are", name.batch)));
-    }
     Ok(items)
+}
+
+/// A dead item that is not listed, for more than are come before it. Its outcome tells all of it but its name and where its
+/// file lies.
+async fn find_behind(client: &Client, name: &ItemName) -> Result<Option<DeadItem>, CliError> {
+    let Some(index) = name.index else { return Ok(None) };
+    let outcome = match client.outcome(&name.batch, ItemIndex(index)).await {
+        Ok(outcome) if outcome.status() == Status::Dead => outcome,
+        Ok(_) => return Ok(None),
+        Err(error) if error.trouble == Trouble::Unknown => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let task = client.batch(&name.batch).await?.batch.task;
+    Ok(DeadItem::of(&name.batch, &task, outcome))
+}
+
+fn not_dead(name: &ItemName) -> CliError {
+    let which = name.index.map_or_else(|| "no item".to_owned(), |index| format!("item {index}"));
+    let verb = if name.index.is_some() { "is not" } else { "is" };
+    CliError::usage(format!("{which} of batch {} {verb} dead", name.batch))
+        .hint(format!("`tidemill dead list {}` lists those that are", name.batch))
 }
 
 fn which(name: &ItemName) -> CliError {
@@ -64,16 +86,30 @@ fn which(name: &ItemName) -> CliError {
 /// stands would be taken for a duplicate.
 async fn replay(client: &Client, settings: &Settings, name: &ItemName) -> Result<Exit, CliError> {
     let items = find(client, name).await?;
-    let publisher = letters::Publisher::connect(settings).await?;
+    if items.is_empty() {
+        return Err(find_behind(client, name).await?.map_or_else(|| not_dead(name), |item| comes_later(&item)));
+    }
+    let info = client.batch(&name.batch).await?;
+    let listed = items.len() as u64;
+    let more = if name.index.is_none() { info.progress.count(Status::Dead).saturating_sub(listed) } else { 0 };
+    let publisher = letters::Publisher::begin(settings, info.batch).await?;
     let mut replayed = BTreeSet::new();
     for item in &items {
         // Where the second does not happen, the item is still among the dead: the same command goes on.
         if client.revive(&item.batch, item.index).await? {
-            publisher.publish(client, item).await.map_err(|error| unpublished(error, item))?;
+            publisher.publish(item).await.map_err(|error| unpublished(error, item))?;
             replayed.insert(item.index);
         }
     }
-    print(&format!("{} run again; `tidemill status {} --watch`\n", count(replayed.len()), name.batch))
+    let more =
+        if more > 0 { format!(", {more} more by the same command once these have ended") } else { String::new() };
+    print(&format!("{} run again{more}; `tidemill status {} --watch`\n", count(replayed.len()), name.batch))
+}
+
+fn comes_later(item: &DeadItem) -> CliError {
+    let DeadItem { batch, index, .. } = item;
+    CliError::usage(format!("item {index} of batch {batch} is dead, and none of the first, which can be run again"))
+        .hint(format!("`tidemill dead replay {batch}` runs the first again; it follows once they have ended"))
 }
 
 fn unpublished(error: CliError, item: &DeadItem) -> CliError {
@@ -86,7 +122,11 @@ fn count(items: usize) -> String {
     if items == 1 { "1 item is".into() } else { format!("{items} items are") }
 }
 
-fn listed(items: &[DeadItem]) -> String {
+fn listed(items: &[DeadItem], limit: usize) -> String {
+    if limit == 0 {
+        // Whether there are any was not asked.
+        return String::new();
+    }
     if items.is_empty() {
         return "no dead items\n".into();
     }
@@ -117,5 +157,5 @@ fn shown(item: &DeadItem) -> String {
         ("input", item.input.get().to_owned()),
         ("again", format!("tidemill dead replay {}", name(&item.batch, item.index))),
     ];
-    facts.into_iter().map(|(key, value)| format!("  {key:6} {value}\n")).collect()
+    facts.into_iter().map(|(key, value)| format!("  {key:6} {}\n", one_line(&value))).collect()
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::printer::harmless;
+
 /// The exit codes, which are a contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -61,12 +63,25 @@ impl CliError {
 
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "error: {}", self.message)?;
+        // Both may repeat what others have named.
+        writeln!(f, "error: {}", harmless(&self.message))?;
         match &self.hint {
-            Some(hint) => writeln!(f, "  hint: {hint}"),
+            Some(hint) => writeln!(f, "  hint: {}", harmless(hint)),
             None => Ok(()),
         }
     }
 }
 
 impl std::error::Error for CliError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_not_said() {
+        let error = CliError::usage("a\u{1b}]0;b\u{7}\u{9b}2J.txt: no such file").hint("c\r\u{1b}c");
+
+        assert_eq!(error.to_string(), "error: a ]0;b  2J.txt: no such file\n  hint: c  c\n");
+    }
+}

@@ -24,6 +24,7 @@ use tidemill_core::store::{BatchInfo, Order, Progress};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::kept::{Kept, must_be_in_input_order};
+pub(crate) use self::patience::Patience;
 use self::reader::Reader;
 use self::sink::Sink;
 use crate::args::Format;
@@ -31,6 +32,7 @@ use crate::client::Client;
 use crate::error::{CliError, Exit};
 use crate::interrupt;
 use crate::notes;
+use crate::out;
 use crate::printer::{self, Bar};
 
 /// How often the bar moves.
@@ -62,7 +64,8 @@ pub(crate) struct Following {
 /// it. Whoever publishes the batch meanwhile tells by `published` whether it was accepted whole: where it was, an interrupt
 /// ends the process at once from then on; where it was not, the reading ends there.
 ///
-/// The exit speaks of the whole batch: `Ok` where it is complete and every item is ok, else `NotAllOk`.
+/// The exit speaks of the whole batch: `Ok` where it is complete and every item is ok, here too, else `NotAllOk`. Where
+/// nobody reads what is printed it is `Ok` as well, or `Interrupted` where a file is not finished.
 ///
 /// # Errors
 /// [`CliError`] with [`Exit::Unreachable`] where the API cannot be reached and is not to be waited for.
@@ -80,8 +83,7 @@ pub(crate) async fn follow(
     let goodbye = {
         let (batch, file, place) = (batch.clone(), file.clone(), Arc::clone(&place));
         move || {
-            // What cannot be removed stays: there is no time left to say so.
-            staging.map(|staging| drop(std::fs::remove_dir_all(staging))).unwrap_or_default();
+            out::remove_at_once(staging.as_deref());
             let back = match file {
                 Some(file) => unfinished(&batch, &file),
                 None => how_to_read_on(&batch, following.order, place.load(Ordering::Relaxed)),
@@ -90,7 +92,7 @@ pub(crate) async fn follow(
         }
     };
     let shown = [show_progress(client, batch, &following), tell_notes(client, batch, &following)];
-    let mut reader = Reader::new(client, batch, following, Sink::new(&following, kept)?, Arc::clone(&place));
+    let mut reader = Reader::new(client, batch, following, Sink::new(&following, kept), Arc::clone(&place));
     let given_up = CancellationToken::new();
     let all_is_sent = {
         let given_up = given_up.clone();
@@ -106,26 +108,30 @@ pub(crate) async fn follow(
     shown.into_iter().flatten().for_each(|shown| shown.abort());
     printer::clear();
     let Some(read) = read else {
-        reader.end()?.discard_if_empty();
+        reader.give_up()?.discard_if_empty();
         return Ok(Exit::NotAllOk);
     };
     let info = read?;
     let kept = reader.end()?;
-    let is_whole = info.as_ref().is_some_and(|info| is_at_the_end(info, place.load(Ordering::Relaxed)));
-    if is_whole {
-        kept.finish().await?;
+    let harmed = info.as_ref().map_or(0, |info| kept.harmed(&info.progress));
+    let whole = info.as_ref().filter(|info| is_at_the_end(info, place.load(Ordering::Relaxed)));
+    if let Some(info) = whole {
+        kept.finish(&info.batch).await?;
     }
     drop(guard);
-    if let (Some(file), false, false) = (file, is_whole, following.is_quiet) {
-        printer::say(&unfinished(batch, &file));
+    if let (Some(file), None, false) = (&file, whole, following.is_quiet) {
+        printer::say(&unfinished(batch, file));
     }
-    let Some(info) = info else { return Ok(Exit::Ok) };
+    let Some(info) = &info else { return Ok(if file.is_some() { Exit::Interrupted } else { Exit::Ok }) };
     if !following.is_quiet {
-        tell(&info, &following);
+        tell(info, harmed, &following);
     }
-    let progress = &info.progress;
-    let is_well = progress.is_complete() && progress.count(Status::Ok) == progress.recorded();
-    Ok(if is_well { Exit::Ok } else { Exit::NotAllOk })
+    Ok(if is_well(&info.progress) && harmed == 0 { Exit::Ok } else { Exit::NotAllOk })
+}
+
+/// Whether the batch is complete and every item is ok.
+pub(crate) fn is_well(progress: &Progress) -> bool {
+    progress.is_complete() && progress.count(Status::Ok) == progress.recorded()
 }
 
 fn how_to_read_on(batch: &BatchId, order: Order, place: u64) -> String {
@@ -179,21 +185,25 @@ fn tell_notes(client: &Client, batch: &BatchId, following: &Following) -> Option
     }))
 }
 
-/// One line behind the outcomes, where there is something to say or somebody who watches.
-fn tell(info: &BatchInfo, following: &Following) {
+/// One line behind the outcomes, where there is something to say or somebody who watches; `harmed` are the items that
+/// failed only here.
+fn tell(info: &BatchInfo, harmed: u64, following: &Following) {
     let progress = &info.progress;
     let counts = counts(progress);
+    let here = match harmed {
+        0 => String::new(),
+        harmed => format!("; {harmed} of them failed here: their files could not be fetched or placed"),
+    };
     if progress.is_complete() {
-        let is_all_ok = progress.count(Status::Ok) == progress.recorded();
-        if !is_all_ok || stderr().is_terminal() {
+        if !is_well(progress) || harmed > 0 || stderr().is_terminal() {
             let took = info.completed.map(|at| Duration::from_millis(at.saturating_sub(info.created)));
             let took = took.map(|took| format!(" in {:.1} s", took.as_secs_f64())).unwrap_or_default();
-            printer::say(&format!("{counts}{took}"));
+            printer::say(&format!("{counts}{took}{here}"));
         }
-    } else if following.limit.is_none() {
+    } else if following.limit.is_none() || harmed > 0 {
         let total = progress.total.map_or_else(|| "not sealed yet".to_owned(), |total| format!("of {total}"));
         let hint = if following.waits { "" } else { "; --follow waits for the rest" };
-        printer::say(&format!("so far {counts} ({total}){hint}"));
+        printer::say(&format!("so far {counts} ({total}){here}{hint}"));
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn ends_at_once_from(
         }
         printer::clear();
         // A closed standard error is no reason to stay.
-        drop(writeln!(std::io::stderr().lock(), "{}", goodbye()));
+        drop(writeln!(std::io::stderr().lock(), "{}", printer::harmless(&goodbye())));
         end();
     }))
 }

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use tidemill_core::batch::{Attempt, BatchId, ItemIndex};
+use tidemill_core::batch::{Attempt, Batch, BatchId, ItemIndex};
 use tidemill_core::broker::rabbitmq::RabbitMq;
 use tidemill_core::broker::{Body, Broker as _, Delivery, Message, Permits, Queue, Settlement};
 use tidemill_core::chunk::{Chunk, Item};
 use tidemill_core::settings::Settings;
 use tidemill_core::store::DeadItem;
+use tidemill_core::task::Lane;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::Client;
 use crate::cluster::{self, broker_error};
 use crate::error::{CliError, Exit};
 
@@ -22,35 +22,45 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AT_ONCE: Permits = Permits(500);
 const BYTES_AT_ONCE: u64 = 64 << 20;
 
-/// Publishes items again.
+/// Publishes items of one batch again.
 #[derive(Debug)]
-pub(crate) struct Publisher<'a> {
-    settings: &'a Settings,
+pub(crate) struct Publisher {
     broker: RabbitMq,
+    batch: Arc<Batch>,
+    lane: Lane,
 }
 
-impl<'a> Publisher<'a> {
-    /// Connects, so that nothing is taken back while the broker is away.
-    pub(crate) async fn connect(settings: &'a Settings) -> Result<Self, CliError> {
+impl Publisher {
+    /// Makes all ready that it takes, so that nothing is taken back that could not be published.
+    pub(crate) async fn begin(settings: &Settings, batch: Batch) -> Result<Self, CliError> {
+        let lane = lane_of(settings, &batch)?;
         let broker = cluster::broker(settings, "dead", Some(PATIENCE), None)?;
         cluster::ready(&broker, Some(PATIENCE)).await?;
-        Ok(Self { settings, broker })
+        Ok(Self { broker, batch: Arc::new(batch), lane })
     }
 
-    /// Publishes one item of its batch, as its first attempt; it returns once the broker has it.
-    pub(crate) async fn publish(&self, client: &Client, item: &DeadItem) -> Result<(), CliError> {
-        let batch = client.batch(&item.batch).await?.batch;
-        let register = crate::register(self.settings, None);
-        let problem = |reason: String| CliError::new(Exit::Fault, reason);
-        let kind = register.find(&batch.task).map_err(|unknown| problem(unknown.to_string()))?;
-        let job = kind.prepare(&batch.options).map_err(|invalid| problem(invalid.to_string()))?;
-        let priority = batch.priority;
+    /// Publishes one item, as its first attempt; it returns once the broker has it.
+    pub(crate) async fn publish(&self, item: &DeadItem) -> Result<(), CliError> {
         let DeadItem { index, input, name, source, .. } = item.clone();
         let items = vec![Item { index: ItemIndex(index), input, name, source }];
-        let chunk = Chunk { batch: Arc::new(batch), attempt: Attempt::FIRST, items };
-        let message = Message::new(Body::Chunk(chunk), priority);
-        self.broker.publish(Queue::Jobs(job.lane()), message).await.map_err(|error| broker_error(&error))
+        let chunk = Chunk { batch: Arc::clone(&self.batch), attempt: Attempt::FIRST, items };
+        let message = Message::new(Body::Chunk(chunk), self.batch.priority);
+        self.broker.publish(Queue::Jobs(self.lane), message).await.map_err(|error| broker_error(&error))
     }
+}
+
+/// The lane of a batch's task with its options.
+fn lane_of(settings: &Settings, batch: &Batch) -> Result<Lane, CliError> {
+    let register = crate::register(settings, None);
+    let unknown = |problem: String| {
+        CliError::new(Exit::Configuration, format!("batch {}: {problem}", batch.id))
+            .hint("nothing was taken back; give the command where the cluster's version and its models are")
+    };
+    let kind = register.find(&batch.task).map_err(|error| unknown(format!("{error} here")))?;
+    let job = kind
+        .prepare(&batch.options)
+        .map_err(|invalid| unknown(format!("its options are not valid here: {invalid}")))?;
+    Ok(job.lane())
 }
 
 /// A message that nobody could work on.
@@ -98,6 +108,7 @@ pub(crate) async fn list(settings: &Settings, limit: usize) -> Result<Letters, C
         first.len() < limit.min(AT_ONCE.0) && bytes < BYTES_AT_ONCE
     })
     .await?;
+    first.truncate(limit);
     Ok(Letters { first, total })
 }
 

@@ -107,14 +107,26 @@ pub fn main(vision: Option<Vision>) -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            // Help and version are errors to clap too, and go to standard output.
-            let is_help = !error.use_stderr();
-            return if error.print().is_ok() && is_help { Exit::Ok } else { Exit::Usage }.into();
+            // Help and version are errors to clap too, and go to standard output; whoever closed that wants no more.
+            return end(match error.print() {
+                _ if error.use_stderr() => Ok(Exit::Usage),
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                    Err(CliError::new(Exit::Fault, format!("cannot print: {error}")))
+                }
+                _ => Ok(Exit::Ok),
+            });
         }
     };
-    match dispatch(args, vision) {
+    end(dispatch(args, vision))
+}
+
+/// The exit code, once the last word is said.
+fn end(ended: Result<Exit, CliError>) -> ExitCode {
+    match ended {
         Ok(exit) => exit.into(),
         Err(error) => {
+            // Whatever has shown it may have ended in the middle.
+            printer::clear();
             // Nothing can be done where even standard error is closed.
             drop(write!(std::io::stderr().lock(), "{error}"));
             error.exit.into()

@@ -27,8 +27,6 @@ use crate::error::{CliError, Exit};
 #[derive(Debug)]
 pub(crate) struct Out {
     folder: PathBuf,
-    /// The same without links.
-    real: PathBuf,
     /// Whether files that were there before are replaced: only where none of them can be an input.
     replaces: bool,
     staging: Staging,
@@ -62,12 +60,7 @@ impl Out {
         }
         let replaces = inputs.is_some_and(|inputs| !inputs.iter().any(|input| matches!(input, Source::Lines { .. })));
         let staging = Staging::within(folder).map_err(|error| unusable(&error))?;
-        Ok(Self { folder: folder.to_owned(), real, replaces, staging, given: HashSet::new() })
-    }
-
-    /// The store in which produced files wait to be placed.
-    pub(crate) fn blobs(&self, limits: FetchLimits) -> Result<Blobs, CliError> {
-        Blobs::in_folder(self.staging.path(), limits).map_err(|error| CliError::new(Exit::Configuration, error.message))
+        Ok(Self { folder: folder.to_owned(), replaces, staging, given: HashSet::new() })
     }
 
     /// Where blobs lie until they are placed.
@@ -112,7 +105,7 @@ impl Out {
                 false => blob.extension.clone(),
             };
             let placed = blobs.path_of(&blob).map_err(|error| error.message).and_then(|from| {
-                let (to, is_there) = self.name(outcome, &blob, &ending);
+                let (to, is_there) = self.name(outcome, &blob, &ending)?;
                 let put = if is_there { Ok(()) } else { put(&from, &to, outcome) };
                 put.map_err(|error| format!("cannot write {}: {error}", to.display())).map(|()| to)
             });
@@ -130,22 +123,54 @@ impl Out {
 
     /// The input's name with the new ending, or the name that the file has of itself; if that is taken, the whole name
     /// with the new ending, then with a number. And whether the file lies there already.
-    fn name(&mut self, outcome: &Outcome, blob: &BlobRef, ending: &str) -> (PathBuf, bool) {
+    ///
+    /// # Errors
+    /// Why nothing can be placed there, for people.
+    fn name(&mut self, outcome: &Outcome, blob: &BlobRef, ending: &str) -> Result<(PathBuf, bool), String> {
         let extension: &str = &ending.replace(['/', '\\', '\0'], "_");
         if let Some(own) = blob.name.as_deref().and_then(|name| Some(PathBuf::from(plain(name).file_name()?))) {
             let stem = own.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let ending = own.extension().map(|ending| format!(".{}", ending.to_string_lossy())).unwrap_or_default();
             let numbered = (2u64..).map(|n| PathBuf::from(format!("{stem}-{n}{ending}")));
-            return self.free(std::iter::once(own).chain(numbered), blob);
+            return Ok(self.free(std::iter::once(own).chain(numbered), blob));
         }
         let name = plain(outcome.name.as_deref().unwrap_or_default());
         let name = if name.as_os_str().is_empty() { PathBuf::from(outcome.index.to_string()) } else { name };
         let whole = name.file_name().map(|last| last.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = self.within(name.parent().unwrap_or(Path::new("")))?.join(&whole);
         let is_same = name.extension().is_some_and(|ending| same_kind(&ending.to_string_lossy(), extension));
         let first = if is_same { name.clone() } else { name.with_extension(extension) };
         let numbered = (2u64..).map(|n| name.with_file_name(format!("{whole}-{n}.{extension}")));
         let whole = name.with_file_name(format!("{whole}.{extension}"));
-        self.free([first, whole].into_iter().chain(numbered), blob)
+        Ok(self.free([first, whole].into_iter().chain(numbered), blob))
+    }
+
+    /// The folder of that name; where a file has the name of one of its parts, that part gets a number. What a link
+    /// leads to may lie anywhere, and is not written to.
+    ///
+    /// # Errors
+    /// That there is a link, for people.
+    fn within(&self, name: &Path) -> Result<PathBuf, String> {
+        let mut folder = PathBuf::new();
+        for part in name.iter() {
+            let part = part.to_string_lossy();
+            let numbered = (2u64..).map(|n| format!("{part}-{n}"));
+            for candidate in std::iter::once(part.to_string()).chain(numbered) {
+                let path = self.folder.join(&folder).join(&candidate);
+                match path.symlink_metadata() {
+                    Ok(there) if there.is_symlink() => {
+                        return Err(format!("{} is a link, and nothing is written to where it leads", path.display()));
+                    }
+                    Ok(there) if !there.is_dir() => {}
+                    // It is one, or will be.
+                    _ => {
+                        folder.push(candidate);
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(folder)
     }
 
     /// The first name that was not given before, and under which lies nothing that stays but the file itself; and
@@ -165,10 +190,24 @@ impl Out {
     /// may be anybody's.
     fn stays(&self, to: &Path, blob: &BlobRef) -> bool {
         let Ok(there) = to.symlink_metadata() else { return false };
-        // A link to a folder leads out of this one.
-        let is_within = |folder: &Path| folder.canonicalize().is_ok_and(|folder| folder.starts_with(&self.real));
-        let is_replaced = self.replaces && blob.name.is_none() && there.is_file() && to.parent().is_some_and(is_within);
+        let is_replaced = self.replaces && blob.name.is_none() && there.is_file();
         !is_replaced
+    }
+}
+
+/// The store of blobs that lie in a folder until they are placed or looked at.
+///
+/// # Errors
+/// Where the folder cannot be used.
+pub(crate) fn blobs_in(folder: &Path, limits: FetchLimits) -> Result<Blobs, CliError> {
+    Blobs::in_folder(folder, limits).map_err(|error| CliError::new(Exit::Configuration, error.message))
+}
+
+/// Removes such a folder where the process ends at once, and nothing else does.
+pub(crate) fn remove_at_once(folder: Option<&Path>) {
+    if let Some(folder) = folder {
+        // What cannot be removed stays: there is no time left to say so.
+        drop(std::fs::remove_dir_all(folder));
     }
 }
 

@@ -12,11 +12,14 @@ use tidemill_core::outcome::Outcome;
 pub(crate) use self::bar::{Bar, clear, say, stderr_beside_the_bar};
 use self::table::Table;
 use crate::args::Format;
+use crate::error::{CliError, Exit};
 use crate::ledger::Record;
 
 /// Prints outcomes.
 pub(crate) struct Printer {
     form: Form,
+    /// Whether that was begun: what stands before the first outcome comes with it, and not before there is one.
+    is_begun: bool,
     /// Whether it shares the terminal with the bar.
     is_terminal: bool,
     /// What was rendered and is not yet written.
@@ -35,28 +38,21 @@ const FULL_BYTES: usize = 1 << 16;
 
 impl Printer {
     /// Prints in that format; without one, a table on a terminal and NDJSON elsewhere.
-    pub(crate) fn new(format: Option<Format>) -> io::Result<Self> {
+    pub(crate) fn new(format: Option<Format>) -> Self {
         let is_terminal = io::stdout().is_terminal();
         let format = format.unwrap_or(if is_terminal { Format::Table } else { Format::Ndjson });
-        let mut text = Vec::new();
         let form = match format {
             Format::Ndjson => Form::Ndjson,
-            Format::Json => {
-                text.push(b'[');
-                Form::Json { is_first: true }
-            }
-            Format::Csv => {
-                let mut writer = csv::WriterBuilder::new().from_writer(Vec::new());
-                writer.write_record(CSV_COLUMNS)?;
-                Form::Csv(Box::new(writer))
-            }
-            Format::Table => Form::Table(Table::fit(is_terminal, &mut text)),
+            Format::Json => Form::Json { is_first: true },
+            Format::Csv => Form::Csv(Box::new(csv_writer())),
+            Format::Table => Form::Table(Table::fit(is_terminal)),
         };
-        Ok(Self { form, is_terminal, text })
+        Self { form, is_begun: false, is_terminal, text: Vec::new() }
     }
 
     /// Renders an outcome; it is written when enough has come together, or by [`Printer::flush`].
     pub(crate) fn print(&mut self, outcome: &Outcome) -> io::Result<()> {
+        self.begin()?;
         match &mut self.form {
             Form::Ndjson => {
                 outcome.write_line(&mut self.text);
@@ -88,7 +84,7 @@ impl Printer {
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         if let Form::Csv(writer) = &mut self.form {
             writer.flush()?;
-            let full = std::mem::replace(writer, Box::new(csv::WriterBuilder::new().from_writer(Vec::new())));
+            let full = std::mem::replace(writer, Box::new(csv_writer()));
             self.text.append(&mut full.into_inner().map_err(|error| io::Error::other(error.to_string()))?);
         }
         self.write()
@@ -96,10 +92,30 @@ impl Printer {
 
     /// Ends what is printed.
     pub(crate) fn end(&mut self) -> io::Result<()> {
+        self.begin()?;
         if let Form::Json { is_first } = self.form {
             self.text.extend_from_slice(if is_first { b"]\n" } else { b"\n]\n" });
         }
         self.flush()
+    }
+
+    /// Ends what is printed where nothing came of it: what was not begun is not printed at all.
+    pub(crate) fn give_up(&mut self) -> io::Result<()> {
+        if self.is_begun { self.end() } else { Ok(()) }
+    }
+
+    /// Renders what stands before the first outcome, once.
+    fn begin(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.is_begun, true) {
+            return Ok(());
+        }
+        match &mut self.form {
+            Form::Ndjson => {}
+            Form::Json { .. } => self.text.push(b'['),
+            Form::Csv(writer) => writer.write_record(CSV_COLUMNS)?,
+            Form::Table(table) => table.head(&mut self.text),
+        }
+        Ok(())
     }
 
     fn write(&mut self) -> io::Result<()> {
@@ -116,6 +132,22 @@ impl Printer {
         self.text.clear();
         written
     }
+}
+
+/// Standard output takes nothing more.
+pub(crate) fn not_printed(error: &io::Error) -> CliError {
+    CliError::new(Exit::Fault, format!("cannot print outcomes: {error}"))
+        .hint("is the disk full that they are written to?")
+}
+
+/// A text for people without what a terminal would obey: the name of a file may have anything in it. Its lines stay.
+pub(crate) fn harmless(text: &str) -> String {
+    let is_obeyed = |character: char| character.is_control() && character != '\n';
+    text.chars().map(|character| if is_obeyed(character) { ' ' } else { character }).collect()
+}
+
+fn csv_writer() -> csv::Writer<Vec<u8>> {
+    csv::WriterBuilder::new().from_writer(Vec::new())
 }
 
 const CSV_COLUMNS: [&str; 11] = [
@@ -158,4 +190,48 @@ fn csv_record(outcome: &Outcome) -> io::Result<[String; CSV_COLUMNS.len()]> {
         timing.queued_ms.to_string(),
         timing.run_ms.to_string(),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemill_results_api::testing::ok;
+
+    use super::*;
+
+    const FORMATS: [Format; 4] = [Format::Ndjson, Format::Json, Format::Csv, Format::Table];
+
+    /// What was rendered so far.
+    fn rendered(printer: &mut Printer) -> String {
+        if let Form::Csv(writer) = &mut printer.form {
+            let full = std::mem::replace(writer, Box::new(csv_writer()));
+            printer.text.append(&mut full.into_inner().unwrap());
+        }
+        String::from_utf8(std::mem::take(&mut printer.text)).unwrap()
+    }
+
+    #[test]
+    fn what_stands_before_the_first_outcome_comes_with_it_and_once() {
+        for format in FORMATS {
+            let mut printer = Printer::new(Some(format));
+            assert_eq!(rendered(&mut printer), "", "{format:?}");
+
+            printer.print(&ok(0)).unwrap();
+            let (first, begins) = (rendered(&mut printer), ["{\"index\"", "[\n", "index,", "  item"]);
+            printer.print(&ok(1)).unwrap();
+            let second = rendered(&mut printer);
+
+            assert!(begins.iter().any(|begin| first.starts_with(begin)), "{format:?}: {first}");
+            let heads = ["[\n", "error_kind", "status  "];
+            assert!(!heads.iter().any(|head| second.contains(head)), "{format:?}: {second}");
+        }
+    }
+
+    #[test]
+    fn where_nothing_came_of_it_nothing_is_printed() {
+        for format in FORMATS {
+            let mut printer = Printer::new(Some(format));
+            printer.give_up().unwrap();
+            assert!(!printer.is_begun && printer.text.is_empty(), "{format:?}");
+        }
+    }
 }

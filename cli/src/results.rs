@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use tidemill_core::batch::Batch;
+use tidemill_core::outcome::Status;
 use tidemill_core::settings::Settings;
 
 use crate::args::{OrderArg, Results, Shared};
 use crate::client::Client;
 use crate::error::{CliError, Exit};
-use crate::follow::{Following, Kept, follow, must_be_in_input_order};
-use crate::ledger::{FileForm, Form};
+use crate::follow::{Following, Kept, follow, is_well, must_be_in_input_order};
+use crate::ledger::{FileForm, Form, Label, Whole};
 use crate::{Vision, printer};
 
 /// Prints them, or writes them into a file.
@@ -32,18 +33,27 @@ pub(crate) fn results(
     };
     let file = args.out.as_deref().map(|path| form_of(path, args.order)).transpose()?;
     crate::block_on(async {
+        // What a finished file of this batch says of itself ends the command as it did before.
+        let mut is_all_ok = false;
         let file = match file {
             None => None,
             Some((path, of)) => {
-                let batch = client.batch(&args.batch).await?.batch;
-                Some((path.to_owned(), form(of, &batch, settings, vision.as_ref())?))
+                let info = client.batch(&args.batch).await?;
+                let form = form(of, &info.batch, settings, vision.as_ref())?;
+                if args.resume
+                    && let Some(whole) = Whole::find(path, &form, &Label::of(&info.batch))?
+                {
+                    let ended = whole.progress();
+                    is_all_ok = is_well(&info.progress) && ended.count(Status::Ok) == ended.recorded();
+                }
+                Some((path.to_owned(), form))
             }
         };
         let Some(kept) = Kept::open(args.download.as_deref(), None, file, args.resume)? else {
             if !is_quiet {
                 printer::say("the file of --out is complete; there is nothing to go on with");
             }
-            return Ok(Exit::Ok);
+            return Ok(if is_all_ok { Exit::Ok } else { Exit::NotAllOk });
         };
         kept.must_be_of(&client, &args.batch).await?;
         follow(&client, &args.batch, following, kept, std::future::ready(true)).await

@@ -24,7 +24,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(12);
 
 /// Collects and serves until it is told to stop.
 pub(crate) fn results_api(settings: &Settings) -> Result<Exit, CliError> {
-    match cluster::runtime()?.block_on(run(settings))? {
+    match cluster::run_role(run(settings))? {
         Some(()) => Ok(Exit::Ok),
         None => Ok(Exit::Interrupted),
     }
@@ -93,6 +93,7 @@ pub(crate) fn api(
     Api {
         store: Arc::clone(&store),
         broker: Arc::clone(&broker),
+        is_broker_shared: true,
         blobs,
         submitter: Some(Arc::new(Publisher {
             broker,

@@ -2,7 +2,7 @@
 
 mod kept;
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -33,8 +33,8 @@ use crate::args::{Run, Shared, Work};
 use crate::cluster::own_name;
 use crate::error::{CliError, Exit};
 use crate::follow::counts;
-use crate::printer::{Bar, Printer, clear};
-use crate::{Vision, handover, networks, words};
+use crate::printer::{self, Bar, Printer, clear};
+use crate::{Vision, handover, networks, out, words};
 
 /// How often the bar moves.
 const TICK: Duration = Duration::from_millis(100);
@@ -249,7 +249,7 @@ impl Mill {
         let mut tally = Tally { progress: before.clone(), is_deaf: false };
         // Outcomes in a file are printed too where somebody says how.
         let is_printed = kept.ledger.is_none() || run.show.format.is_some();
-        let mut printer = is_printed.then(|| Printer::new(run.show.format)).transpose().map_err(fault)?;
+        let mut printer = is_printed.then(|| Printer::new(run.show.format));
         let mut bar = Bar::new(&run.work.task, total, shared.quiet > 0);
         let mut stream = Stream::new(Arc::clone(&self.store), self.batch.id.clone(), run.show.order.into(), 0);
         let mut tick = tokio::time::interval(TICK);
@@ -322,8 +322,7 @@ impl Tally {
                 cancel.cancel();
                 Ok(())
             }
-            Err(error) => Err(CliError::new(Exit::Fault, format!("cannot print outcomes: {error}"))
-                .hint("is the disk full that they are written to?")),
+            Err(error) => Err(printer::not_printed(&error)),
         }
     }
 
@@ -336,7 +335,10 @@ impl Tally {
         shared: &Shared,
     ) -> Result<Exit, CliError> {
         if self.is_deaf {
-            return Ok(Exit::Ok);
+            // Who has had enough of the output may still want the file.
+            let Some(unfinished) = unfinished else { return Ok(Exit::Ok) };
+            say(shared, &unfinished);
+            return Ok(Exit::Interrupted);
         }
         let progress = &self.progress;
         let is_all_ok = progress.recorded() == progress.count(Status::Ok);
@@ -345,8 +347,7 @@ impl Tally {
             let counts = if progress.recorded() == 0 { "nothing to do".to_owned() } else { counts(progress) };
             let interrupted = if is_cancelled { "interrupted: " } else { "" };
             let rest = if produced.is_whole { "" } else { "; the inputs after these were not read" };
-            // A closed standard error is no reason to fail.
-            drop(writeln!(io::stderr().lock(), "{interrupted}{counts} in {:.1} s{rest}", took.as_secs_f64()));
+            printer::say(&format!("{interrupted}{counts} in {:.1} s{rest}", took.as_secs_f64()));
         }
         if let Some(unfinished) = unfinished {
             say(shared, &unfinished);
@@ -375,8 +376,7 @@ fn moved(outcome: &Outcome, before: u64) -> Option<Outcome> {
 
 fn say(shared: &Shared, text: &str) {
     if shared.quiet == 0 {
-        // A closed standard error is no reason to fail.
-        drop(writeln!(io::stderr().lock(), "{text}"));
+        printer::say(text);
     }
 }
 
@@ -413,10 +413,7 @@ async fn interrupts(
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    if let Some(staging) = staging {
-        // What cannot be removed stays: there is no time left to say so.
-        drop(std::fs::remove_dir_all(staging));
-    }
+    out::remove_at_once(staging.as_deref());
     end_at_once();
 }
 

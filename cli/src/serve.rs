@@ -1,6 +1,5 @@
 //! `serve`: broker, workers and store inside this process, behind the results API.
 
-use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use tidemill_core::settings::Settings;
 use tidemill_core::store::{self, Shared, Store};
 use tidemill_core::task::{Lane, Tools};
 use tidemill_core::web::Web;
-use tidemill_results_api::http::serve as serve_http;
+use tidemill_results_api::http::{Api, serve as serve_http};
 use tidemill_results_api::{Ahead, collect, sweep, tend};
 use tidemill_tasks::vision::Engine;
 use tidemill_worker::{Ended, Setup, Worker};
@@ -20,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args;
 use crate::cluster::{self, Signals};
 use crate::error::{CliError, Exit};
-use crate::{Vision, handover, networks, results_api, worker};
+use crate::{Vision, handover, networks, printer, results_api, worker};
 
 /// How often is looked whether the collector has taken all that was reported.
 const LOOK: Duration = Duration::from_millis(10);
@@ -39,7 +38,7 @@ pub(crate) fn serve(shared: &args::Shared, settings: &Settings, vision: Option<V
         }
     }
     let engine = worker::engine(&settings, vision)?;
-    let served = cluster::runtime()?.block_on(run(shared, &settings, engine))?;
+    let served = cluster::run_role(run(shared, &settings, engine))?;
     Ok(if served.is_some() { Exit::Ok } else { Exit::Interrupted })
 }
 
@@ -83,6 +82,7 @@ async fn run(
     let stop = CancellationToken::new();
     let (carrier, kept) = (Arc::clone(&broker), Arc::clone(&store));
     let api = results_api::api(settings, carrier, kept, Some(blobs.clone()), Ahead::default(), stop.clone());
+    let api = Api { is_broker_shared: false, ..api };
 
     if let Some(engine) = &engine {
         networks::preload(settings, &**engine).await;
@@ -114,8 +114,7 @@ async fn run(
         async { serve_http(listener, api, collected.clone()).await.map_err(|error| results_api::serve_error(&error)) };
     let say = |text: &str| {
         if shared.quiet == 0 {
-            // A closed standard error is no reason to fail.
-            drop(writeln!(std::io::stderr().lock(), "{text}"));
+            printer::say(text);
         }
     };
     let telling = async {

@@ -14,7 +14,7 @@ use crate::args::Status;
 use crate::client::Client;
 use crate::columns::{ago, columns};
 use crate::error::{CliError, Exit};
-use crate::follow::counts;
+use crate::follow::{Patience, counts};
 use crate::interrupt;
 use crate::notes;
 use crate::tasks::{pretty, print};
@@ -29,7 +29,7 @@ pub(crate) fn status(args: &Status, settings: &Settings) -> Result<Exit, CliErro
         match &args.batch {
             None => {
                 let infos = client.batches(args.limit).await?;
-                print(&if args.json { pretty(&json!(infos)) } else { listed(&infos) })
+                print(&if args.json { pretty(&json!(infos)) } else { listed(&infos, args.limit) })
             }
             Some(_) if args.watch => watch(&client, args).await,
             Some(batch) => {
@@ -40,7 +40,8 @@ pub(crate) fn status(args: &Status, settings: &Settings) -> Result<Exit, CliErro
     })
 }
 
-/// Shows a batch whenever it has changed. On a terminal each takes the place of the one before.
+/// Shows a batch whenever it has changed. On a terminal each takes the place of the one before. A results API that goes
+/// away meanwhile is waited for.
 async fn watch(client: &Client, args: &Status) -> Result<Exit, CliError> {
     let Some(batch) = &args.batch else { return Ok(Exit::Ok) };
     let _guard = interrupt::ends_at_once({
@@ -49,8 +50,21 @@ async fn watch(client: &Client, args: &Status) -> Result<Exit, CliError> {
     });
     let terminal = console::Term::stdout();
     let mut last: Option<(Progress, Vec<String>, usize)> = None;
+    let mut patience = Patience::of_watcher();
     loop {
-        let info = client.batch(batch).await?;
+        let info = match client.batch(batch).await {
+            Ok(info) => info,
+            Err(error) => {
+                patience.wait_out(error).await?;
+                if let Some((.., lines)) = &mut last {
+                    // They no longer stand just above: what was said meanwhile does.
+                    *lines = 0;
+                }
+                continue;
+            }
+        };
+        patience.is_back();
+        patience.has_got_on();
         let notes = if args.json { Vec::new() } else { notes::of(client, batch).await };
         if last.as_ref().is_none_or(|(progress, told, _)| (progress, told) != (&info.progress, &notes)) {
             if let Some((.., lines)) = last.filter(|_| stdout().is_terminal() && !args.json) {
@@ -75,7 +89,11 @@ async fn watch(client: &Client, args: &Status) -> Result<Exit, CliError> {
     }
 }
 
-fn listed(infos: &[BatchInfo]) -> String {
+fn listed(infos: &[BatchInfo], limit: usize) -> String {
+    if limit == 0 {
+        // Whether there are any was not asked.
+        return String::new();
+    }
     if infos.is_empty() {
         return "no batches; `tidemill submit TASK INPUT…` makes one\n".into();
     }

@@ -1,5 +1,7 @@
 //! `submit`: sends a batch to the cluster.
 
+mod by_path;
+mod limits;
 mod reading;
 mod upload;
 
@@ -17,14 +19,15 @@ use tidemill_core::task::{Arguments, Job, Lane};
 use tidemill_producer::inputs::{Inputs, NotTheSame, Source};
 use tidemill_producer::{ProduceError, Produced, Producer, Ready, Span, UnderWay};
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::by_path::ByPath;
+use self::limits::{Limits, Over};
 use self::reading::Reading;
 use self::upload::Uploads;
 use crate::args::{Shared, Submit};
 use crate::client::{Client, Trouble};
-use crate::cluster::{self, Signals};
+use crate::cluster;
 use crate::error::{CliError, Exit};
 use crate::follow::{Following, Kept, must_be_in_input_order};
 use crate::ledger::{Form, Outs, is_complete, must_be_outside};
@@ -42,6 +45,8 @@ const NOTE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(500);
 /// How long the question may take whether somebody serves the lane; without an answer it goes on without one.
 const ASK_WITHIN: Duration = Duration::from_secs(1);
+/// How long the last note may take, of a submission that is over.
+const LAST_NOTE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Submits a batch.
 pub(crate) fn submit(
@@ -78,8 +83,13 @@ pub(crate) fn submit(
     };
     let runtime = cluster::runtime()?;
     let sent = runtime.block_on(async {
-        let submission = Submission::begin(&args, shared, settings, prepared).await?;
-        submission.send(sources, folder.as_deref(), file).await
+        let mut limits = Limits::begin(args.deadline)?;
+        let client = Client::new(settings)?;
+        let begun = limits.hold(Submission::begin(&args, shared, settings, prepared, client.clone())).await;
+        match begun {
+            Ok(submission) => submission?.send(sources, folder.as_deref(), file, &mut limits).await,
+            Err(over) => nothing_is_sent(over, shared, || unanswered_by(&client)),
+        }
     });
     // One of its threads may wait for the next line of standard input, and nobody for it.
     runtime.shutdown_background();
@@ -105,8 +115,7 @@ enum Ended {
     /// The inputs are not those with which it was begun.
     Other(CliError),
     Failed(ProduceError),
-    Deadline,
-    Interrupted,
+    Over(Over),
 }
 
 impl<'a> Submission<'a> {
@@ -115,9 +124,9 @@ impl<'a> Submission<'a> {
         shared: &'a Shared,
         settings: &'a Settings,
         prepared: Prepared<'_>,
+        client: Client,
     ) -> Result<Self, CliError> {
         let Prepared { kind, job, options } = prepared;
-        let client = Client::new(settings)?;
         let id = match (&args.resume, &args.idempotency_key) {
             (Some(batch), _) => batch.clone(),
             (None, Some(key)) => identity::id_of(key).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?,
@@ -151,14 +160,26 @@ impl<'a> Submission<'a> {
         sources: Vec<Source>,
         folder: Option<&Path>,
         file: Option<(PathBuf, Form)>,
+        limits: &mut Limits,
     ) -> Result<Exit, CliError> {
         let id = &self.batch.id;
         if let Some(total) = self.known.as_ref().and_then(|known| known.progress.total) {
             // What cannot be written is said before the inputs are walked, which may take long.
-            let kept = self.keep(folder, &sources, file).await?;
-            if let Err(error) = self.must_be_whole(sources, total).await {
-                kept.discard_if_empty();
-                return Err(error);
+            let kept = self.keep(folder, &sources, file)?;
+            let checks = async {
+                kept.must_be_of(&self.client, id).await?;
+                self.must_be_whole(sources, total).await
+            };
+            match limits.hold(checks).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    kept.discard_if_empty();
+                    return Err(error);
+                }
+                Err(over) => {
+                    kept.discard_if_empty();
+                    return nothing_is_sent(over, self.shared, || unanswered_by(&self.client));
+                }
             }
             self.say(&format!("batch {id} was accepted whole before: {total} items"));
             let (_, accepted) = watch::channel(total);
@@ -169,15 +190,24 @@ impl<'a> Submission<'a> {
         let patience = self.args.deadline.map_or(patience, |deadline| deadline.min(patience));
         let used = [Queue::Results, Queue::Jobs(self.job.lane())];
         let broker = cluster::broker(self.settings, "submit", Some(patience), Some(&used))?;
-        cluster::ready(&broker, Some(patience)).await?;
+        match limits.hold(cluster::ready(&broker, Some(patience))).await {
+            Ok(ready) => ready?,
+            Err(over) => return nothing_is_sent(over, self.shared, || held_up_by(&broker)),
+        }
         let from = self.known.as_ref().map_or(0, |known| known.accepted);
         // What cannot be written is said before anything is sent.
-        let kept = self.keep(folder, &sources, file).await?;
+        let kept = self.keep(folder, &sources, file)?;
+        match limits.hold(kept.must_be_of(&self.client, id)).await {
+            Ok(checked) => checked?,
+            Err(over) => {
+                kept.discard_if_empty();
+                return nothing_is_sent(over, self.shared, || unanswered_by(&self.client));
+            }
+        }
         let accepted = watch::Sender::new(from);
         let reading = self.read(kept, accepted.subscribe())?;
-        let (published, ()) =
-            tokio::join!(self.publish(&broker, sources, from, accepted), self.warn_if_nobody_serves(self.job.lane()));
-        let (accepted, sent) = published?;
+        let publishing = self.publish(&broker, sources, from, accepted, limits);
+        let ((accepted, sent), ()) = tokio::join!(publishing, self.warn_if_nobody_serves(self.job.lane()));
         match sent {
             Ok(Produced { total, is_whole }) => {
                 tracing::info!(batch = id.as_str(), total, "the batch is accepted");
@@ -190,7 +220,7 @@ impl<'a> Submission<'a> {
             Err(ended) => {
                 if accepted > from {
                     // Without it a later --resume sends more than it needs to. A sealed batch needs no such note.
-                    drop(self.client.accept(id, accepted).await);
+                    drop(tokio::time::timeout(LAST_NOTE_WITHIN, self.client.accept(id, accepted)).await);
                 }
                 if let Some(reading) = reading {
                     reading.give_up().await;
@@ -201,39 +231,29 @@ impl<'a> Submission<'a> {
     }
 
     /// Opens what is kept besides what is printed. The same batch again goes on with the file that it has begun.
-    async fn keep(
-        &self,
-        folder: Option<&Path>,
-        inputs: &[Source],
-        file: Option<(PathBuf, Form)>,
-    ) -> Result<Kept, CliError> {
+    fn keep(&self, folder: Option<&Path>, inputs: &[Source], file: Option<(PathBuf, Form)>) -> Result<Kept, CliError> {
         let resume = self.args.resume.is_some() || self.args.idempotency_key.is_some();
         let name = file.as_ref().map(|(path, _)| path.display().to_string()).unwrap_or_default();
-        let kept = Kept::open(folder, Some(inputs), file, resume)?.ok_or_else(|| is_complete(&name))?;
-        kept.must_be_of(&self.client, &self.batch.id).await?;
-        Ok(kept)
+        Kept::open(folder, Some(inputs), file, resume)?.ok_or_else(|| is_complete(&name))
     }
 
     /// Why it was not accepted whole, and how to go on.
     fn not_accepted(&self, ended: Ended, accepted: u64, broker: &RabbitMq) -> Result<Exit, CliError> {
         match ended {
             Ended::Other(error) => Err(error),
-            Ended::Interrupted => {
+            Ended::Over(Over::Interrupted) => {
                 self.say(&self.how_to_go_on(accepted));
                 Ok(Exit::Interrupted)
             }
-            Ended::Deadline => {
-                let why = match broker.health() {
-                    Health::Ready => "the deadline is over".to_owned(),
-                    Health::Blocked(reason) => format!("the deadline is over, and the broker takes nothing: {reason}"),
-                    Health::Away(reason) => format!("the deadline is over, and the broker is away: {reason}"),
-                };
+            Ended::Over(Over::Deadline) => {
+                let why = format!("the deadline is over{}", held_up_by(broker));
                 Err(CliError::new(Exit::Unreachable, why).hint(self.how_to_go_on(accepted)))
             }
             Ended::Failed(ProduceError::Broker(error)) => {
                 let error = cluster::broker_error(&error);
                 Err(CliError::new(error.exit, error.message).hint(self.how_to_go_on(accepted)))
             }
+            Ended::Failed(ProduceError::Conflict(problem)) => Err(CliError::usage(problem)),
             Ended::Failed(error @ (ProduceError::NotReady(_) | ProduceError::Inputs(_))) => {
                 let is_fault = matches!(&error, ProduceError::Inputs(error) if error.is_fault);
                 let exit = if is_fault { Exit::Fault } else { Exit::Unreachable };
@@ -249,10 +269,10 @@ impl<'a> Submission<'a> {
         sources: Vec<Source>,
         from: u64,
         accepted: watch::Sender<u64>,
-    ) -> Result<(u64, Result<Produced, Ended>), CliError> {
-        let mut signals = Signals::listen()?;
+        limits: &mut Limits,
+    ) -> (u64, Result<Produced, Ended>) {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let uploads = self.uploads();
+        let ready = self.ready();
         let producer = Producer {
             broker,
             store: None,
@@ -260,7 +280,7 @@ impl<'a> Submission<'a> {
             window: None,
             under_way: UNDER_WAY,
             max_input_bytes: MAX_INPUT_BYTES,
-            ready: uploads.as_ref().map(|uploads| uploads as &dyn Ready),
+            ready: ready.as_deref(),
             accepted: accepted.clone(),
             reply_to: None,
         };
@@ -271,21 +291,14 @@ impl<'a> Submission<'a> {
             self.pass_over(&mut inputs, from).await.map_err(Ended::Other)?;
             producer.produce(Arc::clone(&self.batch), &*self.job, inputs, span, &stop).await.map_err(Ended::Failed)
         };
-        let deadline = self.args.deadline.map(|deadline| Instant::now() + deadline);
-        let over = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
         let sent = tokio::select! {
             produced = producing => produced,
-            () = over => Err(Ended::Deadline),
-            () = signals.next() => Err(Ended::Interrupted),
+            over = limits.over() => Err(Ended::Over(over)),
             () = self.note(accepted.subscribe(), &stop) => unreachable!("it notes for ever"),
             () = self.watch(broker) => unreachable!("it watches for ever"),
         };
-        Ok((*accepted.borrow(), sent))
+        let accepted = *accepted.borrow();
+        (accepted, sent)
     }
 
     /// What the input of an item was, where it has an outcome that says so by now.
@@ -318,19 +331,24 @@ impl<'a> Submission<'a> {
     fn has_other_inputs(&self, problem: NotTheSame) -> CliError {
         match problem {
             NotTheSame::Broken(error) => run::not_produced(error.into()),
-            problem if self.known.as_ref().is_some_and(|known| known.progress.cancelled) => {
-                CliError::usage(format!("batch {} was cancelled before all its inputs were sent: {problem}", self.batch.id))
-                    .hint("submit them as a new batch, with another key or none")
-            }
+            problem if self.known.as_ref().is_some_and(|known| known.progress.cancelled) => CliError::usage(format!(
+                "batch {} was cancelled before all its inputs were sent: {problem}",
+                self.batch.id
+            ))
+            .hint("submit them as a new batch, with another key or none"),
             problem => CliError::usage(format!("batch {} was begun with other inputs: {problem}", self.batch.id))
                 .hint("give the same inputs in the same order; other ones are another batch, with another key or none"),
         }
     }
 
-    /// What brings files to the workers, where inputs are files and the workers do not see them.
-    fn uploads(&self) -> Option<Uploads> {
-        let has_files = self.arguments != Arguments::Values && !self.args.by_path;
-        has_files.then(|| Uploads::new(self.client.clone(), self.arguments, self.settings.submit.patience))
+    /// What brings files to the workers, or tells them where these lie; nothing where inputs are no files.
+    fn ready(&self) -> Option<Box<dyn Ready>> {
+        let arguments = self.arguments;
+        match (arguments, self.args.by_path) {
+            (Arguments::Values, _) => None,
+            (_, true) => Some(Box::new(ByPath { arguments })),
+            (_, false) => Some(Box::new(Uploads::new(self.client.clone(), arguments, self.settings.submit.patience))),
+        }
     }
 
     /// Tells the results API from time to time how far it is, so that whoever resumes a killed submission knows; and takes no
@@ -418,6 +436,34 @@ impl<'a> Submission<'a> {
         if self.shared.quiet == 0 {
             printer::say(text);
         }
+    }
+}
+
+/// It is over before anything was sent; `why` says after the deadline what it was that did not come.
+fn nothing_is_sent(over: Over, shared: &Shared, why: impl FnOnce() -> String) -> Result<Exit, CliError> {
+    const HOW_TO_GO_ON: &str = "nothing was sent; the same command again sends it";
+    match over {
+        Over::Interrupted => {
+            if shared.quiet == 0 {
+                printer::say(HOW_TO_GO_ON);
+            }
+            Ok(Exit::Interrupted)
+        }
+        Over::Deadline => {
+            Err(CliError::new(Exit::Unreachable, format!("the deadline is over{}", why())).hint(HOW_TO_GO_ON))
+        }
+    }
+}
+
+fn unanswered_by(client: &Client) -> String {
+    format!(", and the results API at {} has not answered", client.url())
+}
+
+fn held_up_by(broker: &RabbitMq) -> String {
+    match broker.health() {
+        Health::Ready => String::new(),
+        Health::Blocked(reason) => format!(", and the broker takes nothing: {reason}"),
+        Health::Away(reason) => format!(", and the broker is away: {reason}"),
     }
 }
 

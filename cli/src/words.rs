@@ -67,7 +67,7 @@ fn scalars(about: &About, job: &Arc<dyn Job>) -> Option<Arc<dyn Job>> {
 fn source(word: &str, job: &dyn Job, about: &About, are_many_folders: bool) -> Result<Source, CliError> {
     let value = || Source::Values(vec![job.input_from_word(word)]);
     let in_object = about.arguments == Arguments::FilesOrValues;
-    if about.arguments == Arguments::Values {
+    if about.arguments == Arguments::Values || in_object && is_object(word) {
         return Ok(value());
     }
     let is_text = in_object && !looks_like_a_path(word);
@@ -85,6 +85,11 @@ fn source(word: &str, job: &dyn Job, about: &About, are_many_folders: bool) -> R
         Err(PlaceError::Missing(_) | PlaceError::NoGlob(..)) if is_text => Ok(value()),
         Err(error) => Err(not_found(word, &error, in_object)),
     }
+}
+
+/// Whether a word is a JSON object: an input as it stands, whatever slashes are in it.
+fn is_object(word: &str) -> bool {
+    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(word).is_ok()
 }
 
 /// Whether a word was meant as a path: one word with a slash in it, or with an ending such as `.txt`.

@@ -37,7 +37,7 @@ const HEALTH_WITHIN: Duration = Duration::from_secs(3);
 /// Works until it is told to stop.
 pub(crate) fn worker(settings: &Settings, vision: Option<Vision>) -> Result<Exit, CliError> {
     let engine = engine(settings, vision)?;
-    match cluster::runtime()?.block_on(work(settings, engine))? {
+    match cluster::run_role(work(settings, engine))? {
         None => Ok(Exit::Interrupted),
         Some(Ended::Stopped) => Ok(Exit::Ok),
         Some(Ended::ThreadsLost) => Err(again()),
@@ -68,11 +68,16 @@ async fn work(settings: &Settings, engine: Option<Arc<dyn Engine>>) -> Result<Op
     let stop = CancellationToken::new();
     // From here on whoever asks whether it is ready is kept waiting until the models are loaded.
     let listening = listen(settings).await?;
-    if let Some(engine) = &engine {
-        networks::preload(settings, &**engine).await;
-    }
-    let answering = listening.map(|listening| answer(listening, &broker));
+    let mut answering = None;
     let running = async {
+        if let Some(engine) = &engine {
+            // Whoever stops it meanwhile does not wait for a model, which may take long.
+            let preloading = networks::preload(settings, &**engine);
+            if stop.run_until_cancelled(preloading).await.is_none() {
+                return Ok(Ended::Stopped);
+            }
+        }
+        answering = listening.map(|listening| answer(listening, &broker));
         tracing::info!(worker = name, broker = broker.addresses(), threads, "the worker starts");
         if stop.run_until_cancelled(cluster::ready(&broker, None)).await.transpose()?.is_none() {
             return Ok(Ended::Stopped);
@@ -192,7 +197,8 @@ pub(crate) fn health(health: &Health) -> Result<Exit, CliError> {
     let runtime = cluster::runtime()?;
     let asking = async {
         tidemill_core::blobs::choose_cryptography();
-        let client = reqwest::Client::builder().timeout(HEALTH_WITHIN).build()?;
+        // The role itself is asked, which is often this very host: no proxy reaches that.
+        let client = reqwest::Client::builder().no_proxy().timeout(HEALTH_WITHIN).build()?;
         client.get(&health.url).send().await?.error_for_status()
     };
     match runtime.block_on(asking) {

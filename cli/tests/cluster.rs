@@ -4,20 +4,23 @@
 mod support;
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpListener;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 
 use serde_json::Value;
 use support::{Ended, tidemill};
-use tidemill_core::batch::{ItemIndex, unix_millis};
+use tidemill_core::batch::{Batch, ItemIndex, unix_millis};
 use tidemill_core::blobs::{BlobRef, Blobs, FetchLimits};
 use tidemill_core::broker::{Heartbeat, NetworkWork};
+use tidemill_core::failure::Failure;
 use tidemill_core::notes::Note;
-use tidemill_core::outcome::Ending;
+use tidemill_core::outcome::{Ending, Status};
 use tidemill_core::store::{Shared as _, Store as _};
 use tidemill_core::task::{Lane, raw};
 use tidemill_results_api::http::{Access, Api};
-use tidemill_results_api::testing::{Server, dead, outcome};
+use tidemill_results_api::testing::{InProcess, Server, dead, outcome};
+use tidemill_testing::{Rabbit, Redis, or_skip};
 
 /// Runs the command against the server, on a thread that may wait.
 async fn ask(server: &Server, args: &[&str]) -> Ended {
@@ -102,6 +105,18 @@ async fn other_formats_are_made_of_the_same_lines() {
     assert!(table.lines().nth(2).is_some_and(|row| row.contains("ok") && row.ends_with("10")), "{table}");
 }
 
+/// Starts the API again where another one was.
+async fn start_again(store: &Arc<InProcess>, address: &str) -> Server {
+    loop {
+        // The old one's port is free once its last connection has ended.
+        let (store, address) = (Arc::clone(store), address.to_owned());
+        let started = tokio::spawn(async move { Server::start_over(store, &address, |api| api).await });
+        if let Ok(server) = started.await {
+            return server;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn following_outlives_the_results_api_and_repeats_and_loses_nothing() {
     let server = Server::start().await;
@@ -117,14 +132,7 @@ async fn following_outlives_the_results_api_and_repeats_and_loses_nothing() {
     assert!(away.starts_with(&format!("cannot reach the results API at http://{address}: ")), "{away}");
     assert!(away.ends_with("; waiting for it\n"), "{away}");
 
-    let server = loop {
-        // The old one's port is free once its last connection has ended.
-        let (store, address) = (Arc::clone(&store), address.clone());
-        let started = tokio::spawn(async move { Server::start_over(store, &address, |api| api).await });
-        if let Ok(server) = started.await {
-            break server;
-        }
-    };
+    let server = start_again(&store, &address).await;
     let (back, _stderr) = next_line(stderr).await;
     assert_eq!(back, "the results API is back\n");
     server.record(&batch, 2..4).await;
@@ -162,6 +170,7 @@ fn interrupt(child: &Child) {
 async fn status_lists_shows_and_watches() {
     let server = Server::start().await;
     assert!(ask(&server, &["status"]).await.stdout.starts_with("no batches"));
+    assert_eq!(ask(&server, &["status", "--limit", "0"]).await.stdout, "");
     let batch = server.batch(Some(4), 0..3).await;
 
     let listed = ask(&server, &["status"]).await.stdout;
@@ -180,6 +189,61 @@ async fn status_lists_shows_and_watches() {
     server.record(&batch, [3]).await;
     let ended = end(child, stdout).await;
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "complete  4  4 ok\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watching_outlives_the_results_api() {
+    let server = Server::start().await;
+    let batch = server.batch(Some(2), [0]).await;
+    let address = server.url.trim_start_matches("http://").to_owned();
+    let mut child = start(&server.url, &["status", batch.as_str(), "--watch"]);
+    let (first, stdout) = next_line(BufReader::new(child.stdout.take().unwrap())).await;
+    assert_eq!(first, "running  1 of 2, 50 %  1 ok\n");
+
+    let store = Arc::clone(&server.store);
+    drop(server);
+    let (away, stderr) = next_line(BufReader::new(child.stderr.take().unwrap())).await;
+    assert!(away.ends_with("; waiting for it\n"), "{away}");
+
+    let server = start_again(&store, &address).await;
+    let (back, _stderr) = next_line(stderr).await;
+    assert_eq!(back, "the results API is back\n");
+    server.record(&batch, [1]).await;
+
+    let ended = end(child, stdout).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "complete  2  2 ok\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_results_api_that_never_answers_holds_no_submission_beyond_its_deadline() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+
+    let submit = ["submit", "compute.map", "1", "-o", "expr=x", "--idempotency-key", "k", "--deadline", "500ms"];
+    let ended = ask_with(&url, &submit, &[]).await;
+
+    assert_eq!(ended.code, Some(4), "{}", ended.stderr);
+    let why = format!("error: the deadline is over, and the results API at {url} has not answered\n");
+    assert!(ended.stderr.starts_with(&why) && ended.stderr.contains("hint: nothing was sent"), "{}", ended.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_ends_a_submission_that_waits_for_the_results_api() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    // A deadline that no clock can tell is none.
+    let deadline = "500000000000y";
+    let submit = ["submit", "compute.map", "1", "-o", "expr=x", "--idempotency-key", "k", "--deadline", deadline];
+    let mut child = start(&url, &submit);
+    let asked = tokio::task::spawn_blocking(move || silent.accept().unwrap()).await.unwrap();
+
+    interrupt(&child);
+
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let ended = end(child, stdout).await;
+    drop(asked);
+    let said = "nothing was sent; the same command again sends it\n";
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(130), said));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,6 +300,57 @@ async fn the_dead_are_listed_and_shown() {
     let none = ask(&server, &["dead", "show", &format!("{batch}:0")]).await;
     assert_eq!(none.code, Some(2));
     assert!(none.stderr.contains(&format!("item 0 of batch {batch} is not dead")), "{}", none.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_dead_have_said_moves_no_cursor() {
+    let server = Server::start().await;
+    let batch = server.batch(None, []).await;
+    let failure = Failure::permanent("crash", "it said \u{1b}[2J\nand \u{9b}2J");
+    let mut dead = outcome(0, Ending::Dead(failure));
+    dead.input = raw("grist\u{9b}2J");
+    server.store.record(&batch, &[Arc::new(dead)]).await.unwrap();
+
+    let shown = ask(&server, &["dead", "show", batch.as_str()]).await.stdout;
+
+    assert!(shown.contains("  ended  crash: it said  [2J and  2J\n  input  \"grist 2J\"\n"), "{shown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_item_is_shown_however_many_come_before_it() {
+    let server = Server::start().await;
+    let batch = server.batch(None, []).await;
+    let many: Vec<_> = (0..10_001).map(dead).map(Arc::new).collect();
+    server.store.record(&batch, &many).await.unwrap();
+    let last = format!("{batch}:10000");
+
+    let shown = ask(&server, &["dead", "show", &last]).await;
+    assert!(shown.stdout.contains("  input  10000\n"), "{}{}", shown.stdout, shown.stderr);
+
+    let replayed = ask(&server, &["dead", "replay", &last]).await;
+    assert_eq!(replayed.code, Some(2));
+    let said = format!("item 10000 of batch {batch} is dead, and none of the first, which can be run again");
+    assert!(replayed.stderr.contains(&said), "{}", replayed.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_run_again_from_here_is_not_taken_back() {
+    let server = Server::start().await;
+    for (task, expression, problem) in [
+        ("no.such", "x", "no task is called \"no.such\" here"),
+        ("compute.map", "(", "its options are not valid here: "),
+    ] {
+        let options = raw(&serde_json::json!({ "expr": expression }));
+        let batch = Batch { task: task.into(), options, ..tidemill_results_api::testing::batch() };
+        server.store.open(&batch).await.unwrap();
+        server.store.record(&batch.id, &[Arc::new(dead(0))]).await.unwrap();
+
+        let replayed = ask(&server, &["dead", "replay", batch.id.as_str()]).await;
+
+        assert_eq!(replayed.code, Some(3), "{}", replayed.stderr);
+        assert!(replayed.stderr.contains(problem), "{}", replayed.stderr);
+        assert_eq!(server.store.progress(&batch.id).await.unwrap().count(Status::Dead), 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -346,6 +461,28 @@ async fn the_doctor_says_what_of_a_cluster_can_be_reached() {
         told.stdout
     );
     assert!(!told.stdout.contains("secret"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_says_whether_broker_and_store_let_us_in() {
+    let Some(rabbit) = or_skip(Rabbit::shared()) else { return };
+    let Some(redis) = or_skip(Redis::shared()) else { return };
+    let server = Server::start().await;
+    let doctor = async |user: &str, password: &str| {
+        let broker = format!("amqp://{user}@127.0.0.1:{}", rabbit.port());
+        let store = format!("redis://{password}127.0.0.1:{}", redis.port());
+        let prefix = ("TIDEMILL__BROKER__PREFIX", "doctor");
+        let urls = [("TIDEMILL__BROKER__URL", &*broker), ("TIDEMILL__STORE__URL", &*store), prefix];
+        ask_with(&server.url, &["doctor"], &urls).await.stdout
+    };
+
+    let told = doctor("guest:guest", "").await;
+    assert!(told.contains("✔ RabbitMQ lets us in\n") && told.contains("✔ Redis lets us in\n"), "{told}");
+
+    let told = doctor("guest:secret", ":secret@").await;
+    assert!(told.contains("✖ ") && told.contains("broker.url and broker.password say who we are"), "{told}");
+    assert!(told.contains("✖ Redis takes nothing from us: "), "{told}");
+    assert!(!told.contains("secret"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -106,6 +106,23 @@ fn a_reader_that_is_killed_anywhere_can_be_resumed_and_ends_in_the_same_lines() 
 }
 
 #[test]
+fn of_a_submission_that_is_refused_nothing_is_printed_in_any_form() {
+    let Some(cluster) = Cluster::start() else { return };
+    // It stores no blobs, so no file can be uploaded.
+    let _api = cluster.api();
+    cluster.until_ok(&["workers"]);
+
+    for format in ["json", "csv", "table", "ndjson"] {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        let ended = cluster.run(&["submit", "text.count", file, "--wait", "--format", format]);
+
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!((ended.status.success(), said.contains("stores no blobs")), (false, true), "{format}: {said}");
+        assert_eq!(String::from_utf8_lossy(&ended.stdout), "", "{format}");
+    }
+}
+
+#[test]
 fn a_submission_that_is_waited_for_leaves_files_and_their_outcomes() {
     let folder = Folder::new();
     let Some((cluster, _roles)) = cluster(&folder) else { return };

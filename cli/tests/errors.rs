@@ -104,6 +104,36 @@ fn completions_that_nobody_reads() {
 }
 
 #[test]
+fn help_that_nobody_reads() {
+    for args in [&["--help"][..], &["run", "--help"], &["--version"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = tidemill(args).stdout(full).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.starts_with("error: cannot print: No space left on device"), "{said}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = tidemill(args).stdout(writer).output().unwrap();
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]), "{args:?}");
+    }
+}
+
+#[test]
+fn a_name_that_a_terminal_would_obey() {
+    assert_snapshot!(said(2, &["run", "text.count", "a/\u{1b}]0;x\u{7}.txt"]), @r#"
+    error: a/ ]0;x .txt: no such file or folder
+      hint: a text that looks like a path goes in as '{"text": "…"}'
+    "#);
+}
+
+#[test]
+fn a_range_beyond_all_numbers() {
+    let said =
+        said(2, &["run", "compute.map", "--range", "18446744073709551600..18446744073709551610", "-o", "expr=x"]);
+    assert!(said.contains("18446744073709551600 is too large; the largest number is 9223372036854775807"), "{said}");
+}
+
+#[test]
 fn an_api_that_others_could_call() {
     let said = said(3, &["serve", "--listen", "0.0.0.0:0"]);
     assert!(said.contains("which others can reach, and there is no token"), "{said}");

@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tidemill_core::batch::{Batch, BatchId};
 use tidemill_core::blobs::{BlobRef, Blobs, FetchLimits};
+use tidemill_core::failure::Failure;
 use tidemill_core::outcome::Ending;
 use tidemill_core::store::Store as _;
 use tidemill_core::task::raw;
@@ -186,13 +187,84 @@ async fn coco_is_made_of_masks_that_are_fetched_and_not_kept() {
 
     let ended = ask(&server, &["results", batch.as_str(), "--out", &file]).await;
 
-    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(ended.code, Some(5), "{}", ended.stderr);
+    assert!(ended.stderr.starts_with("3 ok") && ended.stderr.contains("; 1 of them failed here"), "{}", ended.stderr);
     assert_eq!(folder.names(), ["people.coco.json"]);
     let coco: Value = serde_json::from_str(&read(&file)).unwrap();
     let names: Vec<&Value> = coco["images"].as_array().unwrap().iter().map(|image| &image["file_name"]).collect();
     assert_eq!(names, ["folder/0.txt", "folder/1.txt"], "of the third the mask is gone");
     assert_eq!(coco["annotations"][1]["segmentation"], json!({"size": [2, 3], "counts": [0, 2, 1, 1, 2]}));
     assert_eq!(coco["annotations"].as_array().unwrap().len(), 2);
+    assert_eq!(coco["tidemill"]["of"]["batch"], batch.as_str());
+    let again = ask(&server, &["results", batch.as_str(), "--out", &file, "--resume"]).await;
+    assert_eq!((again.code, again.stderr.contains("is complete")), (Some(5), true), "{}", again.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finished_file_is_of_its_batch_alone_and_ends_as_it_did() {
+    let server = Server::start().await;
+    let (one, other) = (server.batch(Some(2), 0..2).await, server.batch(Some(2), 0..2).await);
+    let failing = server.batch(None, [0]).await;
+    let failed = outcome(1, Ending::Failed(Failure::permanent("not_finite", "too large")));
+    server.store.record(&failing, &[Arc::new(failed)]).await.unwrap();
+    server.store.seal(&failing, 2).await.unwrap();
+    let folder = Folder::new();
+
+    for (batch, code) in [(&one, 0), (&failing, 5)] {
+        let file = folder.path(&format!("{batch}.parquet"));
+        let results = async |batch: &BatchId, more: &[&str]| {
+            ask(&server, &[&["results", batch.as_str(), "--out", &file][..], more].concat()).await
+        };
+        assert_eq!(results(batch, &[]).await.code, Some(code));
+        let before = std::fs::read(&file).unwrap();
+
+        let again = results(batch, &["--resume"]).await;
+        let of_other = results(&other, &["--resume"]).await;
+        let by_run = run(&["run", "compute.map", "0", "1", "-o", "expr=10*x", "--out", &file, "--resume"]);
+
+        assert_eq!((again.code, again.stderr.contains("is complete")), (Some(code), true), "{}", again.stderr);
+        for (ended, now) in [(of_other, format!("of batch {other}")), (by_run, "made by `tidemill run`".to_owned())] {
+            let problem = format!("--resume: {file} is of batch {batch}, not {now}");
+            assert_eq!((ended.code, ended.stderr.contains(&problem)), (Some(2), true), "{}", ended.stderr);
+        }
+        assert!(std::fs::read(&file).unwrap() == before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_cannot_be_placed_are_told_and_counted_wherever_outcomes_go() {
+    let limits = FetchLimits { max_bytes: 1 << 20, timeout: Duration::from_secs(5) };
+    let blobs = Blobs::at(&"memory://".parse().unwrap(), limits, None).unwrap();
+    let server = Server::start_with(|api| Api { blobs: Some(blobs.clone()), ..api }).await;
+    let batch = server.batch(None, []).await;
+    let there = blobs.put(b"flour".to_vec(), "image/png", "png").await.unwrap();
+    for index in 0..2 {
+        let made = outcome(index, Ending::Ok(raw(&json!({ "image": there }))));
+        server.store.record(&batch, &[Arc::new(made)]).await.unwrap();
+    }
+    server.store.seal(&batch, 2).await.unwrap();
+    let folder = Folder::new();
+    let (out, elsewhere, file) = (folder.path("out"), folder.path("elsewhere"), folder.path("all.ndjson"));
+    std::fs::create_dir(&out).unwrap();
+    std::fs::create_dir(&elsewhere).unwrap();
+    // The names of the items begin with that folder.
+    std::os::unix::fs::symlink(&elsewhere, folder.path("out/folder")).unwrap();
+    let args = ["results", batch.as_str(), "--download", &out];
+
+    let printed = ask(&server, &args).await;
+    let written = ask(&server, &[&args[..], &["--out", &file]].concat()).await;
+    let again = ask(&server, &[&args[..], &["--out", &file, "--resume"]].concat()).await;
+
+    for ended in [&printed, &written, &again] {
+        assert_eq!(ended.code, Some(5), "{}", ended.stderr);
+        assert!(ended.stderr.contains("; 2 of them failed here"), "{}", ended.stderr);
+    }
+    for outcome in printed.lines().into_iter().chain(files::lines(&file)) {
+        assert_eq!(outcome["error"]["kind"], "storage");
+        let message = outcome["error"]["message"].as_str().unwrap();
+        assert!(message.contains("out/folder is a link, and nothing is written to where it leads"), "{message}");
+    }
+    assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ mod files;
 mod support;
 
 use std::io::Write as _;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
@@ -14,7 +15,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use self::files::{Folder, lines, rows, until_it_has};
-use self::support::{Ended, run, tidemill};
+use self::support::{Ended, run, start, tidemill};
 
 const EXPR: &str = "expr=x*x - 2*x";
 /// More than a pipe holds, so that a command which has written some of them is in the middle of reading.
@@ -380,4 +381,105 @@ fn a_file_of_something_else_is_not_gone_on_with() {
     label(&file, "compute.factorize", &json!({}));
     assert_eq!(run(&["run", "compute.map", "1", "-o", "expr=x", "--out", &file, "--resume"]).code, Some(0));
     assert_eq!(folder.names(), ["a.ndjson"]);
+}
+
+#[test]
+fn whoever_closes_our_output_leaves_a_file_that_is_not_finished_and_is_told_so() {
+    let folder = Folder::new();
+    let file = folder.path("all.ndjson");
+    let args = ["run", "compute.map", "--range", "0..100000000", "-o", EXPR, "--format", "ndjson", "--out", &file];
+    let (child, mut lines) = start(&args);
+    assert_eq!(lines.next().unwrap()["index"], 0);
+    drop(lines);
+
+    let ended: Ended = child.wait_with_output().unwrap().into();
+
+    let said = format!("{file} is not finished; the same command with --resume goes on\n");
+    assert_eq!((ended.code, ended.stderr.ends_with(&said)), (Some(130), true), "{}", ended.stderr);
+}
+
+#[test]
+fn what_was_written_in_the_order_of_completion_is_not_said_to_go_on() {
+    let folder = Folder::new();
+    for (name, journal) in [("all.ndjson", "all.ndjson"), ("all.parquet", "all.parquet.part.ndjson")] {
+        let (file, journal) = (folder.path(name), folder.path(journal));
+        let sleeps = ["run", "time.sleep", "0", "0", "1000", "--order", "completion", "--out", &file];
+        let ended = Fed::start(&sleeps, 0, &journal, 2).end_with(Signal::SIGINT);
+
+        let said = format!("; remove {journal} and run it again\n");
+        assert_eq!((ended.code, ended.stderr.ends_with(&said)), (Some(130), true), "{}", ended.stderr);
+        std::fs::remove_file(&journal).unwrap();
+        let again = run(&["run", "time.sleep", "0", "--order", "completion", "--out", &file]);
+        assert_eq!(again.code, Some(0), "{}", again.stderr);
+    }
+    assert_eq!(folder.names(), ["all.ndjson", "all.parquet"]);
+}
+
+#[test]
+fn an_input_is_never_taken_for_what_stands_beside_the_file() {
+    let folder = Folder::new();
+    let path = |name: &str| folder.path(name);
+    std::fs::create_dir(path("d.parquet.part.files")).unwrap();
+    let names = ["a.ndjson", "a.ndjson.part.json", "b.parquet.part", "c.ndjson.part.json", "d.parquet.part.files/x"];
+    names.iter().for_each(|name| std::fs::write(path(name), "1\n").unwrap());
+    symlink(path("b.parquet.part"), path("link")).unwrap();
+    let url = format!("file://{}", path("b.parquet.part"));
+    let count = |input: &str| ["run", "text.count", input].map(str::to_owned).to_vec();
+    let items = ["run", "compute.map", "-o", "expr=x", "--items", &path("c.ndjson.part.json")].map(str::to_owned);
+
+    for (command, out, input) in [
+        (count(&path("a.ndjson.part.json")), "a.ndjson", "a.ndjson.part.json"),
+        (count(&path("a.ndjson")), "a.ndjson", "a.ndjson"),
+        (count(&path("b.parquet.part")), "b.parquet", "b.parquet.part"),
+        (count(&path("link")), "b.parquet", "b.parquet.part"),
+        (count(&url), "b.parquet", "b.parquet.part"),
+        (items.to_vec(), "c.ndjson", "c.ndjson.part.json"),
+        (count(&path("d.parquet.part.files")), "d.parquet", "d.parquet.part.files"),
+        (count(&path("d.parquet.part.files/x")), "d.parquet", "d.parquet.part.files"),
+        (count(&path("d.parquet.part.files/*")), "d.parquet", "d.parquet.part.files"),
+    ] {
+        let out = path(out);
+        let command: Vec<&str> = command.iter().map(String::as_str).chain(["--out", &out, "--resume"]).collect();
+        let ended = run(&command);
+        let problem = format!("--out: {} lies within the inputs", path(input));
+        assert_eq!((ended.code, ended.stderr.contains(&problem)), (Some(2), true), "{command:?}: {}", ended.stderr);
+    }
+    names.iter().for_each(|name| assert_eq!(std::fs::read_to_string(path(name)).unwrap(), "1\n", "{name}"));
+}
+
+#[test]
+fn a_file_that_a_link_would_make_an_input_is_refused() {
+    let folder = Folder::new();
+    for name in ["photos", "results"] {
+        std::fs::create_dir(folder.path(name)).unwrap();
+    }
+    std::fs::write(folder.path("photos/a"), "x").unwrap();
+    symlink("../results", folder.path("photos/link")).unwrap();
+
+    let file = folder.path("results/all.ndjson");
+    let ended = run(&["run", "text.count", &folder.path("photos"), "--out", &file]);
+
+    assert_eq!((ended.code, ended.stderr.contains("lies within the inputs")), (Some(2), true), "{}", ended.stderr);
+    assert!(!PathBuf::from(file).exists());
+}
+
+#[test]
+fn what_is_not_ours_is_not_replaced_though_it_has_the_name() {
+    let folder = Folder::new();
+    let file = folder.path("a.parquet");
+    let args = ["run", "compute.map", "1", "-o", "expr=x", "--out", &file];
+    for name in ["a.parquet.part", "a.parquet.part.json"] {
+        let foreign = folder.path(name);
+        std::fs::write(&foreign, "of somebody else").unwrap();
+        for more in [&[] as &[&str], &["--resume"]] {
+            let ended = run(&[&args[..], more].concat());
+            let says =
+                ended.stderr.contains(&foreign) && ended.stderr.contains("hint: remove it, or name another file");
+            assert_eq!((ended.code, says), (Some(2), true), "{name}: {}", ended.stderr);
+            assert_eq!(folder.names(), [name]);
+        }
+        assert_eq!(std::fs::read_to_string(&foreign).unwrap(), "of somebody else");
+        std::fs::remove_file(foreign).unwrap();
+    }
+    assert_eq!(run(&args).code, Some(0));
 }

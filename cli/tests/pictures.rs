@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{Ended, root, run, start, tidemill};
 
 const THUMBNAIL: &str = r#"steps=[{"thumbnail":[40,40]}]"#;
@@ -179,14 +179,42 @@ fn what_an_earlier_run_made_of_such_inputs_is_replaced_but_nothing_that_a_link_l
 
     let sizes = [r#"steps=[{"thumbnail":[40,40]}]"#, r#"steps=[{"thumbnail":[20,20]}]"#].map(|steps| {
         let ended = run_in(folder.path(), &["in", "-o", steps, "--out", "out"]);
-        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-        ended.field("output").iter().map(|output| output["image"]["file"].clone()).collect::<Vec<_>>()
+        assert_eq!(ended.code, Some(5), "{}", ended.stderr);
+        let lines = ended.lines();
+        let message = "out/c is a link, and nothing is written to where it leads";
+        assert_eq!(lines[2]["error"], json!({ "kind": "storage", "message": message, "retryable": false }));
+        lines[..2].iter().map(|line| line["output"]["image"]["file"].clone()).collect::<Vec<_>>()
     });
 
-    assert_eq!(sizes[0], ["out/a.png", "out/b.png.png", "out/c/d.png.png"]);
-    assert_eq!(sizes[1], ["out/a.png", "out/b.png.png", "out/c/d.png-2.png"]);
+    assert_eq!(sizes[0], ["out/a.png", "out/b.png.png"]);
+    assert_eq!(sizes[1], ["out/a.png", "out/b.png.png"]);
     for name in ["b.png", "elsewhere/d.png"] {
         assert!(std::fs::read(folder.path().join(name)).unwrap() == original, "{name}");
+    }
+    assert_eq!(files_in(&folder.path().join("elsewhere")), ["d.png"]);
+}
+
+#[test]
+fn the_output_folder_itself_may_be_a_link() {
+    let folder = copies(&["in/c/d.png", "elsewhere/x.png"]);
+    std::os::unix::fs::symlink("elsewhere", folder.path().join("out")).unwrap();
+
+    let ended = run_in(folder.path(), &["in", "--out", "out"]);
+
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(files_in(&folder.path().join("elsewhere")), ["c/d.png", "x.png"]);
+}
+
+#[test]
+fn a_folder_whose_name_a_produced_file_has_gets_another_name_and_always_the_same() {
+    let folder = copies(&["in/a", "in/a.png/b.png", "in/a.png/c.png", "in/a.png/d/e.png"]);
+
+    for _ in 0..2 {
+        let ended = run_in(folder.path(), &["in", "-o", "format=png", "--out", "out"]);
+
+        assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+        let made = ["a.png", "a.png-2/b.png", "a.png-2/c.png", "a.png-2/d/e.png"];
+        assert_eq!(files_in(&folder.path().join("out")), made);
     }
 }
 

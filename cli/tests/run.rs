@@ -296,3 +296,16 @@ fn words_that_name_files_are_read_and_others_are_texts() {
     let counts: Vec<Value> = ended.lines().iter().map(|line| line["output"]["count"].clone()).collect();
     assert_eq!(counts, [3, 1, 0, 2, 1]);
 }
+
+#[test]
+fn a_text_that_looks_like_a_path_goes_in_as_an_object() {
+    let word = r#"{"text":"and/or/lorem.txt"}"#;
+
+    let plain = run(&["run", "text.count", "and/or/lorem.txt"]);
+    let object = run(&["run", "text.count", word]);
+
+    assert_eq!(plain.code, Some(2));
+    assert!(plain.stderr.contains(r#"goes in as '{"text": "…"}'"#), "{}", plain.stderr);
+    assert_eq!((object.code, object.field("input")), (Some(0), vec![serde_json::from_str::<Value>(word).unwrap()]));
+    assert_eq!(object.lines()[0]["output"]["count"], 1, "{}", object.stderr);
+}

@@ -112,8 +112,8 @@ fn a_submission_whose_batch_is_cancelled_ends_though_more_inputs_may_come() {
     let Some((cluster, _roles)) = cluster() else { return };
     let mut talk = Talk::start(&cluster, &[]);
     assert_eq!(talk.ask(0)["output"], 0);
-    let batch = String::from_utf8(cluster.run(&["status", "--format", "json"]).stdout).unwrap();
-    let batch = serde_json::from_str::<Value>(&batch).unwrap()["batches"][0]["batch"]["id"].as_str().unwrap().to_owned();
+    let listed: Value = serde_json::from_str(&cluster.until_ok(&["status", "--json"])).unwrap();
+    let batch = listed[0]["batch"]["id"].as_str().unwrap().to_owned();
 
     cluster.until_ok(&["cancel", &batch]);
     let ended = talk.child.wait().unwrap();
@@ -150,6 +150,21 @@ fn a_text_is_no_file_and_a_file_is_brought_to_the_workers() {
     let lines: String = inputs.as_array().unwrap().iter().map(|input| format!("{input}\n")).collect();
     let counts = [submit(&["-"], &lines), submit(&[&text, "lorem ipsum"], "")];
     assert_eq!(counts, [[2, 1, 3].map(Value::from).to_vec(), [3, 1].map(Value::from).to_vec()]);
+}
+
+#[test]
+fn by_path_a_file_is_found_whatever_folder_its_worker_runs_in() {
+    let Some((cluster, _roles)) = cluster() else { return };
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("grist.txt"), "lorem lorem").unwrap();
+    let submit = ["submit", "text.count", "grist.txt", "-o", "word=lorem", "--by-path", "--wait", "--format", "ndjson"];
+
+    let ended = cluster.command(&submit).current_dir(home.path()).output().unwrap();
+
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let outcome: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    assert_eq!(outcome["output"]["count"], 2);
+    assert_eq!(outcome["input"], serde_json::json!({"path": "grist.txt"}), "it stays as it was written");
 }
 
 #[test]

@@ -122,3 +122,19 @@ fn an_address_of_an_unknown_kind_is_refused() {
     assert_eq!(messages[0], "ftp://host/a.png: ftp: is not among file, http, https, s3, gs and az");
     assert_eq!(messages[1], "s3://bucket names no object; it should be s3://bucket/key");
 }
+
+#[test]
+fn whether_a_role_is_well_is_asked_of_itself_whatever_proxy_there_is() {
+    let address = serve();
+    let ask = |path: &str| {
+        let mut command = tidemill(&["health", &format!("{address}{path}")]);
+        for proxy in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
+            // Nobody listens there.
+            command.env(proxy, "http://127.0.0.1:1");
+        }
+        command.env_remove("NO_PROXY").env_remove("no_proxy").output().unwrap().status.code()
+    };
+
+    assert_eq!(ask("/photo.png"), Some(0));
+    assert_eq!(ask("/missing.png"), Some(4));
+}

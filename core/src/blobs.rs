@@ -22,7 +22,7 @@ pub use self::inline::inline;
 use self::place::Place;
 pub use self::spool::Spool;
 pub use self::write::BlobWriter;
-use crate::failure::Failure;
+use crate::failure::{Failure, shortened};
 use crate::settings::ServiceUrl;
 use crate::web::{Answer, Most, Web};
 
@@ -103,7 +103,7 @@ impl BlobError {
 impl From<BlobError> for Failure {
     fn from(error: BlobError) -> Self {
         let BlobError { kind, message, transient, retry_after } = error;
-        Self { kind: kind.into(), message, retryable: transient, retry_after }
+        Self { kind: kind.into(), message: shortened(message), retryable: transient, retry_after }
     }
 }
 
@@ -223,9 +223,11 @@ impl Blobs {
     /// # Errors
     /// [`BlobError`], naming the location.
     pub async fn fetch(&self, location: &str) -> Result<Vec<u8>, BlobError> {
+        if let Some(path) = file_behind(location)? {
+            return self.fetch_file(path).await;
+        }
         match scheme(location) {
             None => self.fetch_file(Path::new(location)).await,
-            Some(("file", rest)) => self.fetch_file(Path::new(rest.strip_prefix("//").unwrap_or(rest))).await,
             Some(("blob", digest)) => self.fetch_blob(digest).await,
             Some(("data", _)) => self.within(location),
             Some(("http" | "https", _)) => {
@@ -330,6 +332,26 @@ pub fn scheme(location: &str) -> Option<(&str, &str)> {
     let scheme = KNOWN.into_iter().find(|known| known.eq_ignore_ascii_case(scheme)).unwrap_or(scheme);
     let known = scheme.len() > 1 && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric());
     (known && (rest.starts_with("//") || matches!(scheme, "blob" | "data"))).then_some((scheme, rest))
+}
+
+/// The file that a `file:` URL names; `None` where it is another URL, or none. Nothing in it is decoded: people write paths
+/// behind `file://` as they are.
+///
+/// # Errors
+/// [`BlobError`] of kind `invalid_input` where it names no file of this machine. `file://out/a.png` is none: its first part
+/// is a host, and whoever takes it for a folder looks elsewhere than who does not.
+pub fn file_behind(location: &str) -> Result<Option<&Path>, BlobError> {
+    let Some(("file", rest)) = scheme(location) else { return Ok(None) };
+    let rest = rest.strip_prefix("//").unwrap_or(rest);
+    let path = match rest.split_once('/') {
+        Some((host, _)) if host.eq_ignore_ascii_case("localhost") => &rest[host.len()..],
+        _ => rest,
+    };
+    if !path.starts_with('/') {
+        let hint = "it should be file:///folder/file, or the path alone";
+        return Err(permanent("invalid_input", format!("{location} names no file of this machine; {hint}")));
+    }
+    Ok(Some(Path::new(path)))
 }
 
 /// `sha256:ab12…` as a file's name. Nothing but a digest passes, so no name can lead out of the folder.

@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone, Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
-    load: Arc<Load>,
 }
 
 #[derive(Debug)]
@@ -83,13 +82,6 @@ impl Shared {
     }
 }
 
-/// How busy a pool is.
-#[derive(Debug, Default)]
-struct Load {
-    pending: AtomicUsize,
-    running: AtomicUsize,
-}
-
 /// The closure panicked; its message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("panicked: {0}")]
@@ -113,7 +105,7 @@ impl Pool {
         let threads = if threads == 0 { available_cores() } else { threads };
         let crew = Mutex::new(start(threads)?);
         let shared = Shared { count: threads, crew, waiting: Waiting::default() };
-        Ok(Self { shared: Arc::new(shared), load: Arc::default() })
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Starts new threads in place of the present ones, which end when they have nothing to do any more: for one that
@@ -135,16 +127,6 @@ impl Pool {
         self.shared.count
     }
 
-    /// Closures that wait for a thread.
-    pub fn pending(&self) -> usize {
-        self.load.pending.load(Ordering::Relaxed)
-    }
-
-    /// Closures that are running.
-    pub fn running(&self) -> usize {
-        self.load.running.load(Ordering::Relaxed)
-    }
-
     /// Runs `work` on a computing thread and awaits its value, within the caller's tracing span.
     ///
     /// Dropping the future is safe: work that has not begun is skipped, work that is running sees its
@@ -162,17 +144,12 @@ impl Pool {
         let given_up = stop.clone().drop_guard();
         let (answer, answered) = oneshot::channel();
         let span = tracing::Span::current();
-        let load = Arc::clone(&self.load);
-        load.pending.fetch_add(1, Ordering::Relaxed);
         let work = Box::new(move || {
-            load.pending.fetch_sub(1, Ordering::Relaxed);
             if stop.is_cancelled() {
                 return;
             }
-            load.running.fetch_add(1, Ordering::Relaxed);
             // The closure is consumed and its value dropped on unwind: nothing half-done is seen again.
             let result = span.in_scope(|| std::panic::catch_unwind(AssertUnwindSafe(|| work(&stop))));
-            load.running.fetch_sub(1, Ordering::Relaxed);
             // Nobody may be listening any more; that is what dropping the future means.
             drop(answer.send(result.map_err(|panic| Panicked(message_of(panic.as_ref())))));
         });
@@ -220,11 +197,13 @@ mod tests {
     #[tokio::test]
     async fn what_waits_behind_lost_threads_goes_on_over_new_ones() {
         let pool = Pool::new(1).unwrap();
+        let (begin, begun) = oneshot::channel();
         let (end, ended) = mpsc::channel::<()>();
-        let lost = tokio::spawn(pool.run(move |_| ended.recv().is_err()));
-        while pool.running() == 0 {
-            tokio::task::yield_now().await;
-        }
+        let lost = tokio::spawn(pool.run(move |_| {
+            begin.send(()).unwrap();
+            ended.recv().is_err()
+        }));
+        begun.await.unwrap();
         let behind = tokio::spawn(pool.run(|_| 7));
 
         pool.renew().unwrap();

@@ -27,12 +27,12 @@ pub struct Failure {
 impl Failure {
     /// A failure that will come again however often the item runs: its input is bad.
     pub fn permanent(kind: &'static str, message: impl Into<String>) -> Self {
-        Self { kind: kind.into(), message: message.into(), retryable: false, retry_after: None }
+        Self { kind: kind.into(), message: shortened(message.into()), retryable: false, retry_after: None }
     }
 
     /// A failure that may pass: the item is run again, within its batch's [`crate::retry::RetryPolicy`].
     pub fn transient(kind: &'static str, message: impl Into<String>) -> Self {
-        Self { kind: kind.into(), message: message.into(), retryable: true, retry_after: None }
+        Self { retryable: true, ..Self::permanent(kind, message) }
     }
 
     /// The input does not have the form that the task takes.
@@ -51,6 +51,19 @@ impl Failure {
     }
 }
 
+/// The longest message, in bytes.
+const MAX_MESSAGE: usize = 2000;
+
+/// Some libraries repeat what they could not read, however long it is, and say at the end what is wrong with it. An outcome
+/// has the input already, and must fit into a message with it.
+pub(crate) fn shortened(message: String) -> String {
+    if message.len() <= MAX_MESSAGE {
+        return message;
+    }
+    let (start, end) = (3 * MAX_MESSAGE / 4, message.len() - MAX_MESSAGE / 4);
+    format!("{} … {}", &message[..message.floor_char_boundary(start)], &message[message.ceil_char_boundary(end)..])
+}
+
 /// An error with all its causes, on one line, for a message that has no room for more.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -63,4 +76,18 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text.lines().map(str::trim).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_repeats_a_long_input_keeps_its_beginning_and_its_end() {
+        let failure = Failure::invalid_input(format!("no number: \"{}\" at line 1", "ü\\".repeat(1 << 20)));
+
+        assert!(failure.message.len() < MAX_MESSAGE + 10, "{}", failure.message.len());
+        assert!(failure.message.starts_with("no number: \"ü\\ü") && failure.message.ends_with("\" at line 1"));
+        assert_eq!(Failure::timed_out(Duration::from_secs(1)).message, "took longer than the timeout of 1s");
+    }
 }

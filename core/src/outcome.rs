@@ -235,11 +235,16 @@ fn write_millis(duration: Duration, text: &mut Vec<u8>) {
 /// A line has no line breaks in it, whatever white space somebody put into an input.
 fn write_raw(json: &str, text: &mut Vec<u8>) {
     // Bytes, not characters: a search that decodes showed in the profile of a million cheap items.
-    if json.bytes().any(|byte| matches!(byte, b'\n' | b'\r')) {
-        write_json(&serde_json::from_str::<serde_json::Value>(json).unwrap_or_default(), text);
+    if json.bytes().any(is_break) {
+        // In JSON they stand between its words alone.
+        text.extend(json.bytes().filter(|byte| !is_break(*byte)));
     } else {
         text.extend_from_slice(json.as_bytes());
     }
+}
+
+fn is_break(byte: u8) -> bool {
+    matches!(byte, b'\n' | b'\r')
 }
 
 fn write_string(string: &str, text: &mut Vec<u8>) {
@@ -296,9 +301,10 @@ mod tests {
 
     #[test]
     fn a_line_is_one_line_whatever_the_input_looks_like() {
-        let input = RawValue::from_string("{\"a\":\n  [1,\r\n2]}".into()).unwrap();
+        let input = RawValue::from_string("{\"z\":\n  [1.10,\r\n1e999],\n\"a\":\"\\n\"}".into()).unwrap();
         let written = line(&Outcome { input, ..outcome(Ending::Cancelled) });
-        assert!(written.starts_with(r#"{"index":3,"input":{"a":[1,2]},"status":"cancelled""#), "{written}");
+        let expected = r#"{"index":3,"input":{"z":  [1.10,1e999],"a":"\n"},"status":"cancelled""#;
+        assert!(written.starts_with(expected), "{written}");
     }
 
     #[test]

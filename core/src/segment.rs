@@ -87,6 +87,10 @@ impl Segment {
             return Err(Malformed::new("a segment holds one outcome or more"));
         }
         let Head { batch, maker } = head;
+        if maker.worker.len().max(maker.device.len()) > MAX_NAME_BYTES {
+            // It stands in every line that is made of it.
+            return Err(Malformed::new(format!("worker and device have at most {MAX_NAME_BYTES} bytes each")));
+        }
         Ok(Self { batch, maker: Arc::new(maker), bytes, indices: books.ranges.into(), counts: books.counts })
     }
 
@@ -192,6 +196,9 @@ impl Books {
 
 /// The largest index: whole numbers are exact up to here in JSON and in Redis's scripts.
 pub const MAX_INDEX: u64 = (1 << 53) - 2;
+
+/// The longest name of a worker or a device.
+const MAX_NAME_BYTES: usize = 200;
 
 fn write_outcome(outcome: &Outcome, text: &mut Vec<u8>) {
     let mut number = itoa::Buffer::new();

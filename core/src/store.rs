@@ -143,10 +143,10 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Says how many items the batch has. Idempotent.
     ///
     /// # Errors
-    /// [`StoreErrorKind::Conflict`] where it was sealed with another total.
+    /// [`StoreErrorKind::Conflict`] where it was sealed with another total, or has outcomes beyond this one.
     async fn seal(&self, batch: &BatchId, total: u64) -> Result<(), StoreError>;
 
-    /// Records the outcomes whose items have none yet.
+    /// Records the outcomes whose items have none yet; drops those beyond the end of a batch that is sealed.
     ///
     /// # Errors
     /// [`StoreErrorKind::Unknown`] for a batch that was never opened.

@@ -15,7 +15,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::batch::{Attempt, Batch, BatchId, ItemIndex};
 use crate::broker::{Body, Heartbeat};
 use crate::chunk::{Chunk, Item};
-use crate::outcome::Outcome;
 use crate::segment::{MAX_INDEX, Segment};
 
 /// The version that is spoken.
@@ -23,6 +22,9 @@ pub const VERSION: u64 = 1;
 
 /// No message is larger: RabbitMQ 4 takes no more by default.
 pub const MAX_BYTES: usize = 16 << 20;
+
+/// The largest chunk: its outcomes repeat its inputs, and it is written anew when some of it runs again.
+pub const MAX_CHUNK_BYTES: usize = 12 << 20;
 
 /// Why a message is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -181,6 +183,10 @@ pub fn decode(kind: &str, bytes: Bytes) -> Result<Body, Malformed> {
             check_batch(&batch)?;
             Ok(Body::Open(batch))
         }
+        Type::Chunk if bytes.len() > MAX_CHUNK_BYTES => Err(Malformed::new(format!(
+            "a chunk of {} bytes is larger than the {MAX_CHUNK_BYTES} that leave room for its outcomes",
+            bytes.len()
+        ))),
         Type::Chunk => {
             let OwnedChunkForm { v, batch, attempt, items } = read(&bytes)?;
             check_version(v)?;
@@ -317,13 +323,4 @@ impl<'de> Deserialize<'de> for Item {
 /// The next part of an array, which must be there.
 fn need<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(seq: &mut A, part: &str) -> Result<T, A::Error> {
     seq.next_element()?.ok_or_else(|| de::Error::custom(format!("{part} is missing")))
-}
-
-/// Outcomes as they were before they were written; for whoever has either form.
-pub fn outcomes_of(body: &Body) -> Vec<Arc<Outcome>> {
-    match body {
-        Body::Outcomes { outcomes, .. } => outcomes.clone(),
-        Body::Segment(segment) => segment.outcomes(),
-        _ => Vec::new(),
-    }
 }

@@ -120,6 +120,15 @@ fn decode(body: &Body, bytes: &[u8]) -> Result<Body, Malformed> {
     wire::decode(body.kind().unwrap().as_str(), bytes.to_vec().into())
 }
 
+/// Outcomes as they were before they were written, of whichever form.
+fn outcomes_of(body: &Body) -> Vec<Arc<Outcome>> {
+    match body {
+        Body::Outcomes { outcomes, .. } => outcomes.clone(),
+        Body::Segment(segment) => segment.outcomes(),
+        _ => Vec::new(),
+    }
+}
+
 proptest! {
     #[test]
     fn a_body_comes_back_as_it_went(body in body()) {
@@ -127,7 +136,7 @@ proptest! {
         let again = decode(&body, bytes).unwrap();
         prop_assert_eq!(&wire::encode(&again)[..], &[bytes.clone()][..]);
         let values = |body: &Body| {
-            wire::outcomes_of(body).iter().map(|outcome| serde_json::to_value(&**outcome).unwrap()).collect::<Vec<_>>()
+            outcomes_of(body).iter().map(|outcome| serde_json::to_value(&**outcome).unwrap()).collect::<Vec<_>>()
         };
         prop_assert_eq!(values(&again), values(&body));
     }
@@ -181,6 +190,29 @@ fn outcomes_of_two_makers_are_two_segments() {
     let segments = Segment::encode(&BatchId::new(), &[outcome(2, "a"), outcome(1, "b"), outcome(0, "a")]);
     let indices = |segment: &Segment| segment.indices().iter().cloned().flatten().collect::<Vec<u64>>();
     assert_eq!(segments.iter().map(indices).collect::<Vec<_>>(), [vec![0, 2], vec![1]]);
+}
+
+#[test]
+fn a_chunk_leaves_room_for_its_outcomes() {
+    let batch = r#"{"id":"b","task":"t","options":{},"retry":{"attempts":1,"base":1,"max":1},"timeout":1}"#;
+    let chunk = |bytes: usize| {
+        let items = format!(r#"[[0,"{}"]]"#, "x".repeat(bytes));
+        wire::decode("tidemill.chunk", format!(r#"{{"v":1,"batch":{batch},"attempt":1,"items":{items}}}"#).into())
+    };
+
+    assert!(chunk(wire::MAX_CHUNK_BYTES - 1000).is_ok());
+    let reason = chunk(wire::MAX_CHUNK_BYTES).unwrap_err().to_string();
+    assert!(reason.starts_with("a chunk of ") && reason.contains("leave room for its outcomes"), "{reason}");
+}
+
+#[test]
+fn a_name_that_stands_in_every_line_is_short() {
+    let worker = "w".repeat(201);
+    let text = format!(
+        r#"{{"v":1,"batch":"b","worker":"{worker}","device":"cpu","outcomes":[[0,"cancelled",5,null,0,0,0]]}}"#
+    );
+    let reason = wire::decode("tidemill.outcomes", text.into()).unwrap_err().to_string();
+    assert!(reason.contains("worker and device have at most 200 bytes"), "{reason}");
 }
 
 #[test]

@@ -77,6 +77,8 @@ impl std::fmt::Debug for Source {
 
 /// Inputs that travel together from the walking thread: large enough that the hand-over costs nothing.
 const BUNDLE: usize = 512;
+/// The same for long ones: with so many bytes a bundle goes, however few they are.
+const BUNDLE_BYTES: usize = 1 << 20;
 /// Bundles that may wait: the walk is never far ahead of the chunks.
 const BUNDLES: usize = 4;
 
@@ -146,7 +148,7 @@ impl Inputs {
         inputs.total = sources.iter().map(Source::count).sum();
         let failure = Arc::clone(&inputs.failure);
         tokio::task::spawn_blocking(move || {
-            let mut bundler = Bundler { send, bundle: Vec::new(), size: 1, failure };
+            let mut bundler = Bundler { send, bundle: Vec::new(), bytes: 0, size: 1, failure };
             let walk = || sources.into_iter().try_for_each(|source| source.each(&mut bundler));
             match std::panic::catch_unwind(AssertUnwindSafe(walk)) {
                 Ok(ControlFlow::Continue(())) if bundler.flush().is_continue() => {}
@@ -254,6 +256,8 @@ trait Sink {
 struct Bundler {
     send: mpsc::Sender<Vec<Input>>,
     bundle: Vec<Input>,
+    /// Of the inputs in it.
+    bytes: usize,
     /// Grows, so that the first ones are not kept waiting.
     size: usize,
     failure: Arc<OnceLock<InputsError>>,
@@ -261,8 +265,9 @@ struct Bundler {
 
 impl Sink for Bundler {
     fn push(&mut self, input: Input) -> ControlFlow<()> {
+        self.bytes += input.json.get().len();
         self.bundle.push(input);
-        if self.bundle.len() < self.size {
+        if self.bundle.len() < self.size && self.bytes < BUNDLE_BYTES {
             return ControlFlow::Continue(());
         }
         self.size = (2 * self.size).min(BUNDLE);
@@ -273,6 +278,7 @@ impl Sink for Bundler {
         if self.bundle.is_empty() {
             return ControlFlow::Continue(());
         }
+        self.bytes = 0;
         let bundle = std::mem::replace(&mut self.bundle, Vec::with_capacity(self.size));
         self.send.blocking_send(bundle).map_or(ControlFlow::Break(()), ControlFlow::Continue)
     }
@@ -339,6 +345,46 @@ mod tests {
         let lines = Source::Lines { name: "x".into(), from: Box::new(&b""[..]), are_paths: false, scalars: None };
         assert_eq!(Inputs::walk(vec![Source::Range(-2, 5, None), url(), Source::Range(5, 3, None)]).total(), Some(8));
         assert_eq!(Inputs::walk(vec![url(), lines]).total(), None);
+    }
+
+    #[tokio::test]
+    async fn long_inputs_travel_few_at_a_time() {
+        const LONG: usize = 300 << 10;
+        let values = (0..100).map(|_| raw(&"x".repeat(LONG))).collect();
+        let mut inputs = Inputs::walk(vec![Source::Values(values)]);
+
+        let mut seen = 0;
+        while let Some(bundle) = inputs.next().await {
+            let bytes: usize = bundle.iter().map(|input| input.json.get().len()).sum();
+            assert!(bytes < BUNDLE_BYTES + LONG + 2, "{} of {bytes} bytes", bundle.len());
+            seen += bundle.len();
+        }
+        assert_eq!(seen, 100);
+    }
+
+    #[tokio::test]
+    async fn lines_that_cannot_be_read_on_are_not_the_end_of_the_inputs() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+                Err(std::io::Error::other("out of flour"))
+            }
+        }
+        let too_long = " ".repeat(lines::MAX_LINE_BYTES + 1);
+        for (text, line) in [("1\n2\n", 3), ("1\n2", 2), (&too_long[..], 1)] {
+            let from = Box::new(std::io::Cursor::new(text.to_owned()).chain(Broken));
+            let lines = Source::Lines { name: "x".into(), from, are_paths: false, scalars: None };
+            let mut inputs = Inputs::walk(vec![lines, Source::Range(3, 9, None)]);
+
+            let mut seen = 0;
+            while let Some(bundle) = inputs.next().await {
+                seen += bundle.len();
+            }
+
+            let error = inputs.whole().unwrap_err();
+            assert!(!error.is_fault && seen <= 2, "{seen}");
+            assert_eq!(error.to_string(), format!("cannot read line {line} of x: out of flour"));
+        }
     }
 
     #[tokio::test]

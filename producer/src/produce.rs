@@ -15,9 +15,9 @@ use tidemill_core::chunk::{Chunk, Item};
 use tidemill_core::failpoint::reach;
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Ending, Maker, Outcome};
-use tidemill_core::store::Store;
+use tidemill_core::store::{Store, StoreErrorKind};
 use tidemill_core::task::Job;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::cut::{Cut, Cutter};
@@ -65,10 +65,10 @@ pub struct UnderWay {
     pub bytes: u64,
 }
 
-/// Makes an input ready for workers that cannot see this machine.
+/// Makes an input ready for workers, which run in another folder or cannot see this machine.
 #[async_trait]
 pub trait Ready: Send + Sync + std::fmt::Debug {
-    /// Puts the bytes of a file where workers find them, and names that place in the input.
+    /// Puts the bytes of a file where workers find them, unless they lie there, and names that place in the input.
     ///
     /// # Errors
     /// What stops the whole submission: nothing can be stored. That a single file cannot be read is no error but
@@ -108,6 +108,9 @@ pub enum ProduceError {
     /// Inputs could not be put where workers find them.
     #[error(transparent)]
     NotReady(#[from] NotReady),
+    /// The batch has ended with other inputs meanwhile: somebody else has sent it too.
+    #[error("{0}")]
+    Conflict(String),
     /// The inputs end where they should not.
     #[error(transparent)]
     Inputs(#[from] InputsError),
@@ -130,6 +133,19 @@ struct Sending<'p, 'a> {
     /// What refusals took of the window that lie behind items that are not published yet: whoever reads in order cannot
     /// give it back before these have come.
     behind: u64,
+}
+
+/// Parts the inputs that go out as items from those that the task does not take.
+struct Sieve<'a> {
+    job: &'a dyn Job,
+    max_input_bytes: usize,
+    /// The index of the next input.
+    next: u64,
+    cutter: Cutter,
+    /// Outcomes that are not published yet.
+    refused: Vec<Arc<Outcome>>,
+    /// Who made them.
+    nobody: Arc<Maker>,
 }
 
 impl<'a> Producer<'a> {
@@ -161,46 +177,37 @@ impl<'a> Producer<'a> {
         if self.store.is_none() {
             sending.open()?;
         }
-        let nobody = Arc::new(Maker { worker: String::new(), device: String::new() });
-        let mut cutter = Cutter::new(self.cut);
-        let mut refused = Vec::new();
-        let (mut total, mut is_whole) = (span.from, false);
-        while let Some(next) = sending.next(&mut inputs, &mut cutter, stop).await? {
+        let mut sieve = Sieve {
+            job,
+            max_input_bytes: self.max_input_bytes,
+            next: span.from,
+            cutter: Cutter::new(self.cut),
+            refused: Vec::new(),
+            nobody: Arc::new(Maker { worker: String::new(), device: String::new() }),
+        };
+        let mut is_whole = false;
+        while let Some(next) = sending.next(&mut inputs, &mut sieve.cutter, stop).await? {
             let Some(bundle) = next else {
                 inputs.whole()?;
                 is_whole = true;
                 break;
             };
-            for mut input in sending.beside(self.make_ready(bundle)).await?? {
-                let index = ItemIndex(total);
-                total += 1;
-                if let Some(failure) = refusal(job, &mut input, self.max_input_bytes) {
-                    refused.push(Arc::new(Outcome {
-                        index,
-                        input: input.json,
-                        name: None,
-                        source: None,
-                        ending: Ending::Failed(failure),
-                        attempts: Attempt(0),
-                        maker: Arc::clone(&nobody),
-                        queued: Duration::ZERO,
-                        run: Duration::ZERO,
-                    }));
-                    continue;
-                }
-                let item = Item { index, input: input.json, name: input.name, source: input.source };
-                if let Some(items) = cutter.push(item) {
-                    // Before the chunk, with which all items up to its last one count as accepted.
-                    sending.refuse(&mut refused, false).await?;
-                    sending.chunk(items).await?;
+            match self.ready {
+                Some(ready) => sending.pass_when_ready(bundle, ready, &mut sieve).await?,
+                None => {
+                    for input in bundle {
+                        sending.pass(input, &mut sieve).await?;
+                    }
                 }
             }
-            sending.refuse(&mut refused, cutter.is_empty()).await?;
+            let all_is_cut = sieve.cutter.is_empty();
+            sending.refuse(&mut sieve.refused, all_is_cut).await?;
         }
-        if let Some(items) = cutter.take() {
+        if let Some(items) = sieve.cutter.take() {
             sending.chunk(items).await?;
         }
         sending.land().await?;
+        let total = sieve.next;
         if is_whole || span.seal_when_stopped {
             reach("producer.seal.before");
             self.seal(&batch.id, total).await?;
@@ -210,29 +217,60 @@ impl<'a> Producer<'a> {
         Ok(Produced { total, is_whole })
     }
 
-    async fn seal(&self, batch: &BatchId, total: u64) -> Result<(), BrokerError> {
+    async fn seal(&self, batch: &BatchId, total: u64) -> Result<(), ProduceError> {
         if let Some(store) = self.store {
             match tokio::time::timeout(SEAL_WITHIN, store.seal(batch, total)).await {
                 Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) if error.kind == StoreErrorKind::Conflict => {
+                    return Err(ProduceError::Conflict(error.reason));
+                }
                 Ok(Err(error)) => tracing::debug!(%error, "the batch's end goes through the broker"),
                 Err(_) => tracing::debug!("the store does not answer, the batch's end goes through the broker"),
             }
         }
         let body = Body::Seal { batch: batch.clone(), total };
-        self.broker.publish(Queue::Results, Message::new(body, Priority::default())).await
+        self.broker.publish(Queue::Results, Message::new(body, Priority::default())).await?;
+        Ok(())
     }
+}
 
-    async fn make_ready(&self, bundle: Vec<Input>) -> Result<Vec<Input>, NotReady> {
-        let Some(ready) = self.ready else { return Ok(bundle) };
-        let readying = bundle.into_iter().map(|mut input| async move {
-            if input.refused.is_none() {
-                ready.ready(&mut input).await?;
-            }
-            Ok(input)
-        });
-        // In order, and several at a time.
-        let results: Vec<Result<Input, NotReady>> = stream::iter(readying).buffered(READYING).collect().await;
-        results.into_iter().collect()
+/// Makes inputs ready, several at a time, and hands them over in order: up to the first that cannot be.
+async fn make_ready(ready: &dyn Ready, bundle: Vec<Input>, readied: mpsc::Sender<Result<Input, NotReady>>) {
+    let readying = bundle.into_iter().map(|mut input| async move {
+        if input.refused.is_none() {
+            ready.ready(&mut input).await?;
+        }
+        Ok::<_, NotReady>(input)
+    });
+    let mut readying = std::pin::pin!(stream::iter(readying).buffered(READYING));
+    while let Some(input) = readying.next().await {
+        let is_last = input.is_err();
+        if readied.send(input).await.is_err() || is_last {
+            return;
+        }
+    }
+}
+
+impl Sieve<'_> {
+    /// Gives the next input its place; gives a chunk's items when they are complete.
+    fn push(&mut self, mut input: Input) -> Option<Vec<Item>> {
+        let index = ItemIndex(self.next);
+        self.next += 1;
+        let Some(failure) = refusal(self.job, &mut input, self.max_input_bytes) else {
+            return self.cutter.push(Item { index, input: input.json, name: input.name, source: input.source });
+        };
+        self.refused.push(Arc::new(Outcome {
+            index,
+            input: input.json,
+            name: None,
+            source: None,
+            ending: Ending::Failed(failure),
+            attempts: Attempt(0),
+            maker: Arc::clone(&self.nobody),
+            queued: Duration::ZERO,
+            run: Duration::ZERO,
+        }));
+        None
     }
 }
 
@@ -265,6 +303,38 @@ impl<'p> Sending<'p, '_> {
             inputs.next().await
         };
         self.beside(stop.run_until_cancelled(when_there_is_room)).await
+    }
+
+    /// Passes inputs on as they become ready: the first of them go out while later ones are still made ready, and those go
+    /// on while the broker takes its time.
+    async fn pass_when_ready(
+        &mut self,
+        bundle: Vec<Input>,
+        ready: &dyn Ready,
+        sieve: &mut Sieve<'_>,
+    ) -> Result<(), ProduceError> {
+        // Room for all, so that nothing that is being made ready ever waits for what goes out: it has its own deadlines.
+        let (readied, mut inputs) = mpsc::channel(bundle.len().max(1));
+        let readying = async {
+            make_ready(ready, bundle, readied).await;
+            Ok::<_, ProduceError>(())
+        };
+        let passing = async {
+            while let Some(input) = self.beside(inputs.recv()).await? {
+                self.pass(input?, sieve).await?;
+            }
+            Ok::<_, ProduceError>(())
+        };
+        tokio::try_join!(readying, passing).map(drop)
+    }
+
+    async fn pass(&mut self, input: Input, sieve: &mut Sieve<'_>) -> Result<(), ProduceError> {
+        if let Some(items) = sieve.push(input) {
+            // Before the chunk, with which all items up to its last one count as accepted.
+            self.refuse(&mut sieve.refused, false).await?;
+            self.chunk(items).await?;
+        }
+        Ok(())
     }
 
     /// Waits for something beside what is under way: that goes out and is confirmed meanwhile, and only while somebody
@@ -392,3 +462,6 @@ fn refusal(job: &dyn Job, input: &mut Input, max_bytes: usize) -> Option<Failure
     });
     input.refused.take().or(too_large).or_else(|| job.check(&input.json).err().map(Failure::from))
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,6 +45,7 @@ use tidemill_core::broker::{Broker, Health};
 use tidemill_core::settings::{ApiSettings, Secret};
 use tidemill_core::store::{BatchInfo, Shared};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
@@ -73,6 +74,8 @@ pub struct Api {
     pub store: Arc<dyn Shared>,
     /// Where cancellations are announced, and whose health is told.
     pub broker: Arc<dyn Broker>,
+    /// Whether others reach the broker too: whoever revives a dead item publishes it there.
+    pub is_broker_shared: bool,
     /// Where blobs are stored; without one, `/v1/blobs` answers that there is none.
     pub blobs: Option<Blobs>,
     /// Publishes the batches that are created over HTTP; without one, `POST /v1/batches` answers that nobody does.
@@ -96,6 +99,14 @@ impl Api {
             let detail = "this results API publishes no batches; `tidemill submit` does";
             Problem::new(StatusCode::NOT_IMPLEMENTED, "no_submitter", "not done here", detail)
         })
+    }
+
+    fn must_share_its_broker(&self) -> Result<(), Problem> {
+        if self.is_broker_shared {
+            return Ok(());
+        }
+        let detail = "nobody can publish the item again, for the broker is inside this process; send its input anew";
+        Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "broker_not_shared", "not done here", detail))
     }
 }
 
@@ -205,8 +216,9 @@ fn router(served: Arc<Served>) -> Router {
         .route("/v1/tasks/{name}", get(about::task))
         .route("/v1/models", get(about::models))
         .route("/v1/workers", get(about::workers))
-        .route("/metrics", get(health::metrics))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&served), bounded))
+        // Bounded by itself: that something is away is what it tells.
+        .route("/metrics", get(health::metrics))
         .merge(uploads())
         .route_layer(middleware::from_fn_with_state(Arc::clone(&served), guard::guard));
     Router::new()
@@ -222,20 +234,30 @@ fn router(served: Arc<Served>) -> Router {
         .with_state(served)
 }
 
-/// Bounds how long an answer takes to begin. What is asked of a store that is away waits for it; its caller does not.
+/// Bounds how long an answer takes to begin. What is asked of a store that is away, or full, waits for it; its caller does
+/// not.
 async fn bounded(extract::State(served): extract::State<Arc<Served>>, request: Request, next: Next) -> Response {
-    let is_away = async {
+    let only_reads = request.method().is_safe();
+    let gives_up = async {
+        let late = Instant::now() + ANSWER_WITHIN;
         loop {
             tokio::time::sleep(PATIENT_FOR).await;
-            if let Health::Away(reason) = served.api.store.health().await {
-                return reason;
+            let health = tokio::time::timeout_at(late, served.api.store.health()).await;
+            let is_late = Instant::now() >= late;
+            match health {
+                Ok(Health::Away(reason)) => return Problem::away(format!("the store is away: {reason}")),
+                // A store that is full can still be read, which may take its time.
+                Ok(Health::Blocked(reason)) if is_late || !only_reads => {
+                    return Problem::away(format!("the store takes nothing now: {reason}"));
+                }
+                _ if is_late => return Problem::late(),
+                _ => {}
             }
         }
     };
     tokio::select! {
         answer = next.run(request) => answer,
-        reason = is_away => Problem::away(format!("the store is away: {reason}")).into_response(),
-        () = tokio::time::sleep(ANSWER_WITHIN) => Problem::late().into_response(),
+        problem = gives_up => problem.into_response(),
     }
 }
 

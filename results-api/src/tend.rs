@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use serde_json::value::RawValue;
-use tidemill_core::batch::{Attempt, BatchId};
+use tidemill_core::batch::{Attempt, BatchId, unix_millis};
 use tidemill_core::blobs::Blobs;
-use tidemill_core::broker::{Body, Broker, BrokerError, Notice, Permits, Queue, Settlement};
+use tidemill_core::broker::{Body, Broker, BrokerError, Heartbeat, Notice, Permits, Queue, Settlement};
 use tidemill_core::outcome::{Ending, Maker, Outcome};
 use tidemill_core::store::{Shared, StoreError};
 use tokio_util::sync::CancellationToken;
@@ -65,7 +65,8 @@ async fn keep_heartbeats(broker: &dyn Broker, store: &dyn Shared, stop: Cancella
             held.push(next);
         }
         let said = held.iter().filter_map(|delivery| match &delivery.message.body {
-            Body::Heartbeat(heartbeat) => Some(heartbeat.clone()),
+            // By our clock: whether a worker lives is not to depend on its own.
+            Body::Heartbeat(heartbeat) => Some(Heartbeat { at: unix_millis(), ..heartbeat.clone() }),
             _ => None,
         });
         if let Err(error) = store.beat(&said.collect::<Vec<_>>()).await {

@@ -54,6 +54,7 @@ impl Server {
         let api = change(Api {
             store: Arc::<InProcess>::clone(&store),
             broker: Arc::<EmbeddedBroker>::clone(&broker),
+            is_broker_shared: true,
             blobs: None,
             submitter: None,
             catalogue: catalogue(),

@@ -6,11 +6,20 @@ mod support;
 use std::sync::Arc;
 
 use serde_json::json;
-use support::Asking;
+use serde_json::value::RawValue;
+use support::{Asking, Away};
+use tidemill_core::batch::Batch;
 use tidemill_core::broker::{Broker as _, Notice};
-use tidemill_core::outcome::Ending;
-use tidemill_core::store::Store as _;
-use tidemill_results_api::testing::{Server, dead, outcome};
+use tidemill_core::outcome::{Ending, Outcome};
+use tidemill_core::store::{Shared as _, Store as _};
+use tidemill_core::task::raw;
+use tidemill_results_api::http::Api;
+use tidemill_results_api::testing::{Server, batch, dead, outcome};
+
+/// JSON that is legal, and that no `Value` holds.
+fn json_of_its_own(text: String) -> Box<RawValue> {
+    RawValue::from_string(text).unwrap()
+}
 
 #[tokio::test]
 async fn a_batch_is_shown_with_where_it_stands_in_words_and_numbers() {
@@ -59,6 +68,36 @@ async fn cancelling_is_recorded_and_announced_and_twice_is_once() {
     assert_eq!(notices.next().await, Some(Notice::Cancel(batch.clone())));
     server.store.record(&batch, &[Arc::new(outcome(1, Ending::Cancelled))]).await.unwrap();
     assert_eq!(server.get(&format!("/v1/batches/{batch}")).await.json(200)["state"], "cancelled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancelling_does_not_wait_for_a_broker_that_is_away() {
+    let server = Server::start_with(|api| Api { broker: Arc::new(Away), ..api }).await;
+    let batch = server.batch(Some(2), [0]).await;
+
+    let shown = server.send("DELETE", &format!("/v1/batches/{batch}"), &[], "").await.json(200);
+
+    assert_eq!(shown["state"], "cancelling");
+    assert_eq!(server.store.cancelled().await.unwrap(), [batch], "workers are told of it once the broker is back");
+}
+
+#[tokio::test]
+async fn options_that_are_deep_or_hold_a_huge_number_spoil_no_list() {
+    let server = Server::start().await;
+    let deep = format!("{{\"x\":{}{}}}", "[".repeat(200), "]".repeat(200));
+    let huge = "{\"x\":1e999}".to_owned();
+    for options in [&deep, &huge] {
+        let batch = Batch { options: json_of_its_own(options.clone()), ..batch() };
+        server.store.open(&batch).await.unwrap();
+
+        let shown = server.get(&format!("/v1/batches/{}", batch.id)).await;
+
+        assert_eq!(shown.status, 200, "{}", shown.text());
+        assert!(shown.text().contains(&format!("\"options\":{options}")), "{}", shown.text());
+    }
+    let listed = server.get("/v1/batches").await;
+    assert_eq!(listed.status, 200, "{}", listed.text());
+    assert!(listed.text().contains(&deep) && listed.text().contains(&huge), "{}", listed.text());
 }
 
 #[tokio::test]
@@ -111,6 +150,47 @@ async fn dead_items_are_listed_and_can_be_revived_until_they_have_another_outcom
     }
     server.record(&batch, [1]).await;
     assert_eq!(server.get("/v1/dead").await.json(200)["dead"], json!([]));
+}
+
+#[tokio::test]
+async fn a_dead_item_whose_input_is_a_huge_number_is_listed() {
+    let server = Server::start().await;
+    let batch = server.batch(Some(1), []).await;
+    let huge = Outcome { input: json_of_its_own("1e999".into()), ..dead(0) };
+    server.store.record(&batch, &[Arc::new(huge)]).await.unwrap();
+
+    let listed = server.get("/v1/dead").await;
+
+    assert_eq!(listed.status, 200, "{}", listed.text());
+    assert!(listed.text().contains("\"input\":1e999"), "{}", listed.text());
+}
+
+#[tokio::test]
+async fn a_list_of_dead_items_ends_where_their_inputs_have_too_many_bytes_and_has_one_at_least() {
+    let server = Server::start().await;
+    for (mib, listed) in [([20_usize, 30, 30], 2), ([70, 1, 1], 1)] {
+        let batch = server.batch(Some(3), []).await;
+        for (index, mib) in (0..).zip(mib) {
+            let large = Outcome { input: raw(&"x".repeat(mib << 20)), ..dead(index) };
+            server.store.record(&batch, &[Arc::new(large)]).await.unwrap();
+        }
+
+        let told = server.get(&format!("/v1/dead?batch={batch}&limit=10000")).await.json(200);
+
+        assert_eq!(told["dead"].as_array().unwrap().len(), listed);
+    }
+}
+
+#[tokio::test]
+async fn where_nobody_could_publish_it_again_no_dead_item_is_revived() {
+    let server = Server::start_with(|api| Api { is_broker_shared: false, ..api }).await;
+    let batch = server.batch(Some(1), []).await;
+    server.store.record(&batch, &[Arc::new(dead(0))]).await.unwrap();
+
+    let refused = server.send("POST", &format!("/v1/batches/{batch}/items/0/revive"), &[], "").await;
+
+    assert_eq!(refused.problem(501)["type"], "urn:tidemill:problem:broker_not_shared");
+    assert!(server.store.progress(&batch).await.unwrap().is_complete(), "it has its outcome still");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use support::Asking;
 use tidemill_core::batch::BatchId;
+use tidemill_core::broker::Health;
 use tidemill_results_api::http::{Access, Api, ServeError, serve};
 use tidemill_results_api::testing::Server;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -59,6 +60,22 @@ async fn a_store_that_is_away_is_said_and_its_address_is_not() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_asks_a_full_store_for_what_it_cannot_take_is_told_so_and_soon() {
+    let server = Server::start().await;
+    let batch = server.batch(None, []).await;
+    server.store.set_stalled(Some(Health::Blocked("its memory is full".into())));
+    let path = format!("/v1/batches/{batch}");
+
+    for (method, seconds) in [("DELETE", 1), ("GET", 30)] {
+        let started = Instant::now();
+        let problem = server.send(method, &path, &[], "").await.problem(503);
+
+        assert_eq!(problem["detail"], "the store takes nothing now: its memory is full");
+        assert_eq!(started.elapsed().as_secs(), seconds, "{method}: what is only read may take its time");
+    }
+}
+
 #[tokio::test]
 async fn with_a_token_only_who_presents_it_may_call() {
     let server = Server::start_with(with_token).await;
@@ -91,6 +108,7 @@ async fn without_a_token_it_does_not_listen_where_others_can_call() {
     let api = |access| Api {
         store: server.store.clone(),
         broker: server.broker.clone(),
+        is_broker_shared: true,
         blobs: None,
         submitter: None,
         catalogue: Default::default(),
@@ -121,23 +139,6 @@ async fn ready_says_who_is_away_and_tells_why_only_to_those_who_may_call() {
     assert_eq!(told["store"].get("reason"), None);
     let told = server.send("GET", "/readyz", &[("authorization", "Bearer a-secret")], "").await.json(503);
     assert_eq!(told["store"]["reason"], "secret-host:6379 refused the connection");
-}
-
-#[tokio::test]
-async fn numbers_are_told_in_the_words_of_prometheus() {
-    let handle = tidemill_results_api::http::install_metrics().unwrap();
-    let server = Server::start_with(|api| Api { metrics: Some(handle), ..api }).await;
-    server.get("/v1/batches").await.json(200);
-
-    let told = server.get("/metrics").await;
-    assert!(told.headers["content-type"].to_str().unwrap().starts_with("text/plain"));
-    let told = told.text();
-    for line in [
-        r#"tidemill_http_requests_total{route="/v1/batches",method="GET",status="200"} 1"#,
-        r#"tidemill_queue_depth{queue="jobs.cpu"} 0"#,
-    ] {
-        assert!(told.contains(line), "{told}");
-    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -17,6 +18,9 @@ use tidemill_results_api::testing::{InProcess, Server, batch};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
+
+/// How long a test waits before it says that something never came.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Opens a batch, tells which, and seals it when it may.
 #[derive(Debug)]
@@ -123,6 +127,26 @@ async fn a_form_without_a_boundary_has_an_end() {
     }
 
     assert!((128..200).contains(&sent), "{sent} MiB were taken");
+}
+
+#[tokio::test]
+async fn a_prediction_is_answered_while_the_store_does_not_let_its_batch_go() {
+    let (server, mut opened, may_seal) = server().await;
+    let mut caller = caller(&server).await;
+    let batch = opened.recv().await.unwrap();
+    may_seal.add_permits(1);
+    server.store.set_keeping(true);
+
+    server.record(&batch, [0]).await;
+
+    let mut answer = String::new();
+    while !answer.ends_with("\r\n\r\n0") {
+        let mut piece = [0; 1024];
+        let read = tokio::time::timeout(PATIENCE, caller.read(&mut piece)).await.unwrap().unwrap();
+        assert!(read > 0, "{answer}");
+        answer += std::str::from_utf8(&piece[..read]).unwrap();
+    }
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use support::{Asking, client};
 use tidemill_core::outcome::Ending;
 use tidemill_core::store::Store as _;
 use tidemill_core::task::raw;
-use tidemill_results_api::testing::{Server, outcome};
+use tidemill_results_api::testing::{Server, ok, outcome};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// How long a test waits before it says that something never came.
@@ -155,6 +155,56 @@ async fn events_carry_the_place_to_go_on_from_and_end_with_one_that_says_so() {
 
     let bad = server.send("GET", &path, &[accept, ("last-event-id", "soon")], "").await;
     bad.problem(400);
+}
+
+#[tokio::test]
+async fn a_limit_of_events_counts_those_that_came_before_the_connection_was_lost() {
+    let server = Server::start().await;
+    let batch = server.batch(Some(9), 0..9).await;
+    let (accept, path) = (("accept", "text/event-stream"), format!("/v1/batches/{batch}/results?from=1&limit=4"));
+
+    let rest = server.send("GET", &path, &[accept, ("last-event-id", "3")], "").await.text();
+    let none = server.send("GET", &path, &[accept, ("last-event-id", "5")], "").await;
+
+    let ids: Vec<&str> = rest.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
+    assert_eq!(ids, ["4", "5", "5"]);
+    assert!(rest.ends_with("event: end\nid: 5\ndata: {\"next\":5,\"complete\":false}\n\n"), "{rest}");
+    assert_eq!(none.status, 204, "it has had all that it asked for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_say_that_they_live_while_the_batch_goes_on_changing_behind_a_gap() {
+    let server = Server::start().await;
+    let batch = server.batch(None, []).await;
+    let request = client().get(format!("{server}/v1/batches/{batch}/results")).header("accept", "text/event-stream");
+    let mut events = request.send().await.unwrap();
+
+    let changing = async {
+        for index in 1..20 {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            server.record(&batch, [index]).await;
+        }
+    };
+    let told = tokio::select! {
+        told = events.chunk() => told.unwrap(),
+        () = changing => None,
+    };
+
+    assert_eq!(told.as_deref(), Some(&b": still here\n\n"[..]));
+}
+
+#[tokio::test]
+async fn a_fault_in_the_middle_breaks_the_stream_off_so_that_nobody_takes_it_for_the_end() {
+    let server = Server::start().await;
+    let batch = server.batch(None, [0]).await;
+    let mut lines = client().get(format!("{server}/v1/batches/{batch}/results")).send().await.unwrap();
+    assert!(lines.chunk().await.unwrap().is_some());
+
+    server.store.set_panicking(true);
+    server.store.seen_apart().record(&batch, &[Arc::new(ok(1))]).await.unwrap();
+
+    let rest = tokio::time::timeout(PATIENCE, lines.chunk()).await.unwrap();
+    assert!(rest.is_err(), "{rest:?}");
 }
 
 #[tokio::test]

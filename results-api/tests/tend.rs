@@ -4,22 +4,42 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemill_core::batch::Priority;
 use tidemill_core::broker::embedded::Embedded;
+use tidemill_core::broker::{Body, Broker as _, Heartbeat, Message, Queue};
 use tidemill_core::outcome::{Ending, Status};
 use tidemill_core::store::{Order, Shared as _, Store as _};
 use tidemill_results_api::tend;
 use tidemill_results_api::testing::{InProcess, batch, ok, outcome};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Somebody who tends, until the guard is dropped.
+fn sandbox() -> (Arc<Embedded>, Arc<InProcess>, DropGuard) {
+    let (broker, store) = (Arc::new(Embedded::new(1 << 20)), Arc::<InProcess>::default());
+    let stop = CancellationToken::new();
+    tokio::spawn({
+        let (broker, store, stop) = (Arc::clone(&broker), Arc::clone(&store), stop.clone());
+        async move { tend(&*broker, &*store, stop).await }
+    });
+    (broker, store, stop.drop_guard())
+}
+
+#[tokio::test]
+async fn a_worker_whose_clock_is_slow_is_listed_all_the_same() {
+    let (broker, store, _stop) = sandbox();
+    let beat = Heartbeat { name: "slow".into(), at: 1, every: 60_000, ..Heartbeat::default() };
+
+    broker.publish(Queue::Workers, Message::new(Body::Heartbeat(beat), Priority::default())).await.unwrap();
+    while store.workers().await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+
+    assert!(store.workers().await.unwrap()[0].at > 1);
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_batch_whose_submission_was_killed_ends_with_an_outcome_for_each_item() {
-    let (broker, store) = (Arc::new(Embedded::new(1 << 20)), Arc::<InProcess>::default());
-    let stop = CancellationToken::new();
-    let _stop = stop.clone().drop_guard();
-    tokio::spawn({
-        let (broker, store) = (Arc::clone(&broker), Arc::clone(&store));
-        async move { tend(&*broker, &*store, stop).await }
-    });
+    let (_broker, store, _stop) = sandbox();
     let (batch, running) = (batch(), batch());
     for batch in [&batch, &running] {
         store.open(batch).await.unwrap();

@@ -37,10 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         files.par_iter().try_for_each(|f| transform(f, &plan, &limits, &|| false).map(drop))?;
         report("blur 15, fit 1200, save", start.elapsed().as_secs_f64());
         let start = Instant::now();
-        files
-            .par_iter()
-            .zip(&headers)
-            .try_for_each(|(f, h)| decode::decode(f, h, &limits, Eighths::One, false).map(drop))?;
+        files.par_iter().zip(&headers).try_for_each(|(f, h)| decode::decode(f, h, &limits, Eighths::One).map(drop))?;
         report("decode at 1/8 alone    ", start.elapsed().as_secs_f64());
     }
     Ok(())

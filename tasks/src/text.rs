@@ -1,3 +1,4 @@
 //! Tasks on text.
 
+mod charset;
 pub mod count;

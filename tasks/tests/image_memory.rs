@@ -45,6 +45,11 @@ fn a_slender_picture_does_not_grow_between() {
         transform(&png(65_535, 30), &plan, &limits, &|| false).unwrap();
     }
 
+    for steps in [r#"[{"thumbnail": 10}]"#, r#"[{"resize": [1, 65535]}]"#] {
+        let plan = Plan::new(serde_json::from_str::<Options>(&format!(r#"{{"steps": {steps}}}"#)).unwrap()).unwrap();
+        transform(&png(1, 5_000_000), &plan, &limits, &|| false).unwrap();
+    }
+
     let most = most_memory();
     assert!(most < 400, "{most} MiB");
 }

@@ -27,7 +27,7 @@ fn plan(options: &str) -> Plan {
 fn read(bytes: &[u8]) -> Picture {
     let limits = Limits::default();
     let header = Header::read(bytes, &limits).unwrap();
-    decode(bytes, &header, &limits, Eighths::Eight, false).unwrap().picture.into_rgb()
+    decode(bytes, &header, &limits, Eighths::Eight).unwrap().picture.into_rgb()
 }
 
 /// Whether the pixel at x, y has the samples of `expected`, give or take.

@@ -44,7 +44,7 @@ fn photos() -> Vec<(String, Vec<u8>)> {
 fn read(bytes: &[u8]) -> Picture {
     let limits = Limits::default();
     let header = Header::read(bytes, &limits).unwrap();
-    header.upright.apply(decode(bytes, &header, &limits, Eighths::Eight, false).unwrap().picture).into_rgb()
+    header.upright.apply(decode(bytes, &header, &limits, Eighths::Eight).unwrap().picture).into_rgb()
 }
 
 fn reference(name: &str, what: &str) -> Picture {

@@ -18,7 +18,7 @@ fn file(path: &str) -> Vec<u8> {
 fn read(bytes: &[u8]) -> Picture {
     let limits = Limits::default();
     let header = Header::read(bytes, &limits).unwrap();
-    decode(bytes, &header, &limits, Eighths::Eight, false).unwrap().picture
+    decode(bytes, &header, &limits, Eighths::Eight).unwrap().picture
 }
 
 fn reference(name: &str) -> Vec<u8> {

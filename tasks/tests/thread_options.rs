@@ -3,6 +3,8 @@
 
 mod stage;
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use self::stage::{prepare, raw_value};
@@ -90,6 +92,24 @@ fn no_more_can_be_removed_than_was_added() {
     assert!(check(json!({"items_to_add": 5}), json!({"items_to_remove": 6})).is_err());
     assert!(check(json!({"items_to_remove": 20}), json!({"items_to_add": 20})).is_ok());
     assert!(check(json!({"items_to_remove": 20}), json!({"scenario": 2})).is_ok(), "it removes what was added");
+}
+
+#[test]
+fn an_item_that_asks_for_the_most_does_not_exceed_its_timeout() {
+    for (task, counts) in COUNTS {
+        for scenario in 1..=3 {
+            let mut most = json!({"scenario": scenario, "tick_ms": 60_000});
+            for &(field, _, count) in counts {
+                most[field] = json!(count);
+            }
+
+            let cost = prepare(task, &most).unwrap().cost().0;
+            // As an item it asks for as much, whatever its batch says.
+            let timeout = prepare(task, &json!({"tick_ms": 0})).unwrap().timeout();
+
+            assert!(cost < timeout.unwrap_or(Duration::from_secs(600)), "{task} {most}: {cost:?}, {timeout:?}");
+        }
+    }
 }
 
 #[test]

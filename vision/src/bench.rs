@@ -41,7 +41,7 @@ pub fn measure(card: &Card, settings: &VisionSettings, time: Duration) -> Result
     let (batch, threads) = (config.max_batch, config.threads);
     let single = first.share();
     let median = thread::spawn(move || {
-        tch::set_num_threads(i32::try_from(threads).unwrap_or(1));
+        torch::use_threads(threads);
         one_by_one(&single)
     });
     let one = median.join().map_err(|_| "it panicked".to_owned())?.map_err(|error| torch::reason(&error))?;
@@ -67,7 +67,7 @@ pub fn measure(card: &Card, settings: &VisionSettings, time: Duration) -> Result
 
 /// One instance, on its thread: pictures a second.
 fn run(network: Network, batch: usize, threads: usize, ready: &Barrier, time: Duration) -> Result<f64, TchError> {
-    tch::set_num_threads(i32::try_from(threads).unwrap_or(1));
+    torch::use_threads(threads);
     let pixels = pixels(&network, batch);
     let warm = (0..WARM_UP).try_for_each(|_| pass(&network, &pixels, batch));
     // Whoever fails waits with the others, so that none waits for ever.

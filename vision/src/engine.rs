@@ -27,7 +27,8 @@ use crate::train::Conditions;
 use crate::trainer::Trainer;
 use crate::{sys, torch};
 
-/// Copies of a network on a GPU: one batch travels and is read while the other is computed.
+/// Copies of a network on a GPU: one batch is put together, and another's answers are read, while the device computes. The
+/// device itself takes them in turn: all are in its one stream.
 const INSTANCES_ON_A_GPU: usize = 2;
 /// Pictures that go through together: what fills a core, and what begins to fill a GPU.
 const BATCH_ON_A_CPU: usize = 8;
@@ -70,8 +71,9 @@ impl Torch {
         // One training has all cores of the first device.
         let device = first_device(settings)?;
         let threads = if settings.threads == 0 { available_cores() } else { settings.threads };
-        let trainer = Trainer::new(Conditions { device, threads, settings: settings.clone() });
-        Ok(Self { config, models, done: Mutex::default(), lost: Lost::default(), mapper: Mapper::default(), trainer })
+        let lost = Lost::default();
+        let trainer = Trainer::new(Conditions { device, threads, settings: settings.clone() }, lost.clone());
+        Ok(Self { config, models, done: Mutex::default(), lost, mapper: Mapper::default(), trainer })
     }
 
     /// The model of a card, loaded if need be.
@@ -148,7 +150,7 @@ fn load(card: Card, config: &InstanceConfig, tally: Arc<Tally>, lost: &Lost) -> 
 }
 
 /// Whether a device answers nothing any more; one without memory does.
-fn is_dead(device: Device) -> bool {
+pub(crate) fn is_dead(device: Device) -> bool {
     torch::probe(device).is_err_and(|error| !torch::is_about_memory(&torch::reason(&error)))
 }
 
@@ -232,7 +234,11 @@ impl Engine for Torch {
     }
 
     async fn train(&self, training: Training) -> Result<Output, Failure> {
-        self.trainer.train(training).await
+        match self.trainer.train(training).await {
+            // As with pictures: it goes on from its last epoch, where a device is left to it.
+            Err(_) if self.lost.is_told() => std::future::pending().await,
+            trained => trained,
+        }
     }
 
     fn map(&self, expression: &str, device: &str, xs: &[f64]) -> Result<Vec<f64>, Failure> {
@@ -240,7 +246,19 @@ impl Engine for Torch {
             .parse()
             .and_then(DeviceChoice::resolve)
             .map_err(|error| Failure::permanent("device", error.to_string().replace('\n', "; ")))?;
-        self.mapper.map(expression, device, xs)
+        let mapped = self.mapper.map(expression, device, xs);
+        if let Err(failure) = &mapped
+            && failure.kind == "device"
+            && is_dead(device)
+        {
+            self.lost.tell(&failure.message);
+            // As with pictures there is no answer any more: who holds the chunk gives it back, and the process ends, this
+            // thread with it.
+            loop {
+                std::thread::park();
+            }
+        }
+        mapped
     }
 
     fn device(&self) -> String {

@@ -10,9 +10,8 @@ use tidemill_tasks::vision::Import;
 use tidemill_tasks::vision::card::{Card, Golden, Precision, sha256_of};
 
 use crate::engine::first_device;
-use crate::golden;
+use crate::golden::{self, Fault};
 use crate::network::{Network, NetworkError};
-use crate::torch;
 
 const GOLDEN_FILE: &str = "golden.safetensors";
 
@@ -25,21 +24,19 @@ const GOLDEN_FILE: &str = "golden.safetensors";
 ///
 /// What is not well, in words for people.
 pub fn import(import: &Import, settings: &VisionSettings) -> Result<Vec<String>, String> {
-    import_with(import, settings, None)
+    import_with(import, settings, None).map_err(|fault| fault.to_string())
 }
 
-/// As [`import()`], with golden inputs that are pixels already, `[n, height, width, 3]`.
+/// As [`import()`], with golden inputs that are pixels already, `[n, height, width, 3]`. Its errors say what is to be done.
 pub(crate) fn import_with(
     import: &Import,
     settings: &VisionSettings,
     golden: Option<&Tensor>,
-) -> Result<Vec<String>, String> {
+) -> Result<Vec<String>, Fault> {
     let target = import.to.join(&import.card.name);
     if target.exists() && !import.replaces {
-        return Err(format!(
-            "{} is there already\nsay --replace to put this one in its place, or give it another --name",
-            target.display()
-        ));
+        let remedy = "say --replace to put this one in its place, or give it another --name";
+        return Err(format!("{} is there already\n{remedy}", target.display()).into());
     }
     let unwritable = |error: std::io::Error| format!("cannot write to {}: {error}", import.to.display());
     fs::create_dir_all(&import.to).map_err(unwritable)?;
@@ -50,7 +47,7 @@ pub(crate) fn import_with(
         fs::copy(from, folder.join(name)).map_err(|error| format!("{}: {error}", from.display()))?;
     }
     let card = try_out(import, golden, &folder, settings)?;
-    let mut lines = golden::verify(&card, settings)?;
+    let mut lines = golden::check(&card, settings)?;
     // The old one out of the way, within the staging folder, which is removed whatever comes.
     if target.exists() {
         fs::rename(&target, staging.path().join("before")).map_err(unwritable)?;
@@ -61,7 +58,7 @@ pub(crate) fn import_with(
 }
 
 /// Writes the card, with the digest of the network and what it gave for the golden inputs.
-fn try_out(import: &Import, golden: Option<&Tensor>, folder: &Path, settings: &VisionSettings) -> Result<Card, String> {
+fn try_out(import: &Import, golden: Option<&Tensor>, folder: &Path, settings: &VisionSettings) -> Result<Card, Fault> {
     let digest = |name: &str| {
         let file = folder.join(name);
         sha256_of(&file).map_err(|error| format!("{}: {error}", file.display()))
@@ -69,24 +66,24 @@ fn try_out(import: &Import, golden: Option<&Tensor>, folder: &Path, settings: &V
     let mut card = import.card.clone();
     card.network.sha256 = digest(&card.network.file)?;
     let mut card = card.write(folder).map_err(|error| chain(&error))?;
-    let network =
-        Network::load(&card, first_device(settings)?, Some(Precision::Fp32)).map_err(|error| told(&error, &card))?;
+    let network = Network::load(&card, first_device(settings)?, Some(Precision::Fp32));
+    let network = network.map_err(|error| told(error, &card))?;
     let pixels = match golden {
         Some(pixels) => pixels.shallow_clone(),
         None => golden::pixels(&card, &import.golden)?,
     };
-    let outputs = golden::outputs(&network, &pixels).map_err(|error| torch::reason(&error))?;
+    let outputs = golden::outputs(&network, &pixels)?;
     golden::write(&folder.join(GOLDEN_FILE), &pixels, &outputs)?;
     card.golden = Some(Golden { file: GOLDEN_FILE.to_owned(), sha256: digest(GOLDEN_FILE)? });
-    card.write(folder).map_err(|error| chain(&error))
+    card.write(folder).map_err(|error| chain(&error).into())
 }
 
-/// What is wrong, with what to do where the number of classes is only a guess.
-fn told(error: &NetworkError, card: &Card) -> String {
-    match error {
-        NetworkError::Misfit { .. } if card.output.labels == "imagenet" => {
-            format!("{}\nname its classes in a file, one a line, with --labels FILE", chain(error))
+/// What is wrong, with what to do where the number of classes is what does not fit, and was only a guess.
+fn told(error: NetworkError, card: &Card) -> Fault {
+    match &error {
+        NetworkError::Misfit { is_classes: true, .. } if card.output.labels == "imagenet" => {
+            format!("{}\nname its classes in a file, one a line, with --labels FILE", chain(&error)).into()
         }
-        _ => chain(error),
+        _ => error.into(),
     }
 }

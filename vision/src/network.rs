@@ -62,6 +62,8 @@ pub enum NetworkError {
         model: String,
         /// What differs.
         what: String,
+        /// Whether that is how many classes there are, and nothing else.
+        is_classes: bool,
     },
     /// libtorch refused.
     #[error("cannot load the network of `{model}`: {reason}")]
@@ -82,6 +84,11 @@ pub enum NetworkError {
 }
 
 impl NetworkError {
+    /// Something about the network is not as its card says, other than how many classes there are.
+    fn misfit(card: &Card, what: String) -> Self {
+        Self::Misfit { model: card.name.clone(), what, is_classes: false }
+    }
+
     /// Whether the same network may be loaded at another time: where it lacked memory or a thread, which others held.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -213,27 +220,26 @@ impl Network {
 
     /// Runs the network on two empty pictures, and says what differs from the card.
     fn fits(&self, card: &Card) -> Result<(), NetworkError> {
-        let misfit = |what: String| NetworkError::Misfit { model: card.name.clone(), what };
         let [height, width] = self.size;
         let output = self.forward(&self.empty(2)).map_err(|error| match torch::reason(&error) {
             reason if torch::is_about_memory(&reason) => NetworkError::Torch { model: card.name.clone(), reason },
-            reason => misfit(format!("it does not take a picture of {width}x{height}: {reason}")),
+            reason => NetworkError::misfit(card, format!("it does not take a picture of {width}x{height}: {reason}")),
         })?;
         let (found, classes) = (output.size(), self.classes);
-        let expected = match self.question {
-            Question::Classify => found == [2, classes],
-            Question::Segment => found.len() == 4 && found[..2] == [2, classes],
+        let is_of_its_task = match self.question {
+            Question::Classify => found.len() == 2 && found[0] == 2,
+            Question::Segment => found.len() == 4 && found[0] == 2,
         };
-        if expected {
+        if is_of_its_task && found[1] == classes {
             return Ok(());
         }
         let wanted = match self.question {
             Question::Classify => format!("[2, {classes}]"),
             Question::Segment => format!("[2, {classes}, height, width]"),
         };
-        Err(misfit(format!(
-            "for 2 pictures it gives an output of shape {found:?}, but task and output.classes say {wanted}"
-        )))
+        let what =
+            format!("for 2 pictures it gives an output of shape {found:?}, but task and output.classes say {wanted}");
+        Err(NetworkError::Misfit { model: card.name.clone(), what, is_classes: is_of_its_task })
     }
 }
 
@@ -292,6 +298,7 @@ mod tests {
         assert!(torch("Cannot allocate memory (os error 12)").is_transient());
         assert!(NetworkError::NoThread { model: model(), reason: "try again".to_owned() }.is_transient());
         assert!(!torch("file not found").is_transient());
-        assert!(!NetworkError::Misfit { model: model(), what: "it lacks fc.bias".to_owned() }.is_transient());
+        let misfit = NetworkError::Misfit { model: model(), what: "it lacks fc.bias".to_owned(), is_classes: false };
+        assert!(!misfit.is_transient());
     }
 }

@@ -1,9 +1,10 @@
 //! The precision that a network runs in: the best of its card that the device is good at and that holds against fp32.
 
+use tidemill_core::failure::chain;
 use tidemill_tasks::vision::card::{Activation, Card, Precision, Question};
 
 use crate::device::Device;
-use crate::golden;
+use crate::golden::{self, FaultKind};
 use crate::network::{Network, NetworkError, usable_precisions};
 use crate::torch;
 
@@ -31,10 +32,12 @@ pub(crate) struct Exact {
 /// Loads a card's network in the precision that was asked for, or in the best one, to be run by so many threads.
 ///
 /// Half precision is held against fp32, on the card's golden inputs or on two pictures that a formula gives. If it is too
-/// far off, the next of the card's list is taken, at last fp32; one that was asked for is taken all the same, and said.
+/// far off, or does not run at all, the next of the card's list is taken, at last fp32. One that was asked for is taken
+/// however far it is off, and that is said.
 ///
 /// # Errors
-/// Those of [`Network::load`].
+/// Those of [`Network::load`]. That there is no memory is one of them, whatever else the card allows: it says nothing of the
+/// precision. So is a golden file that is another one or cannot be read, unless the precision was asked for.
 pub(crate) fn load(
     card: &Card,
     device: Device,
@@ -42,31 +45,40 @@ pub(crate) fn load(
     threads: usize,
 ) -> Result<Loaded, NetworkError> {
     let _threads = torch::Threads::set(threads);
-    let mut precisions = asked.map_or_else(|| usable_precisions(card, device), |asked| vec![asked]);
-    if asked.is_none() && !precisions.contains(&Precision::Fp32) {
-        precisions.push(Precision::Fp32);
-    }
-    let mut last = None;
-    for precision in precisions {
-        let network = Network::load(card, device, Some(precision))?;
-        if precision == Precision::Fp32 {
-            return Ok(network.into());
-        }
-        match golden::holds(card, &network) {
+    let wanted = asked.map_or_else(|| usable_precisions(card, device), |asked| vec![asked]);
+    for precision in wanted.into_iter().take_while(|precision| *precision != Precision::Fp32) {
+        let network = match Network::load(card, device, Some(precision)) {
+            Ok(network) => network,
+            // Another precision helps neither where memory is lacking nor where the file is another one.
+            Err(error) if asked.is_some() || error.is_transient() || matches!(error, NetworkError::Card(_)) => {
+                return Err(error);
+            }
+            Err(error) => {
+                let reason = chain(&error);
+                tracing::warn!(model = %card.name, %device, reason, "{precision} does not run and is left aside");
+                continue;
+            }
+        };
+        let fault = match golden::holds(card, &network) {
             Ok(found) => {
                 tracing::debug!(model = %card.name, found, "half precision holds");
                 let exact = exact(card, &network)?;
                 return Ok(Loaded { network, exact });
             }
-            Err(reason) => {
-                let what = if asked.is_some() { "was asked for" } else { "is left aside" };
-                tracing::warn!(model = %card.name, %device, reason, "{precision} does not hold against fp32 and {what}");
-            }
+            Err(fault) => fault,
+        };
+        let reason = fault.to_string();
+        let what = if asked.is_some() { "was asked for" } else { "is left aside" };
+        let is_known = fault.kind == FaultKind::Half || fault.kind == FaultKind::Model && asked.is_some();
+        if !is_known {
+            return Err(NetworkError::Torch { model: card.name.clone(), reason });
         }
-        last = Some(network);
+        tracing::warn!(model = %card.name, %device, reason, "{precision} does not hold against fp32 and {what}");
+        if asked.is_some() {
+            return Ok(network.into());
+        }
     }
-    // Only what was asked for comes here: else fp32 is the last of the list.
-    last.map_or_else(|| Network::load(card, device, Some(Precision::Fp32)), Ok).map(Loaded::from)
+    Network::load(card, device, Some(Precision::Fp32)).map(Loaded::from)
 }
 
 impl From<Network> for Loaded {

@@ -26,11 +26,17 @@ const NOT_BEFORE: Duration = Duration::from_secs(5);
 /// which they were asked for, so all who waited for a model get it before it can be unloaded again.
 #[derive(Debug)]
 pub(crate) struct Shelf<K, M> {
+    room: Arc<Room<K, M>>,
+    /// One is loaded at a time: two at once could only guess what the other takes.
+    loading: Arc<tokio::sync::Mutex<()>>,
+    clock: AtomicU64,
+}
+
+/// What a load needs: it may outlive the call that began it.
+#[derive(Debug)]
+struct Room<K, M> {
     limit: u64,
     slots: Mutex<HashMap<K, Arc<Slot<M>>>>,
-    /// One is loaded at a time: two at once could only guess what the other takes.
-    loading: tokio::sync::Mutex<()>,
-    clock: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -76,14 +82,17 @@ impl<M> Deref for InUse<M> {
     }
 }
 
-impl<K: Clone + Eq + Hash, M: Send + Sync + 'static> Shelf<K, M> {
+impl<K: Clone + Eq + Hash + Send + 'static, M: Send + Sync + 'static> Shelf<K, M> {
     /// Holds models that take at most `limit` bytes together.
     pub(crate) fn new(limit: u64) -> Self {
-        Self { limit, slots: Mutex::default(), loading: tokio::sync::Mutex::default(), clock: AtomicU64::new(1) }
+        let room = Arc::new(Room { limit, slots: Mutex::default() });
+        Self { room, loading: Arc::default(), clock: AtomicU64::new(1) }
     }
 
     /// Returns the model of a key; loads it if it is not there, once others have made room for the bytes it is thought to
-    /// take. Dropping the future is safe: what was being loaded is given up.
+    /// take. Dropping the future is safe: a load that has begun goes on, and who asks next finds what came of it. Were it
+    /// given up instead, its thread would go on all the same, beside that of the next one who asks; and where nobody waits
+    /// for as long as it takes, it would never be there.
     ///
     /// # Errors
     ///
@@ -93,8 +102,7 @@ impl<K: Clone + Eq + Hash, M: Send + Sync + 'static> Shelf<K, M> {
     where
         F: FnOnce() -> Result<(M, u64), Failure> + Send + Clone + 'static,
     {
-        let slot =
-            Arc::clone(self.slots.lock().unwrap_or_else(PoisonError::into_inner).entry(key.clone()).or_default());
+        let slot = self.room.slot(key);
         slot.used.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         loop {
             if let Some(found) = ready(Arc::clone(&slot.state).read_owned().await) {
@@ -102,14 +110,28 @@ impl<K: Clone + Eq + Hash, M: Send + Sync + 'static> Shelf<K, M> {
             }
             let mut state = Arc::clone(&slot.state).write_owned().await;
             if state.is_open() {
-                let _turn = self.loading.lock().await;
-                *state = self.load(&slot, thought, load.clone()).await;
+                let turn = Arc::clone(&self.loading).lock_owned().await;
+                let (room, slot, load) = (Arc::clone(&self.room), Arc::clone(&slot), load.clone());
+                let loading = tokio::spawn(async move {
+                    *state = room.load(&slot, thought, load).await;
+                    drop(turn);
+                    state
+                });
+                let ended = |error: JoinError| Failure::transient("model", format!("loading it has ended: {error}"));
+                state = loading.await.map_err(ended)?;
             }
             // Between writing and reading nobody else gets it: the loaded model is used at least once.
             if let Some(found) = ready(OwnedRwLockWriteGuard::downgrade(state)) {
                 return found;
             }
         }
+    }
+}
+
+impl<K: Clone + Eq + Hash, M: Send + Sync + 'static> Room<K, M> {
+    fn slot(&self, key: &K) -> Arc<Slot<M>> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(slots.entry(key.clone()).or_default())
     }
 
     async fn load<F>(&self, slot: &Slot<M>, thought: u64, load: F) -> State<M>

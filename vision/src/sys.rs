@@ -1,13 +1,14 @@
 //! What needs `unsafe`, and nothing else: each item says why it is sound.
 #![expect(unsafe_code, reason = "libtorch is reached through pointers, the dynamic linker and the allocator")]
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::{Once, OnceLock};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-use tch::{Kind, TchError, Tensor};
+use tch::{CModule, Kind, TchError, Tensor};
 
-/// Loads the CUDA half of libtorch, once, if it is in the library path.
+/// Loads the CUDA half of libtorch, once, if it is in the library path. In fp32 it then computes in fp32: libtorch's own
+/// choice for convolutions is TF32, which is further off than golden outputs may be.
 ///
 /// It must happen before the first tensor: libtorch asks for its CUDA hooks once, and an executable that is linked to the
 /// CPU half only would be without CUDA for good.
@@ -19,6 +20,8 @@ pub(crate) fn load_cuda() -> &'static Result<(), String> {
         match unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) } {
             Ok(library) => {
                 std::mem::forget(library);
+                // SAFETY: it sets a few plain values of libtorch's, once, before anything computes there.
+                unsafe { tidemill_exact_convolutions() };
                 Ok(())
             }
             Err(error) => Err(error.to_string()),
@@ -135,7 +138,35 @@ unsafe extern "C" {
         error: *mut *mut c_char,
     ) -> *mut c_void;
 
+    fn tidemill_cast(module: *const c_void, kind: c_int, error: *mut *mut c_char) -> i64;
+
+    fn tidemill_exact_convolutions();
+
     fn tidemill_print_to_stderr();
+}
+
+/// Makes those numbers of a module that have a fraction ones of a kind: its parameters, and its buffers too, which `tch`
+/// does not list. What counts or says yes or no stays what it is, since it says which place or whether. Returns how many
+/// bytes they all take then.
+///
+/// # Errors
+/// Where there is no memory for them, or `kind` is none of the three that networks compute in.
+pub(crate) fn cast(module: &mut CModule, kind: Kind) -> Result<u64, TchError> {
+    // As `c10::ScalarType` counts; tch keeps its own list to itself.
+    let number = match kind {
+        Kind::Half => 5,
+        Kind::Float => 6,
+        Kind::BFloat16 => 15,
+        other => return Err(TchError::Kind(format!("a module is not cast to {other:?}"))),
+    };
+    const { assert!(size_of::<CModule>() == size_of::<*const c_void>()) };
+    // SAFETY: of tch 0.24.0, which is asked for exactly, a `CModule` is a struct of one pointer, to a `torch::jit::Module`:
+    // being of a pointer's size it is that pointer.
+    let module: *const c_void = unsafe { *std::ptr::from_mut(module).cast::<*const c_void>() };
+    let mut error = std::ptr::null_mut();
+    // SAFETY: the module outlives the call, and nobody else has it: it was lent to be changed.
+    let bytes = unsafe { tidemill_cast(module, number, &raw mut error) };
+    u64::try_from(bytes).map_err(|_| said(error))
 }
 
 /// How a convolution runs over its input: alike in both directions.
@@ -189,8 +220,13 @@ fn made(call: impl FnOnce(*mut *mut c_char) -> *mut c_void) -> Result<Tensor, Tc
         // SAFETY: it is a tensor of its own on the heap, made by `new` as those of torch-sys are, and nobody else's.
         return Ok(unsafe { Tensor::from_ptr(tensor.cast()) });
     }
+    Err(said(error))
+}
+
+/// The error that a call of `fused.cpp` left.
+fn said(error: *mut c_char) -> TchError {
     if error.is_null() {
-        return Err(TchError::Torch("there is no memory to say what is wrong".to_owned()));
+        return TchError::Torch("not enough memory to say what is wrong".to_owned());
     }
     // SAFETY: it is a text with its end, from malloc, and nobody else's.
     let text = unsafe {
@@ -198,7 +234,7 @@ fn made(call: impl FnOnce(*mut *mut c_char) -> *mut c_void) -> Result<Tensor, Tc
         libc::free(error.cast());
         text
     };
-    Err(TchError::Torch(text))
+    TchError::Torch(text)
 }
 
 /// Something that is shared between threads and only read.

@@ -1,6 +1,7 @@
 //! From this crate's words to those of `tch`.
 
 use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tch::{Kind, TchError, Tensor};
 use tidemill_core::failpoint::fails;
@@ -25,13 +26,6 @@ pub(crate) fn kind(precision: Precision) -> Kind {
     }
 }
 
-/// Waits until a device has computed all that it was asked for.
-pub(crate) fn wait_for(device: Device) {
-    if let Device::Cuda(index) = device {
-        tch::Cuda::synchronize(index as i64);
-    }
-}
-
 /// Asks a device for next to nothing: whether it answers at all.
 pub(crate) fn probe(on: Device) -> Result<(), TchError> {
     alive()?;
@@ -44,6 +38,15 @@ pub(crate) fn alive() -> Result<(), TchError> {
     if fails("vision.device") { Err(TchError::Torch("the device is unplugged, as told".to_owned())) } else { Ok(()) }
 }
 
+/// From now on the thread that calls computes with so many.
+///
+/// libtorch sets a thread up when it is asked for the number, or else at its first parallel run, and then with what any thread
+/// has asked for last: after a training an instance that has run nothing yet would begin with all cores. So it is asked first.
+pub(crate) fn use_threads(threads: usize) {
+    let _set_up = tch::get_num_threads();
+    tch::set_num_threads(i32::try_from(threads.max(1)).unwrap_or(1));
+}
+
 /// How many threads this one computes with, for as long as this is held.
 ///
 /// oneDNN lays weights out for as many as the thread has that loads them, and converts them at every run where others run
@@ -54,7 +57,7 @@ impl Threads {
     /// From now on so many.
     pub(crate) fn set(threads: usize) -> Self {
         let before = Self(tch::get_num_threads());
-        tch::set_num_threads(i32::try_from(threads.max(1)).unwrap_or(1));
+        use_threads(threads);
         before
     }
 }
@@ -80,24 +83,52 @@ pub(crate) fn is_about_memory(reason: &str) -> bool {
     .any(|said| reason.contains(said))
 }
 
-/// What a panic says, in one line: where tch's own functions panic, they print the whole error, its lines ended by `\n`.
-pub(crate) fn panicked(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    let first = text.and_then(|text| text.lines().next()).and_then(|line| line.split("\\n").next());
-    format!("it panicked: {}", first.unwrap_or("no reason given"))
+/// Runs what panics where libtorch refuses, as the library's layers do; here that is an error again.
+pub(crate) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, TchError> {
+    // Nothing half done is seen again: what it was to make is not there.
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| TchError::Torch(refusal(&*panic)))
 }
 
-/// Returns what went wrong in one line: libtorch's own messages go on with a stack trace of C++.
+/// What libtorch said, out of the panic of an `unwrap`: the whole error stands there, its lines ended by `\n`.
+fn refusal(panic: &(dyn Any + Send)) -> String {
+    let text = text_of(panic).unwrap_or("no reason given");
+    let inner = text.split_once("Torch(\"").map_or(text, |(_, inner)| inner);
+    line(&inner.replace("\\n", "\n")).to_owned()
+}
+
+/// What a panic says, in one line.
+pub(crate) fn panicked(panic: &(dyn Any + Send)) -> String {
+    format!("it panicked: {}", line(&text_of(panic).unwrap_or_default().replace("\\n", "\n")))
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> Option<&str> {
+    panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied())
+}
+
+/// Returns what went wrong in one line: libtorch's own messages go on with a stack trace of C++. That there is no memory is
+/// said by that line, wherever in the message it stands: [`is_about_memory`] finds it there.
 pub(crate) fn reason(error: &TchError) -> String {
-    let text = match error {
-        TchError::Torch(text) => text.clone(),
-        other => other.to_string(),
+    match error {
+        TchError::Torch(text) => line(text).to_owned(),
+        other => line(&other.to_string()).to_owned(),
+    }
+}
+
+/// The line of a message that says what went wrong.
+fn line(text: &str) -> &str {
+    let lines = || {
+        let said = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        said.take_while(|line| !line.starts_with("frame #"))
     };
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let first = lines.clone().next().unwrap_or("no reason given");
-    // TorchScript begins with a trace of its own and says last what it was.
-    let line = if first.contains("TorchScript interpreter") { lines.next_back().unwrap_or(first) } else { first };
-    line.split(" (Exception raised from").next().unwrap_or(line).to_owned()
+    let first = lines().next().unwrap_or("no reason given");
+    // TorchScript begins with a trace of its own, and what it was comes after that.
+    let named = || lines().filter(|line| line.contains("Error: ")).last();
+    let line = match lines().find(|line| is_about_memory(line)) {
+        Some(line) => line,
+        None if first.contains("TorchScript interpreter") => named().or_else(|| lines().last()).unwrap_or(first),
+        None => first,
+    };
+    line.split(" (Exception raised from").next().unwrap_or(line)
 }
 
 #[cfg(test)]
@@ -113,10 +144,57 @@ mod tests {
                  RuntimeError: shape '[2, -1]' is invalid for input of size 512\n\n",
                 "RuntimeError: shape '[2, -1]' is invalid for input of size 512",
             ),
+            (
+                "The following operation failed in the TorchScript interpreter.\nTraceback of TorchScript:\n  x\n\
+                 RuntimeError: mat1 and mat2 must have the same dtype\nException raised from meta at x.cpp:1\n\
+                 frame #0: c10::Error::Error(...)\nframe #25: clone\n",
+                "RuntimeError: mat1 and mat2 must have the same dtype",
+            ),
             ("", "no reason given"),
         ] {
             assert_eq!(reason(&TchError::Torch(text.to_owned())), said);
         }
+    }
+
+    #[test]
+    fn that_there_is_no_memory_is_said_wherever_it_stands() {
+        for text in [
+            "The following operation failed in the TorchScript interpreter.\nTraceback of TorchScript:\n  x\n\
+             RuntimeError: CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`\nframe #25: clone",
+            "a run went wrong\n[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory",
+        ] {
+            let reason = reason(&TchError::Torch(text.to_owned()));
+            assert!(is_about_memory(&reason), "{reason}");
+        }
+        let other = TchError::Torch("shape is invalid\nframe #1: c10::OutOfMemoryError::OutOfMemoryError".to_owned());
+        assert_eq!(reason(&other), "shape is invalid");
+    }
+
+    #[test]
+    fn what_libtorch_says_is_taken_out_of_its_panic() {
+        let text =
+            r#"called `Result::unwrap()` on an `Err` value: Torch("CUDA out of memory. Tried\nException raised")"#;
+
+        let error = caught::<()>(|| std::panic::panic_any(text.to_owned())).unwrap_err();
+
+        assert_eq!(reason(&error), "CUDA out of memory. Tried");
+        assert_eq!(caught(|| 7).unwrap(), 7);
+    }
+
+    #[test]
+    fn how_many_threads_another_asks_for_does_not_reach_this_one() {
+        let on_a_new_thread = |work: fn() -> i32| std::thread::spawn(work).join().unwrap();
+
+        let threads = on_a_new_thread(|| {
+            use_threads(1);
+            let other = std::thread::spawn(|| use_threads(3)).join();
+            // The number is looked at first where something runs.
+            let threads = tch::get_num_threads();
+            use_threads(1); // tests run beside one another
+            other.map_or(0, |()| threads)
+        });
+
+        assert_eq!(threads, 1);
     }
 
     #[test]

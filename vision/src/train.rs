@@ -63,7 +63,7 @@ pub(crate) struct Conditions {
 
 /// Trains on the thread that calls, until it is done or `stop` is cancelled.
 pub(crate) fn train(training: &Training, conditions: &Conditions, stop: &CancellationToken) -> Result<Output, Failure> {
-    tch::set_num_threads(i32::try_from(conditions.threads).unwrap_or(1));
+    torch::use_threads(conditions.threads);
     let name = training.name();
     let recipe = &training.plan.recipe;
     let stopped = || stop.is_cancelled();

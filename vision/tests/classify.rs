@@ -6,8 +6,9 @@ mod common;
 use std::time::Duration;
 
 use common::{card, changed_card, pixels, reference, repository};
+use tch::Tensor;
 use tidemill_tasks::image::{Limits, prepare};
-use tidemill_tasks::vision::card::Precision;
+use tidemill_tasks::vision::card::{Precision, sha256_of};
 use tidemill_vision::{Device, InstanceConfig, Model, ModelError, Network, NetworkError};
 
 const PHOTOS: [&str; 2] = ["coffee", "chelsea"];
@@ -112,6 +113,23 @@ fn a_card_that_claims_other_classes_is_refused_and_says_what_differs() {
          [2, 1000], but task and output.classes say [2, 2]"
     );
     drop(sandbox);
+}
+
+#[test]
+fn what_training_leaves_beside_the_weights_does_not_matter() {
+    let (_sandbox, folder) = changed_card(|text| text.replace("warm_up = [1, 8]", "warm_up = [1]"));
+    let file = folder.join("weights.safetensors");
+    let wrapped = |(name, tensor): (String, Tensor)| (format!("module.{name}"), tensor);
+    let tensors = Tensor::read_safetensors(&file).unwrap().into_iter().map(wrapped);
+    let counter = ("module._bn0.num_batches_tracked".to_owned(), Tensor::from(7_i64));
+    let tensors: Vec<(String, Tensor)> = tensors.chain([counter]).collect();
+    Tensor::write_safetensors(&tensors, &file).unwrap();
+    let mut card = tidemill_tasks::vision::card::Card::load(&folder).unwrap();
+    card.network.sha256 = sha256_of(&file).unwrap();
+
+    let network = Network::load(&card, Device::Cpu, Some(Precision::Fp32)).unwrap();
+
+    assert_eq!(network.classes(), 1000);
 }
 
 #[test]

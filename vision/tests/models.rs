@@ -125,6 +125,14 @@ fn what_does_not_fit_is_named_and_nothing_is_left_behind() {
     let said = "its file has in another shape classifier.1.bias [3] instead of [2], classifier.1.weight [3, 512, 1, 1] instead";
     assert!(refused.contains(said), "{refused}");
 
+    // That it has other classes than ImageNet's is what the card lacks; that it is another network is not.
+    (coming.card.output.classes, coming.card.output.labels) = (1000, "imagenet".to_owned());
+    let refused = import(&coming, &settings()).unwrap_err();
+    assert!(refused.contains("[3] instead of [1000]") && refused.contains("--labels FILE"), "{refused}");
+    coming.card.network.architecture = Architecture::Squeezenet10;
+    let refused = import(&coming, &settings()).unwrap_err();
+    assert!(refused.contains("[3] instead of [1000]") && !refused.contains("--labels FILE"), "{refused}");
+
     coming.card.network.architecture = Architecture::Torchscript;
     let refused = import(&coming, &settings()).unwrap_err();
     assert!(refused.contains("cannot load the network of `mine`"), "{refused}");

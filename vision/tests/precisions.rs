@@ -135,16 +135,19 @@ fn small(home: &Path) -> Card {
     Card::load(home.join("models/mine")).unwrap()
 }
 
-fn model(card: &Card, precision: Option<Precision>) -> Model {
-    let config = InstanceConfig {
+fn config(precision: Option<Precision>) -> InstanceConfig {
+    InstanceConfig {
         devices: vec![Device::Cpu],
         precision,
         instances: 1,
         threads: 1,
         max_batch: 8,
         max_delay: Duration::ZERO,
-    };
-    Model::start(card.clone(), &config).unwrap()
+    }
+}
+
+fn model(card: &Card, precision: Option<Precision>) -> Model {
+    Model::start(card.clone(), &config(precision)).unwrap()
 }
 
 fn started(card: &Card, precision: Option<Precision>) -> Precision {
@@ -175,4 +178,12 @@ fn half_precision_is_taken_only_while_it_gives_what_fp32_gives() {
 
     assert_eq!(started(&card, None), Precision::Fp32);
     assert_eq!(started(&card, Some(Precision::Bf16)), Precision::Bf16, "what was asked for is done");
+
+    // Whether it holds cannot be said of a file that is another one: that is told, and is no word against the precision.
+    card.golden.as_mut().unwrap().sha256 = "0".repeat(64);
+    if best == Precision::Bf16 {
+        let refused = Model::start(card.clone(), &config(None)).unwrap_err().to_string();
+        assert!(refused.contains("golden.sha256"), "{refused}");
+    }
+    assert_eq!(started(&card, Some(Precision::Bf16)), Precision::Bf16);
 }

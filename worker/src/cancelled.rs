@@ -1,14 +1,20 @@
 //! Which batches were cancelled, and a token for each batch that is being worked on.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tidemill_core::batch::BatchId;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Batches that are remembered besides those that are worked on; the oldest make room. A forgotten one whose chunks still
 /// come is worked on in vain until the results API reminds of it.
 const REMEMBERED: usize = 4096;
+
+/// The results API tells of a cancelled batch every two seconds, until it is complete. One of which nobody has told for so
+/// long is over, and its id may come again: it may be made of a key.
+const TOLD: Duration = Duration::from_secs(60);
 
 /// Cancelled once its batch is.
 pub(crate) type Token = Arc<CancellationToken>;
@@ -21,16 +27,43 @@ pub(crate) struct Cancelled {
 
 #[derive(Debug, Default)]
 struct Tokens {
-    by_batch: HashMap<BatchId, Token>,
+    by_batch: HashMap<BatchId, Known>,
     by_age: VecDeque<BatchId>,
 }
 
+#[derive(Debug, Default)]
+struct Known {
+    token: Token,
+    /// When somebody last told that it is cancelled.
+    told: Option<Instant>,
+}
+
+impl Known {
+    fn is_free(&self) -> bool {
+        Arc::strong_count(&self.token) == 1
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_free() && self.told.is_some_and(|told| told.elapsed() >= TOLD)
+    }
+}
+
 impl Tokens {
+    fn known(&mut self, batch: &BatchId) -> &mut Known {
+        if !self.by_batch.contains_key(batch) {
+            if self.by_age.len() >= REMEMBERED {
+                self.forget_one();
+            }
+            self.by_age.push_back(batch.clone());
+        }
+        self.by_batch.entry(batch.clone()).or_default()
+    }
+
     /// Forgets the oldest that nobody works on.
     fn forget_one(&mut self) {
         for _ in 0..self.by_age.len() {
             let Some(oldest) = self.by_age.pop_front() else { return };
-            if self.by_batch.get(&oldest).is_none_or(|token| Arc::strong_count(token) == 1) {
+            if self.by_batch.get(&oldest).is_none_or(Known::is_free) {
                 self.by_batch.remove(&oldest);
                 return;
             }
@@ -42,22 +75,24 @@ impl Tokens {
 impl Cancelled {
     /// The token of a batch; cancelled once the batch is.
     pub(crate) fn token(&self, batch: &BatchId) -> Token {
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(token) = tokens.by_batch.get(batch) {
-            return Arc::clone(token);
+        let mut tokens = self.lock();
+        let known = tokens.known(batch);
+        if known.is_over() {
+            *known = Known::default();
         }
-        if tokens.by_age.len() >= REMEMBERED {
-            tokens.forget_one();
-        }
-        let token = Token::default();
-        tokens.by_batch.insert(batch.clone(), Arc::clone(&token));
-        tokens.by_age.push_back(batch.clone());
-        token
+        Arc::clone(&known.token)
     }
 
     /// Marks a batch as cancelled.
     pub(crate) fn cancel(&self, batch: &BatchId) {
-        self.token(batch).cancel();
+        let mut tokens = self.lock();
+        let known = tokens.known(batch);
+        known.told = Some(Instant::now());
+        known.token.cancel();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tokens> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -73,6 +108,24 @@ mod tests {
         cancelled.cancel(&batch);
         assert!(token.is_cancelled() && cancelled.token(&batch).is_cancelled());
         assert!(!cancelled.token(&BatchId::new()).is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_of_which_nobody_tells_any_more_is_over_and_its_id_may_come_again() {
+        let cancelled = Cancelled::default();
+        let batch = BatchId::new();
+        cancelled.cancel(&batch);
+        tokio::time::advance(TOLD / 2).await;
+        cancelled.cancel(&batch);
+        tokio::time::advance(TOLD / 2).await;
+        let held = cancelled.token(&batch);
+        assert!(held.is_cancelled(), "it was told of just now");
+
+        tokio::time::advance(TOLD).await;
+
+        assert!(cancelled.token(&batch).is_cancelled(), "somebody works on it");
+        drop(held);
+        assert!(!cancelled.token(&batch).is_cancelled());
     }
 
     #[test]

@@ -63,3 +63,42 @@ impl Worker {
         self.broker.publish(Queue::Workers, Message::new(Body::Heartbeat(heartbeat), Priority::default())).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tidemill_core::broker::{Deliveries, Permits, Settlement};
+
+    use super::*;
+    use crate::Setup;
+    use crate::run::tests::idle;
+
+    async fn next(beats: &mut Deliveries) -> Heartbeat {
+        let beat = beats.next().await.unwrap();
+        let Body::Heartbeat(heartbeat) = beat.message.body.clone() else { panic!("{beat:?}") };
+        beat.settle(Settlement::Ack).await.unwrap();
+        heartbeat
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn good_bye_is_said_when_all_that_is_held_is_settled() {
+        let mut worker = idle();
+        let heartbeat = Heartbeat { every: 1000, ..Heartbeat::default() };
+        worker.setup = Arc::new(Setup { heartbeat: Some(heartbeat), ..(*worker.setup).clone() });
+        let mut beats = worker.broker.consume(Queue::Workers, Permits(1), CancellationToken::new()).await.unwrap();
+        let in_hand = worker.held.token();
+        let stop = CancellationToken::new();
+        stop.cancel();
+        worker.held.close();
+
+        let beating = start(&worker, worker.held.clone(), stop).unwrap();
+        let last = next(&mut beats).await;
+        drop(in_hand);
+        beating.await.unwrap();
+        let good_bye = next(&mut beats).await;
+
+        assert_eq!((last.every, last.held, last.is_stopping), (1000, 1, true));
+        assert_eq!((good_bye.every, good_bye.held, good_bye.is_stopping), (0, 0, true));
+    }
+}

@@ -1,8 +1,11 @@
 //! Intake: takes deliveries from the broker, as many at a time as there are hands for.
 
+use std::sync::Arc;
+
 use tidemill_core::broker::{BrokerError, Delivery, Notice, Permits, Queue};
 use tidemill_core::failpoint::reach;
 use tidemill_core::task::Lane;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,11 +21,14 @@ pub(crate) async fn start(
     stop_working: CancellationToken,
     held: TaskTracker,
 ) -> Result<JoinHandle<()>, BrokerError> {
-    let permits = Permits((worker.setup.permits)(lane, &worker.setup));
-    let mut deliveries = worker.broker.consume(Queue::Jobs(lane), permits, stop).await?;
+    let permits = (worker.setup.permits)(lane, &worker.setup);
+    // What the broker hands out besides, where messages are short, waits here for its turn: how much runs at a time is
+    // what an item of the lane needs.
+    let hands = Arc::new(Semaphore::new(permits));
+    let mut deliveries = worker.broker.consume(Queue::Jobs(lane), Permits(permits), stop).await?;
     Ok(tokio::spawn(async move {
         while let Some(delivery) = deliveries.next().await {
-            held.spawn(handle(worker.clone(), delivery, stop_working.clone()));
+            held.spawn(handle(worker.clone(), delivery, Arc::clone(&hands), stop_working.clone()));
         }
     }))
 }
@@ -50,13 +56,14 @@ pub(crate) async fn listen(
 }
 
 /// The way of one delivery.
-async fn handle(worker: Worker, delivery: Delivery, stop_working: CancellationToken) {
+async fn handle(worker: Worker, delivery: Delivery, hands: Arc<Semaphore>, stop_working: CancellationToken) {
     let span = tracing::debug_span!("delivery", redelivered = delivery.redelivered);
     async {
         let verdict = match decode::decode(&worker, &delivery.message) {
             Ok(work) if suspects::is_one(&worker, &delivery) => Verdict::Suspect(suspects::suspected(&work)),
             Ok(work) => {
                 let running = async {
+                    let _hand = hands.acquire().await;
                     let _beside_others = worker.gate.read().await;
                     reach("worker.run.before");
                     let verdict = run::run(&worker, work).await;
@@ -67,7 +74,7 @@ async fn handle(worker: Worker, delivery: Delivery, stop_working: CancellationTo
             }
             Err(refusal) => Verdict::Reject(refusal),
         };
-        settle::settle(&worker, delivery, verdict).await;
+        settle::settle(&worker, delivery, verdict, &stop_working).await;
     }
     .instrument(span)
     .await;

@@ -55,11 +55,12 @@ pub struct Setup {
     pub permits: fn(Lane, &Setup) -> usize,
     /// Computing threads; what [`Setup::permits`] goes by.
     pub threads: usize,
-    /// Items that only wait which it holds at once; what [`Setup::permits`] goes by.
+    /// What [`Setup::permits`] goes by where items only wait.
     pub waiting: usize,
     /// How long it may go on with what it holds once it is told to stop.
     pub grace: Duration,
-    /// How long an item may go on after its timeout before it is dead and its thread is given up.
+    /// How long an item may go on after its timeout before it is dead and its thread is given up; or after its batch was
+    /// cancelled before its thread is.
     pub stuck_after: Duration,
     /// A larger output is a failure: it would not fit into a message.
     pub max_output_bytes: usize,
@@ -103,6 +104,8 @@ pub struct Worker {
     reporter: report::Reporter,
     /// Held shared by whatever runs, and alone by a suspect.
     gate: Arc<RwLock<()>>,
+    /// Deliveries in its hands, until they are settled.
+    held: TaskTracker,
     /// For threads and processes that items start.
     room: room::Room,
     tally: Arc<Tally>,
@@ -130,6 +133,7 @@ impl Worker {
             cancelled: cancelled::Cancelled::default(),
             jobs: decode::Jobs::default(),
             gate: Arc::default(),
+            held: TaskTracker::new(),
             room: room::Room::default(),
             tally: Arc::default(),
             notes: Notes::default(),
@@ -148,13 +152,20 @@ impl Worker {
         let stop = stop.child_token();
         let stop_working = CancellationToken::new();
         let _gives_back_when_dropped = stop_working.clone().drop_guard();
-        let held = TaskTracker::new();
+        let held = self.held.clone();
 
-        let listening = intake::listen(&self, stop.clone(), stop_working.clone()).await?;
+        // A broker that is away is waited for, but not by whoever is told to stop.
+        let listening = intake::listen(&self, stop.clone(), stop_working.clone());
+        let Some(listening) = stop.run_until_cancelled(listening).await.transpose()? else {
+            return Ok(Ended::Stopped);
+        };
         let beating = heartbeat::start(&self, held.clone(), stop.clone());
         let mut intakes = Vec::new();
         for lane in self.setup.lanes.clone() {
-            intakes.push(intake::start(self.clone(), lane, stop.clone(), stop_working.clone(), held.clone()).await?);
+            let starting = intake::start(self.clone(), lane, stop.clone(), stop_working.clone(), held.clone());
+            // What was begun before ends below.
+            let Some(intake) = stop.run_until_cancelled(starting).await.transpose()? else { break };
+            intakes.push(intake);
             if self.setup.isolation.is_some() {
                 intakes.push(suspects::start(self.clone(), lane, stop.clone(), stop_working.clone()));
             }

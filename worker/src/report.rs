@@ -12,10 +12,10 @@ use futures::stream::FuturesUnordered;
 use tidemill_core::batch::{BatchId, Priority};
 use tidemill_core::broker::{Body, Broker, BrokerError, BrokerErrorKind, Message, Queue, ReplyTo};
 use tidemill_core::outcome::Outcome;
-use tidemill_core::task::Lane;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Again;
+use crate::suspects::Suspected;
 
 /// Reports that may wait for a message; whoever has more waits itself.
 const WAITING: usize = 1024;
@@ -133,23 +133,19 @@ async fn publish(broker: Arc<dyn Broker>, batch: BatchId, mut reports: Vec<Repor
 }
 
 /// Publishes what is to run again; resolves once the broker has it.
-pub(crate) async fn run_again(broker: &dyn Broker, again: Again) -> Result<(), BrokerError> {
+pub(crate) async fn run_again(broker: &dyn Broker, again: &Again) -> Result<(), BrokerError> {
     let Again { chunk, lane, delay } = again;
-    let priority = chunk.batch.priority;
+    let message = Message::new(Body::Chunk(chunk.clone()), chunk.batch.priority);
     // A delay of nothing would be held to the queue's bound; see Broker::publish.
-    let delay = delay.max(Duration::from_millis(1));
-    broker.publish(Queue::Jobs(lane), Message { delay, ..Message::new(Body::Chunk(chunk), priority) }).await
+    let delay = (*delay).max(Duration::from_millis(1));
+    broker.publish(Queue::Jobs(*lane), Message { delay, ..message }).await
 }
 
 /// Publishes chunks to the suspects of their lane.
-pub(crate) async fn suspect(
-    broker: &dyn Broker,
-    lane: Lane,
-    chunks: Vec<tidemill_core::chunk::Chunk>,
-) -> Result<(), BrokerError> {
-    for chunk in chunks {
-        let message = Message::new(Body::Chunk(chunk), Priority::default());
-        broker.publish(Queue::Suspects(lane), message).await?;
+pub(crate) async fn suspect(broker: &dyn Broker, suspected: &Suspected) -> Result<(), BrokerError> {
+    for chunk in &suspected.chunks {
+        let message = Message::new(Body::Chunk(chunk.clone()), Priority::default());
+        broker.publish(Queue::Suspects(suspected.lane), message).await?;
     }
     Ok(())
 }

@@ -12,16 +12,20 @@ use futures::stream::FuturesOrdered;
 use futures::{FutureExt as _, StreamExt as _};
 use serde_json::value::RawValue;
 use tidemill_core::chunk::{Chunk, Item};
-use tidemill_core::compute::message_of;
+use tidemill_core::compute::{Pool, message_of};
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Maker, Status};
 use tidemill_core::task::{Engine, Stop, Tools, Waiting, raw};
 use tidemill_core::telemetry::events::ChunkFinished;
+use tidemill_core::wire;
 use tokio_util::sync::CancellationToken;
 
-use crate::Worker;
 use crate::decide::{Ran, Stopped, Verdict, decide};
 use crate::decode::Work;
+use crate::{Tally, Worker};
+
+/// Input and output of an item that fit into a message, with all that stands beside them in an outcome.
+const OUTCOME_BYTES: usize = wire::MAX_BYTES - (256 << 10);
 
 /// Runs every item and says what the delivery came to. Dropping the future ends them all.
 pub(crate) async fn run(worker: &Worker, work: Work) -> Verdict {
@@ -32,10 +36,15 @@ pub(crate) async fn run(worker: &Worker, work: Work) -> Verdict {
         Engine::Compute => compute(worker, &work).await,
         Engine::Wait(_) => wait(worker, &work).await,
     };
-    for ran in &mut ran {
+    for (ran, item) in ran.iter_mut().zip(&work.chunk().items) {
         let bytes = ran.result.as_ref().map_or(0, |output| output.get().len());
-        if bytes > worker.setup.max_output_bytes {
-            ran.result = Err(Stopped::Failed(too_large(bytes, worker.setup.max_output_bytes)));
+        let most = match worker.setup.max_output_bytes {
+            // Within one process nothing travels.
+            usize::MAX => usize::MAX,
+            most => most.min(OUTCOME_BYTES.saturating_sub(item.input.get().len())),
+        };
+        if bytes > most {
+            ran.result = Err(Stopped::Failed(too_large(bytes, most)));
         }
     }
     if work.cancelled.is_cancelled() {
@@ -150,6 +159,9 @@ async fn compute(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
             Went::Cancelled => {
                 let (mut ended, was_running) = pass.take();
                 ran.append(&mut ended);
+                if was_running {
+                    watch(worker, pass);
+                }
                 let begun = if was_running { ran.len() + at_once } else { ran.len() };
                 while ran.len() < items {
                     ran.push(Ran::cancelled(ran.len() < begun));
@@ -175,20 +187,32 @@ async fn compute(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
 /// What becomes of an item that exceeded its timeout and was asked to stop.
 async fn late(worker: &Worker, pass: &Pass, timeout: Duration) -> Stopped {
     let patience = worker.setup.stuck_after;
-    if tokio::time::timeout(patience, pass.left.cancelled()).await.is_ok() {
+    if leaves(pass, patience, worker.compute(), &worker.tally).await {
         return Stopped::Failed(Failure::timed_out(timeout));
     }
-    tracing::error!(
-        "an item keeps its thread: it goes on {patience:?} after its timeout of {timeout:?} and after it was asked to stop"
-    );
-    if let Err(error) = worker.compute().renew() {
-        tracing::error!(%error, "its neighbours wait for the threads that are left");
-    }
-    worker.tally.threads_lost.cancel();
     Stopped::Stuck(Failure::permanent(
         "stuck",
         format!("it did not end within {patience:?} after its timeout of {timeout:?}, though it was asked to stop"),
     ))
+}
+
+/// Finds out whether an item of a cancelled batch gives its thread back. Its outcome does not wait for that.
+fn watch(worker: &Worker, pass: Arc<Pass>) {
+    let (patience, pool, tally) = (worker.setup.stuck_after, worker.compute().clone(), Arc::clone(&worker.tally));
+    tokio::spawn(async move { leaves(&pass, patience, &pool, &tally).await });
+}
+
+/// Whether the thread leaves an item that was asked to stop; if not, it is lost, and its neighbours get new ones.
+async fn leaves(pass: &Pass, patience: Duration, pool: &Pool, tally: &Tally) -> bool {
+    if tokio::time::timeout(patience, pass.left.cancelled()).await.is_ok() {
+        return true;
+    }
+    tracing::error!("an item keeps its thread: it goes on {patience:?} after it was asked to stop");
+    if let Err(error) = pool.renew() {
+        tracing::error!(%error, "its neighbours wait for the threads that are left");
+    }
+    tally.threads_lost.cancel();
+    false
 }
 
 /// The input that the task is given: where the worker finds the bytes elsewhere, with that place for the path.
@@ -244,8 +268,7 @@ impl Pass {
     /// On the computing thread: runs items until there are none, or nobody waits for them.
     fn run(&self, work: &Work, stop: &CancellationToken) {
         let mut items = work.chunk().items[self.first..].iter().peekable();
-        let mut started = Instant::now();
-        self.lock().running_since = Some(started);
+        let Some(mut started) = self.begin() else { return };
         while let Some(item) = items.next() {
             let result = if work.is_expired() {
                 Err(Stopped::Expired)
@@ -268,8 +291,7 @@ impl Pass {
         let items = &work.chunk().items[self.first..];
         let inputs: Vec<_> = items.iter().map(input_of).collect();
         let inputs: Vec<&RawValue> = inputs.iter().map(AsRef::as_ref).collect();
-        let started = Instant::now();
-        self.lock().running_since = Some(started);
+        let Some(started) = self.begin() else { return };
         let results = work.job.compute_together(&inputs, &Stop(stop));
         let share = started.elapsed() / u32::try_from(inputs.len()).unwrap_or(u32::MAX).max(1);
         let queued = started - self.taken;
@@ -279,6 +301,15 @@ impl Pass {
             done.ran.extend(results.map(|result| Ran { result, queued, run: share }));
             done.running_since = None;
         }
+    }
+
+    /// When its first item begins, which is now; `None` if nobody waits for it any more.
+    fn begin(&self) -> Option<Instant> {
+        let mut done = self.lock();
+        if !done.is_taken {
+            done.running_since = Some(Instant::now());
+        }
+        done.running_since
     }
 
     fn lock(&self) -> MutexGuard<'_, Done> {

@@ -5,29 +5,34 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidemill_core::batch::Attempt;
-use tidemill_core::broker::{Body, BrokerError, Delivery, Message, Settlement};
+use tidemill_core::broker::{Body, BrokerError, BrokerErrorKind, Delivery, Message, Settlement};
 use tidemill_core::chunk::Item;
 
 use tidemill_core::failpoint::reach;
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Ending, Maker, Outcome};
+use tokio_util::sync::CancellationToken;
 
 use crate::report::{run_again, suspect};
 use crate::{Refusal, Verdict, Worker};
 
-/// Publishes what the verdict holds, confirmed, and only then settles. Where the broker does not take it, the
-/// delivery is given back and will come again: recording is once, so that does no harm.
-pub(crate) async fn settle(worker: &Worker, delivery: Delivery, verdict: Verdict) {
+/// The first pause before the broker is asked again to take what it refused, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+
+/// Publishes what the verdict holds, confirmed, and only then settles. Where the broker does not take it until
+/// `stop_working`, the delivery is given back and will come again: recording is once, so that does no harm.
+pub(crate) async fn settle(worker: &Worker, delivery: Delivery, verdict: Verdict, stop_working: &CancellationToken) {
     let broker = &*worker.broker;
     let settled = match verdict {
         Verdict::Done { batch, outcomes, again } => {
             let published = async {
                 worker.tally.items.fetch_add(outcomes.len() as u64, Ordering::Relaxed);
                 reach("worker.report.before");
-                worker.reporter.report(batch, outcomes, delivery.message.reply_to.clone()).await?;
+                let reply_to = &delivery.message.reply_to;
+                insist(stop_working, || worker.reporter.report(batch.clone(), outcomes.clone(), reply_to.clone())).await?;
                 reach("worker.report.after");
-                match again {
-                    Some(again) => run_again(broker, again).await,
+                match &again {
+                    Some(again) => insist(stop_working, || run_again(broker, again)).await,
                     None => Ok(()),
                 }
             };
@@ -36,13 +41,13 @@ pub(crate) async fn settle(worker: &Worker, delivery: Delivery, verdict: Verdict
                 Err(error) => give_back(delivery, &error).await,
             }
         }
-        Verdict::Suspect(suspected) => match suspect(broker, suspected.lane, suspected.chunks).await {
+        Verdict::Suspect(suspected) => match insist(stop_working, || suspect(broker, &suspected)).await {
             Ok(()) => delivery.settle(Settlement::Ack).await,
             Err(error) => give_back(delivery, &error).await,
         },
         Verdict::Reject(refusal) => {
             tracing::warn!(reason = refusal.0, "refused a message");
-            match refused(worker, Arc::clone(&delivery.message), &refusal).await {
+            match insist(stop_working, || refused(worker, &delivery.message, &refusal)).await {
                 Ok(()) => delivery.settle(Settlement::Reject(refusal.0)).await,
                 Err(error) => give_back(delivery, &error).await,
             }
@@ -56,7 +61,7 @@ pub(crate) async fn settle(worker: &Worker, delivery: Delivery, verdict: Verdict
 }
 
 /// Gives the items of a chunk that is not run their outcomes: their batch would never be complete.
-async fn refused(worker: &Worker, message: Arc<Message>, refusal: &Refusal) -> Result<(), BrokerError> {
+async fn refused(worker: &Worker, message: &Message, refusal: &Refusal) -> Result<(), BrokerError> {
     let Body::Chunk(chunk) = &message.body else { return Ok(()) };
     let maker = Arc::new(Maker { worker: worker.setup.name.clone(), device: "cpu".into() });
     let outcome = |item: &Item| {
@@ -74,6 +79,27 @@ async fn refused(worker: &Worker, message: Arc<Message>, refusal: &Refusal) -> R
     };
     let outcomes = chunk.items.iter().map(outcome).collect();
     worker.reporter.report(chunk.batch.id.clone(), outcomes, message.reply_to.clone()).await
+}
+
+/// Publishes until the broker takes it, or nothing is worked on any more. A queue that is full or was deleted is an outage
+/// like another: given back at once, a chunk would run again and again for nothing, and count as if it ended its workers.
+async fn insist<P>(stop_working: &CancellationToken, publish: impl Fn() -> P) -> Result<(), BrokerError>
+where
+    P: Future<Output = Result<(), BrokerError>>,
+{
+    use BrokerErrorKind::{Blocked, Mismatch, Refused, Unroutable};
+    let mut pause = PAUSES.0;
+    loop {
+        let error = match publish().await {
+            Err(error) if matches!(error.kind, Refused | Unroutable | Mismatch | Blocked) => error,
+            published => return published,
+        };
+        tracing::warn!(%error, "the broker does not take what became of a delivery, trying again");
+        if stop_working.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return Err(error);
+        }
+        pause = (2 * pause).min(PAUSES.1);
+    }
 }
 
 async fn give_back(delivery: Delivery, error: &BrokerError) -> Result<(), BrokerError> {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill_core::broker::{Delivery, Queue};
-use tidemill_core::chunk::Chunk;
+use tidemill_core::chunk::{Chunk, Item};
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Ending, Maker, Outcome};
 use tidemill_core::task::Lane;
@@ -100,7 +100,7 @@ async fn turn(
             },
             Err(refusal) => Verdict::Reject(refusal),
         };
-        settle::settle(worker, delivery, verdict).await;
+        settle::settle(worker, delivery, verdict, stop_working).await;
     }
     true
 }
@@ -147,7 +147,8 @@ fn judge(worker: &Worker, delivery: &Delivery, work: &Work) -> Option<Verdict> {
         }
         [_] => None,
         items => {
-            let half = |items: &[tidemill_core::chunk::Item]| Chunk { items: items.to_vec(), ..chunk.clone() };
+            let Chunk { batch, attempt, .. } = chunk;
+            let half = |items: &[Item]| Chunk { batch: Arc::clone(batch), attempt: *attempt, items: items.to_vec() };
             let (one, other) = items.split_at(items.len() / 2);
             let chunks = vec![half(one), half(other)];
             tracing::warn!(

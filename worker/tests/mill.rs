@@ -8,7 +8,7 @@
 mod world;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -20,6 +20,7 @@ use tidemill_core::retry::RetryPolicy;
 use tidemill_core::task::{Lane, raw};
 use tidemill_producer::inputs::{Input, Inputs, Source};
 use tidemill_producer::{Cut, NotReady, Producer, Ready, Span};
+use tidemill_results_api::collect;
 use tidemill_worker::{Ended, Networks, OwnNetworks};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -181,6 +182,64 @@ async fn a_stopped_worker_gives_back_what_it_cannot_finish_and_it_costs_no_attem
     assert_eq!(world.read(&batch).await[0].attempts.0, 1, "the next worker's attempt is still the first");
 }
 
+/// A broker that is away: whoever asks for something waits. It may have gone when somebody was listening.
+#[derive(Debug)]
+struct Away {
+    heard: Option<broker::embedded::Embedded>,
+}
+
+#[async_trait::async_trait]
+impl Broker for Away {
+    async fn publish(&self, _queue: Queue, _message: broker::Message) -> Result<(), broker::BrokerError> {
+        std::future::pending().await
+    }
+
+    async fn consume(
+        &self,
+        _queue: Queue,
+        _permits: broker::Permits,
+        _stop: CancellationToken,
+    ) -> Result<broker::Deliveries, broker::BrokerError> {
+        std::future::pending().await
+    }
+
+    async fn take_one(&self, _queue: Queue) -> Result<Option<broker::Delivery>, broker::BrokerError> {
+        std::future::pending().await
+    }
+
+    async fn depth(&self, _queue: Queue) -> Result<u64, broker::BrokerError> {
+        std::future::pending().await
+    }
+
+    async fn announce(&self, _notice: Notice) -> Result<(), broker::BrokerError> {
+        std::future::pending().await
+    }
+
+    async fn notices(&self) -> Result<broker::Notices, broker::BrokerError> {
+        match &self.heard {
+            Some(heard) => heard.notices().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_waits_for_its_broker_ends_when_it_is_told_to() {
+    for heard in [None, Some(broker::embedded::Embedded::new(1 << 20))] {
+        let mut world = sandbox();
+        world.broker = Arc::new(Away { heard });
+        let stop = CancellationToken::new();
+        let waiting = tokio::spawn(world.worker("waiting", 1).run(stop.clone()));
+        assert!(tokio::time::timeout(PATIENCE, world.broker.depth(Queue::Results)).await.is_err(), "it is away");
+        assert!(!waiting.is_finished());
+
+        stop.cancel();
+
+        let ended = tokio::time::timeout(PATIENCE / 2, waiting).await.expect("it waits for nobody");
+        assert_eq!(ended.unwrap().unwrap(), Ended::Stopped);
+    }
+}
+
 /// Networks whose device is lost when the test says so.
 struct Fragile(Notify);
 
@@ -254,18 +313,35 @@ fn broker_work() -> broker::Message {
     broker::Message::new(broker::Body::Chunk(chunk), Priority(0))
 }
 
-/// A broker that never confirms an outcome, and takes nothing in before it is asked a second time.
+/// A broker that takes nothing in before it is asked a second time, and refuses outcomes so often; or never confirms one.
 #[derive(Debug)]
-struct Unconfirming(broker::embedded::Embedded);
+struct Grudging {
+    broker: broker::embedded::Embedded,
+    refusals: Option<AtomicU32>,
+}
+
+impl Grudging {
+    fn new(refusals: Option<u32>) -> Arc<Self> {
+        Arc::new(Self { broker: broker::embedded::Embedded::new(1 << 20), refusals: refusals.map(AtomicU32::new) })
+    }
+}
 
 #[async_trait::async_trait]
-impl Broker for Unconfirming {
+impl Broker for Grudging {
     async fn publish(&self, queue: Queue, message: broker::Message) -> Result<(), broker::BrokerError> {
         if matches!(message.body, broker::Body::Outcomes { .. }) {
-            return std::future::pending().await;
+            let Some(refusals) = &self.refusals else { return std::future::pending().await };
+            let fewer = |left: u32| left.checked_sub(1);
+            if refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok() {
+                return Err(broker::BrokerError {
+                    kind: broker::BrokerErrorKind::Refused,
+                    action: "publish".into(),
+                    reason: "the queue is full".into(),
+                });
+            }
         }
         tokio::task::yield_now().await;
-        self.0.publish(queue, message).await
+        self.broker.publish(queue, message).await
     }
 
     async fn consume(
@@ -274,31 +350,31 @@ impl Broker for Unconfirming {
         permits: broker::Permits,
         stop: CancellationToken,
     ) -> Result<broker::Deliveries, broker::BrokerError> {
-        self.0.consume(queue, permits, stop).await
+        self.broker.consume(queue, permits, stop).await
     }
 
     async fn take_one(&self, queue: Queue) -> Result<Option<broker::Delivery>, broker::BrokerError> {
-        self.0.take_one(queue).await
+        self.broker.take_one(queue).await
     }
 
     async fn depth(&self, queue: Queue) -> Result<u64, broker::BrokerError> {
-        self.0.depth(queue).await
+        self.broker.depth(queue).await
     }
 
     async fn announce(&self, notice: Notice) -> Result<(), broker::BrokerError> {
-        self.0.announce(notice).await
+        self.broker.announce(notice).await
     }
 
     async fn notices(&self) -> Result<broker::Notices, broker::BrokerError> {
-        self.0.notices().await
+        self.broker.notices().await
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_input_that_is_refused_is_accepted_only_when_its_outcome_is_confirmed() {
-    let broker = Arc::new(Unconfirming(broker::embedded::Embedded::new(1 << 20)));
+    let broker = Grudging::new(None);
     let mut world = sandbox();
-    world.broker = Arc::<Unconfirming>::clone(&broker);
+    world.broker = Arc::<Grudging>::clone(&broker);
     let batch = world.batch(COMPUTE, PATIENCE);
     let job = world.register.find(&batch.task).unwrap().prepare(&batch.options).unwrap();
     let producer = world.producer(Cut { max_items: 2, max_bytes: u64::MAX, ramp: 0 });
@@ -311,6 +387,20 @@ async fn an_input_that_is_refused_is_accepted_only_when_its_outcome_is_confirmed
 
     assert_eq!(broker.depth(Queue::Jobs(Lane::Cpu)).await.unwrap(), 2, "the chunks are");
     assert_eq!(*producer.accepted.borrow(), 0, "whoever goes on from there would pass over what was refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_that_the_broker_refuses_wait_until_it_takes_them_and_no_item_runs_again() {
+    let mut world = sandbox();
+    world.broker = Grudging::new(Some(2));
+    let (broker, store, stop) = (Arc::clone(&world.broker), Arc::clone(&world.store), world.stop.clone());
+    tokio::spawn(async move { collect(&*broker, &*store, |_| {}, stop).await });
+    tokio::spawn(world.worker("w", 1).run(world.stop.clone()));
+
+    let outcomes = world.grind(COMPUTE, &[Deed::Echo(1), Deed::Echo(2)], ONE_BY_ONE).await;
+
+    assert_eq!(outcomes.len(), 2);
+    assert_eq!(world.shared.runs.load(Ordering::SeqCst), 2);
 }
 
 /// Makes each input ready when the one before it is accepted.
@@ -329,7 +419,7 @@ impl Ready for OneAfterTheOther {
 #[tokio::test(start_paused = true)]
 async fn what_was_published_is_confirmed_while_files_are_made_ready() {
     let mut world = sandbox();
-    world.broker = Arc::new(Unconfirming(broker::embedded::Embedded::new(1 << 20)));
+    world.broker = Grudging::new(None);
     let batch = world.batch(COMPUTE, PATIENCE);
     let job = world.register.find(&batch.task).unwrap().prepare(&batch.options).unwrap();
     let accepted = watch::Sender::new(0);

@@ -41,7 +41,7 @@ pub(crate) struct Submit {
     /// End after this long, whatever was accepted by then, and say how to go on
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout, help_heading = "How it is sent")]
     pub(crate) deadline: Option<Duration>,
-    /// Send paths instead of files: the workers see the same folders (shared storage)
+    /// Send paths instead of files, relative ones made absolute: the workers see the same folders (shared storage)
     #[arg(long, help_heading = "How it is sent")]
     pub(crate) by_path: bool,
     /// 0 is usual; anything above goes before it, larger before smaller where the broker can

@@ -1,12 +1,17 @@
 //! Reach: whether the parts of a cluster answer that the settings name.
 
-use std::net::{TcpStream, ToSocketAddrs as _};
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
+use tidemill_core::broker::Health;
 use tidemill_core::settings::{ServiceUrl, Settings};
+use tidemill_core::store::Shared as _;
 
 use super::Finding;
 use crate::client::{Client, Trouble};
+use crate::cluster;
+use crate::error::Exit;
 
 /// What does not answer by then does not answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -14,8 +19,12 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// Looks at whatever is not inside this process, or where it is by default.
 pub(super) fn cluster(settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
-    findings.extend(socket("broker.url", &settings.broker.url, "RabbitMQ"));
-    findings.extend(socket("store.url", &settings.store.url, "Redis"));
+    let sockets = socket("broker.url", &settings.broker.url, "RabbitMQ");
+    let login = sockets.iter().any(|socket| socket.is_well).then(|| broker(settings));
+    findings.extend(sockets.into_iter().chain(login));
+    let sockets = socket("store.url", &settings.store.url, "Redis");
+    let login = sockets.iter().any(|socket| socket.is_well).then(|| store(settings));
+    findings.extend(sockets.into_iter().chain(login));
     if settings.api.url != Settings::default().api.url || !settings.broker.url.is_memory() {
         findings.push(api(settings));
     }
@@ -29,11 +38,7 @@ fn socket(key: &str, url: &ServiceUrl, what: &str) -> Vec<Finding> {
     }
     let finding = |address: (String, u16)| {
         let (host, port) = &address;
-        let reached = (host.as_str(), *port).to_socket_addrs().and_then(|mut resolved| {
-            let one = resolved.next().ok_or_else(|| std::io::Error::other("the name has no address"))?;
-            TcpStream::connect_timeout(&one, ANSWER_WITHIN)
-        });
-        match reached {
+        match (host.as_str(), *port).to_socket_addrs().and_then(reach) {
             Ok(_) => Finding::well(format!("{what} listens at {host}:{port}")),
             Err(error) => Finding::away(
                 format!("{what} cannot be reached at {host}:{port}: {error}"),
@@ -42,6 +47,52 @@ fn socket(key: &str, url: &ServiceUrl, what: &str) -> Vec<Finding> {
         }
     };
     addresses(url).into_iter().map(finding).collect()
+}
+
+/// Connects to one of a name's addresses; why the last of them was none, where none is: a name may have two, one for each
+/// version of IP, and a server listen at one.
+fn reach(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let mut problem = io::Error::other("the name has no address");
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, ANSWER_WITHIN) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => problem = error,
+        }
+    }
+    Err(problem)
+}
+
+/// Whether the broker lets us in, and is what we need.
+fn broker(settings: &Settings) -> Finding {
+    let looked = crate::block_on(async {
+        // It uses none of the queues.
+        let broker = cluster::broker(settings, "doctor", Some(ANSWER_WITHIN), Some(&[]))?;
+        cluster::ready(&broker, Some(ANSWER_WITHIN)).await
+    });
+    match looked {
+        Ok(()) => Finding::well("RabbitMQ lets us in"),
+        Err(error) if error.exit == Exit::Configuration => {
+            Finding::ill(error.message, "broker.url and broker.password say who we are")
+        }
+        Err(error) => Finding::away(error.message, "its log tells more"),
+    }
+}
+
+/// Whether the store lets us in.
+fn store(settings: &Settings) -> Finding {
+    let looked = crate::block_on(async {
+        let store = cluster::store(settings)?;
+        Ok(tokio::time::timeout(ANSWER_WITHIN, store.health()).await)
+    });
+    match looked {
+        Ok(Ok(Health::Ready)) => Finding::well("Redis lets us in"),
+        Ok(Ok(Health::Blocked(reason) | Health::Away(reason))) => Finding::away(
+            format!("Redis takes nothing from us: {reason}"),
+            "store.url and store.password say who we are",
+        ),
+        Ok(Err(_)) => Finding::away("Redis does not answer", "its log tells more"),
+        Err(error) => Finding::ill(error.message, error.hint.unwrap_or_default()),
+    }
 }
 
 /// Hosts and ports: several, separated by commas, each a URL of its own or all behind one scheme.
@@ -95,7 +146,20 @@ fn api(settings: &Settings) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    #[test]
+    fn one_address_of_a_name_that_answers_is_enough() {
+        let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let here = listen();
+        let [gone, here_too] = [listen(), here.try_clone().unwrap()].map(|listener| listener.local_addr().unwrap());
+
+        assert!(reach([gone, here_too].into_iter()).is_ok());
+        assert!(reach([gone].into_iter()).is_err());
+        assert_eq!(reach([].into_iter()).unwrap_err().to_string(), "the name has no address");
+    }
 
     #[test]
     fn every_address_of_a_url_is_found() {

@@ -16,7 +16,7 @@ use tidemill_producer::inputs::Source;
 use super::sink::Stop;
 use crate::client::{BlobTrouble, Client, Trouble};
 use crate::error::{CliError, Exit};
-use crate::out::Out;
+use crate::out::{Out, blobs_in};
 
 /// Files that are fetched at the same time.
 const AT_ONCE: usize = 8;
@@ -42,14 +42,13 @@ impl Download {
     /// All files, into a folder; see [`Out::open`].
     pub(super) fn into_folder(folder: &Path, inputs: Option<&[Source]>) -> Result<Self, CliError> {
         let out = Out::open(folder, inputs)?;
-        let staged = out.blobs(NO_LIMITS)?;
+        let staged = blobs_in(&out.staging(), NO_LIMITS)?;
         Ok(Self { to: To::Folder(out), staged })
     }
 
     /// Masks alone, to be looked at.
     pub(super) fn of_masks(folder: TempDir) -> Result<Self, CliError> {
-        let staged = Blobs::in_folder(folder.path(), NO_LIMITS);
-        let staged = staged.map_err(|error| CliError::new(Exit::Configuration, error.message))?;
+        let staged = blobs_in(folder.path(), NO_LIMITS)?;
         Ok(Self { to: To::Look(folder), staged })
     }
 

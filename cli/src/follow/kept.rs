@@ -2,16 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use tidemill_core::batch::BatchId;
-use tidemill_core::outcome::Outcome;
+use tidemill_core::batch::{Batch, BatchId};
+use tidemill_core::outcome::{Outcome, Status};
+use tidemill_core::store::Progress;
 use tidemill_producer::inputs::Source;
 
 use super::download::Download;
 use super::sink::Stop;
 use crate::args::OrderArg;
 use crate::client::{Client, Trouble};
-use crate::error::{CliError, Exit};
-use crate::ledger::{Form, Ledger, Opened};
+use crate::error::CliError;
+use crate::ledger::{Form, Label, Ledger, Opened};
 
 /// A file of a cluster's outcomes is written in the order of their inputs.
 ///
@@ -30,9 +31,11 @@ pub(crate) fn must_be_in_input_order(order: OrderArg) -> Result<(), CliError> {
 pub(crate) struct Kept {
     download: Option<Download>,
     ledger: Option<Ledger>,
-    /// How many outcomes the ledger had before, and the last of them.
-    before: u64,
+    /// How the items ended whose outcomes the ledger had before, and the last of them.
+    before: Progress,
     last: Option<Outcome>,
+    /// Items that were `ok`, and are failures here.
+    harmed: u64,
 }
 
 impl Kept {
@@ -58,8 +61,7 @@ impl Kept {
         if has_masks && download.is_none() {
             download = Some(Download::of_masks(ledger.spool()?)?);
         }
-        let before = begun.progress.recorded();
-        Ok(Some(Self { download, ledger: Some(*ledger), before, last: begun.last }))
+        Ok(Some(Self { download, ledger: Some(*ledger), before: begun.progress, last: begun.last, harmed: 0 }))
     }
 
     /// Makes sure that what the file has is the beginning of this batch.
@@ -83,7 +85,14 @@ impl Kept {
 
     /// The place of the next outcome.
     pub(super) fn place(&self) -> u64 {
-        self.before
+        self.before.recorded()
+    }
+
+    /// How many items failed only here, where their files were not to be had or not to be placed. Of what an earlier
+    /// command wrote only the counts are known: what has not ended well in it, and more of it than in the whole batch.
+    pub(super) fn harmed(&self, batch: &Progress) -> u64 {
+        let not_ok = |progress: &Progress| progress.recorded() - progress.count(Status::Ok);
+        self.harmed + not_ok(&self.before).saturating_sub(not_ok(batch))
     }
 
     /// The file of outcomes.
@@ -110,7 +119,9 @@ impl Kept {
     /// fetched now, none.
     pub(super) async fn keep(&mut self, client: &Client, outcomes: &mut [Outcome]) -> Result<(), Stop> {
         if let Some(download) = &mut self.download {
+            let before = count_ok(outcomes);
             download.fetch(client, outcomes).await?;
+            self.harmed += before - count_ok(outcomes);
         }
         if let Some(ledger) = &mut self.ledger {
             let staged = self.download.as_ref().map(Download::staged);
@@ -125,19 +136,23 @@ impl Kept {
         Ok(())
     }
 
-    /// Makes of the journal what was asked for, now that it is whole.
-    pub(super) async fn finish(self) -> Result<(), CliError> {
+    /// Makes of the journal what was asked for, now that it is whole: the outcomes of this batch.
+    pub(super) async fn finish(self, batch: &Batch) -> Result<(), CliError> {
         let Self { download, ledger, .. } = self;
         drop(download);
-        let Some(ledger) = ledger else { return Ok(()) };
-        let finishing = tokio::task::spawn_blocking(|| ledger.finish());
-        finishing.await.map_err(|error| CliError::new(Exit::Fault, error.to_string()))?
+        let Some(mut ledger) = ledger else { return Ok(()) };
+        ledger.is_of(Label::of(batch));
+        ledger.finish().await
     }
 
     /// Removes the file again, if nothing was written to it.
     pub(crate) fn discard_if_empty(self) {
         self.ledger.map(Ledger::discard_if_empty).unwrap_or_default();
     }
+}
+
+fn count_ok(outcomes: &[Outcome]) -> u64 {
+    outcomes.iter().filter(|outcome| outcome.status() == Status::Ok).count() as u64
 }
 
 /// The file may say of a produced file where it lies, or that it was gone; who made an outcome when cannot change.

@@ -18,7 +18,7 @@ const WITHOUT_FOLLOWING: Duration = Duration::from_secs(30);
 
 /// How long an API that is away is waited for.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(crate) struct Patience {
     waits: bool,
     is_patient: bool,
     is_quiet: bool,
@@ -35,8 +35,21 @@ impl Patience {
         Self { waits, is_patient, is_quiet, was_reached: false, away_since: None, is_told: false, pause }
     }
 
+    /// That of somebody who only watches: an API that was reached once is waited for.
+    pub(crate) fn of_watcher() -> Self {
+        Self {
+            waits: true,
+            is_patient: false,
+            is_quiet: false,
+            was_reached: false,
+            away_since: None,
+            is_told: false,
+            pause: FIRST,
+        }
+    }
+
     /// Waits a while, longer each time; or gives the error back where waiting will not help or is not wanted.
-    pub(super) async fn wait_out(&mut self, error: ApiError) -> Result<(), CliError> {
+    pub(crate) async fn wait_out(&mut self, error: ApiError) -> Result<(), CliError> {
         let since = *self.away_since.get_or_insert_with(Instant::now);
         let is_new = error.trouble == Trouble::Unknown && self.is_patient && !self.was_reached;
         let is_over = !self.waits && since.elapsed() > WITHOUT_FOLLOWING;
@@ -55,7 +68,7 @@ impl Patience {
     }
 
     /// It answers.
-    pub(super) fn is_back(&mut self) {
+    pub(crate) fn is_back(&mut self) {
         self.was_reached = true;
         self.away_since = None;
         if std::mem::take(&mut self.is_told) {
@@ -64,7 +77,7 @@ impl Patience {
     }
 
     /// It answers and sends something: the next wait is a short one again.
-    pub(super) fn has_got_on(&mut self) {
+    pub(crate) fn has_got_on(&mut self) {
         self.pause = FIRST;
     }
 }

@@ -61,6 +61,11 @@ impl<'a> Reader<'a> {
         self.sink.end()
     }
 
+    /// The same where nothing came of it.
+    pub(super) fn give_up(self) -> Result<Kept, CliError> {
+        self.sink.give_up()
+    }
+
     /// Reads one answer; the batch, if that was all of it.
     async fn once(&mut self) -> Result<Option<BatchInfo>, Stop> {
         self.begun.clear();

@@ -9,7 +9,7 @@ use super::kept::Kept;
 use crate::client::{ApiError, Client};
 use crate::error::{CliError, Exit};
 use crate::line;
-use crate::printer::Printer;
+use crate::printer::{Printer, not_printed};
 
 /// Where outcomes end.
 pub(super) struct Sink {
@@ -46,16 +46,10 @@ impl From<io::Error> for Stop {
     }
 }
 
-fn not_printed(error: &io::Error) -> CliError {
-    CliError::new(Exit::Fault, format!("cannot print outcomes: {error}"))
-        .hint("is the disk full that they are written to?")
-}
-
 impl Sink {
-    pub(super) fn new(following: &Following, kept: Kept) -> Result<Self, CliError> {
+    pub(super) fn new(following: &Following, kept: Kept) -> Self {
         let is_printed = kept.file().is_none() || following.format.is_some();
-        let printer = is_printed.then(|| Printer::new(following.format)).transpose();
-        Ok(Self { printer: printer.map_err(|error| not_printed(&error))?, kept })
+        Self { printer: is_printed.then(|| Printer::new(following.format)), kept }
     }
 
     /// Whether lines must tell the names of their items.
@@ -85,8 +79,17 @@ impl Sink {
     }
 
     /// Ends what is printed; gives what is kept.
-    pub(super) fn end(mut self) -> Result<Kept, CliError> {
-        match self.printer.as_mut().map_or(Ok(()), Printer::end) {
+    pub(super) fn end(self) -> Result<Kept, CliError> {
+        self.end_by(Printer::end)
+    }
+
+    /// The same where nothing came of it; see [`Printer::give_up`].
+    pub(super) fn give_up(self) -> Result<Kept, CliError> {
+        self.end_by(Printer::give_up)
+    }
+
+    fn end_by(mut self, end: fn(&mut Printer) -> io::Result<()>) -> Result<Kept, CliError> {
+        match self.printer.as_mut().map_or(Ok(()), end) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(not_printed(&error)),
             _ => Ok(self.kept),
         }

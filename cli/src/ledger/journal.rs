@@ -26,6 +26,8 @@ pub(super) struct Journal {
     cut: Option<u64>,
     /// What was rendered and is not yet written.
     text: Vec<u8>,
+    /// Whether outcomes are added in the order of their inputs, so that it can be gone on with.
+    pub(super) is_in_order: bool,
 }
 
 /// What a journal already has.
@@ -63,7 +65,7 @@ impl Journal {
             }
         }
         let (begun, cut) = if resume { scan(&path, &file, seen)? } else { Default::default() };
-        Ok((Self { path, file, cut, text: Vec::new() }, begun))
+        Ok((Self { path, file, cut, text: Vec::new(), is_in_order: true }, begun))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -99,7 +101,7 @@ impl Journal {
         let cut = self.cut.take().map_or(Ok(()), |bytes| self.file.set_len(bytes));
         let written = cut.and_then(|()| self.file.write_all(&self.text));
         self.text.clear();
-        written.map_err(|error| not_written(&self.path, &error))
+        written.map_err(|error| not_written(&self.path, &error, self.is_in_order))
     }
 }
 

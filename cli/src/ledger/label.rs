@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tempfile::Builder;
+use tidemill_core::batch::{Batch, BatchId};
 use tidemill_core::outcome::{Outcome, Status};
 use tidemill_core::store::Progress;
 
@@ -23,13 +24,16 @@ pub(super) const KEY: &str = "tidemill";
 /// No label within a COCO file is longer: options come from the command line, and an input from a line.
 const MAX_BYTES: i64 = 32 << 20;
 
-/// Of what task and options outcomes are.
+/// Of what task and options outcomes are, and of which batch of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Label {
     /// The task's name.
     pub(crate) task: String,
     /// The options as they were given.
     pub(crate) options: Map<String, Value>,
+    /// `None` where they were made by `run`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) batch: Option<BatchId>,
 }
 
 /// What a finished file says of itself.
@@ -46,12 +50,18 @@ pub(crate) struct Whole {
 }
 
 impl Label {
+    /// That of a batch of a cluster.
+    pub(crate) fn of(batch: &Batch) -> Self {
+        let options = serde_json::from_str(batch.options.get()).unwrap_or_default();
+        Self { task: batch.task.clone(), options, batch: Some(batch.id.clone()) }
+    }
+
     /// The one in that file, `None` where there is no such file.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, CliError> {
         match fs::read(path) {
             Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| {
-                CliError::usage(format!("--resume: {} cannot be read: {error}", path.display()))
-                    .hint("it says of what the file of --out is; name another file with --out")
+                CliError::usage(format!("--out: {} does not say of what the file is: {error}", path.display()))
+                    .hint("remove it, or name another file with --out")
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(unusable(path, &error)),
@@ -71,12 +81,20 @@ impl Label {
         write().map_err(|error| unusable(path, &error))
     }
 
-    /// Makes sure that the file is of this task and these options.
+    /// Makes sure that the file is of this batch, this task and these options.
     ///
     /// # Errors
     /// What differs.
     pub(super) fn must_be(&self, before: &Self, path: &Path) -> Result<(), CliError> {
         let path = path.display();
+        if before.batch != self.batch {
+            let of = |label: &Self| match &label.batch {
+                Some(batch) => format!("of batch {batch}"),
+                None => "made by `tidemill run`".to_owned(),
+            };
+            let problem = format!("--resume: {path} is {}, not {}", of(before), of(self));
+            return Err(CliError::usage(problem).hint("name another file with --out"));
+        }
         if before.task != self.task {
             let problem = format!("--resume: {path} is of another task: it was {} before", before.task);
             return Err(CliError::usage(problem).hint("name another file with --out"));
@@ -111,6 +129,10 @@ impl Whole {
         &self.of
     }
 
+    pub(super) fn relabel(&mut self, of: Label) {
+        self.of = of;
+    }
+
     /// How its items ended.
     pub(crate) fn progress(&self) -> Progress {
         let mut progress = Progress::default();
@@ -131,10 +153,19 @@ impl Whole {
         writeln!(file, ",\n\"{KEY}\":{}}}", self.to_json())
     }
 
+    /// That of a finished file; `None` where there is no such file, or its form says nothing of itself.
+    ///
+    /// # Errors
+    /// As [`Whole::read`].
+    pub(crate) fn find(path: &Path, form: &Form, of: &Label) -> Result<Option<Self>, CliError> {
+        let says_nothing = matches!(form, Form::Ndjson) || !path.exists();
+        if says_nothing { Ok(None) } else { Self::read(path, form, of).map(Some) }
+    }
+
     /// Reads it from a finished file.
     ///
     /// # Errors
-    /// Where it is not there, or of another task or other options.
+    /// Where it is not there, or of another batch, another task or other options.
     pub(super) fn read(path: &Path, form: &Form, of: &Label) -> Result<Self, CliError> {
         let read = match form {
             Form::Parquet(_) => in_parquet(path),
@@ -144,7 +175,7 @@ impl Whole {
         let whole = read.map_err(|error| unusable(path, &error))?;
         let whole: Self = whole.and_then(|json| serde_json::from_str(&json).ok()).ok_or_else(|| {
             CliError::usage(format!("--resume: {} does not say of what it is", path.display()))
-                .hint("only a file that `tidemill run` wrote can be gone on with; name another file with --out")
+                .hint("only a file that tidemill wrote can be gone on with; name another file with --out")
         })?;
         of.must_be(&whole.of, path)?;
         Ok(whole)
@@ -183,7 +214,7 @@ mod tests {
         let (journal, path) = (folder.path().join("journal"), folder.path().join("a.coco.json"));
         fs::write(&journal, "").unwrap();
         let coco = Coco { has_masks: false, model: "m".into(), labels: vec!["}\n".into()] };
-        let label = Label { task: "vision.classify".into(), options: Map::new() };
+        let label = Label { task: "vision.classify".into(), options: Map::new(), batch: None };
         let mut progress = Progress::default();
         progress.counts[Status::Failed as usize] = 3;
 
@@ -198,6 +229,9 @@ mod tests {
         let form = Form::Coco(Coco { has_masks: false, model: "m".into(), labels: Vec::new() });
         let whole = Whole::read(&path, &form, &label).unwrap();
         assert_eq!((whole.progress(), whole.last.unwrap().get()), (progress, "\"z.jpg\""));
+        let of_batch = Label { batch: Some("b1".parse().unwrap()), ..label.clone() };
+        let refused = Whole::read(&path, &form, &of_batch).unwrap_err().message;
+        assert!(refused.contains("is made by `tidemill run`, not of batch b1"), "{refused}");
         let other = Label { task: "vision.segment".into(), ..label };
         assert!(Whole::read(&path, &form, &other).unwrap_err().message.contains("another task"));
         fs::write(&path, "{}\n").unwrap();

@@ -5,15 +5,25 @@ use std::io::{self, IsTerminal as _, Write};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+use console::Term;
+use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use tidemill_core::outcome::Status;
 use tidemill_core::store::Progress;
+
+use super::harmless;
 
 /// Before this, nobody wants to know.
 const APPEARS_AFTER: Duration = Duration::from_secs(2);
 
 /// Over how long the rate is taken: it follows what changes, and does not jump.
 const RATE_OVER: Duration = Duration::from_secs(15);
+
+/// How often in a second the terminal is drawn to, at most.
+const DRAWN_HZ: u8 = 20;
+
+/// Columns that stay free behind the bar. A terminal shows `^C` where the cursor is: on a line of its own it would take
+/// the place of the bar, which is then not found any more to be taken away.
+const FREE: u16 = 3;
 
 /// The one bar of this process; whatever else writes to the terminal goes beside it.
 static BAR: OnceLock<ProgressBar> = OnceLock::new();
@@ -31,7 +41,8 @@ pub(crate) struct Bar {
 impl Bar {
     /// A bar for the task of that name; it never appears where nobody would see it.
     pub(crate) fn new(name: &str, total: Option<u64>, is_quiet: bool) -> Self {
-        let is_wanted = !is_quiet && io::stderr().is_terminal() && std::env::var_os("CI").is_none();
+        let can_be_seen = io::stderr().is_terminal() && !console::is_dumb();
+        let is_wanted = !is_quiet && can_be_seen && std::env::var_os("CI").is_none();
         Self { name: name.to_owned(), started: Instant::now(), is_wanted, total, pace: Pace::default() }
     }
 
@@ -51,7 +62,10 @@ impl Bar {
             return;
         }
         let bar = BAR.get_or_init(|| {
-            let bar = ProgressBar::no_length().with_prefix(self.name.clone()).with_elapsed(self.started.elapsed());
+            let terminal = Narrow(Term::buffered_stderr());
+            let target = ProgressDrawTarget::term_like_with_hz(Box::new(terminal), DRAWN_HZ);
+            let bar = ProgressBar::with_draw_target(None, target).with_prefix(self.name.clone());
+            let bar = bar.with_elapsed(self.started.elapsed());
             bar.set_style(style(false));
             bar
         });
@@ -77,8 +91,55 @@ pub(crate) fn clear() {
 
 /// Says something on standard error, beside the bar.
 pub(crate) fn say(text: &str) {
+    let text = harmless(text);
     // A closed standard error is no reason to fail.
     aside(|| drop(writeln!(io::stderr().lock(), "{text}")));
+}
+
+/// A terminal with some columns less.
+#[derive(Debug)]
+struct Narrow(Term);
+
+impl TermLike for Narrow {
+    fn width(&self) -> u16 {
+        self.0.size().1.saturating_sub(FREE).max(1)
+    }
+
+    fn height(&self) -> u16 {
+        self.0.size().0
+    }
+
+    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_up(n)
+    }
+
+    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_down(n)
+    }
+
+    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_right(n)
+    }
+
+    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_left(n)
+    }
+
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.0.write_line(text)
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.0.write_str(text)
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.0.clear_line()
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 fn style(is_total_known: bool) -> ProgressStyle {

@@ -26,14 +26,17 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Fits the columns to the terminal and writes their heads.
-    pub(super) fn fit(is_terminal: bool, text: &mut Vec<u8>) -> Self {
+    /// Fits the columns to the terminal.
+    pub(super) fn fit(is_terminal: bool) -> Self {
         let width = if is_terminal { console::Term::stdout().size().1.into() } else { USUAL_WIDTH };
         let rest = width.saturating_sub(INDEX + STATUS + TIME + GAPS).max(24);
-        let table = Self { input: rest / 3, output: rest - rest / 3, width, is_terminal, is_explained: false };
-        let head = table.columns(["item", "input", "status", "time", "output"], &Style::new().bold());
+        Self { input: rest / 3, output: rest - rest / 3, width, is_terminal, is_explained: false }
+    }
+
+    /// Writes the heads of the columns.
+    pub(super) fn head(&self, text: &mut Vec<u8>) {
+        let head = self.columns(["item", "input", "status", "time", "output"], &Style::new().bold());
         text.extend_from_slice(head.as_bytes());
-        table
     }
 
     /// Writes a row.
@@ -138,7 +141,8 @@ fn summary(value: &Value) -> String {
             match fields.len() {
                 1 => summary(&fields[key]),
                 _ => {
-                    fields.iter().map(|(key, value)| format!("{key} {}", summary(value))).collect::<Vec<_>>().join(", ")
+                    let said = |(key, value): (&String, &Value)| format!("{} {}", one_line(key), summary(value));
+                    fields.iter().map(said).collect::<Vec<_>>().join(", ")
                 }
             }
         }
@@ -174,5 +178,9 @@ mod tests {
     fn a_long_path_keeps_its_end_and_no_control_character_reaches_the_terminal() {
         assert_eq!(tail("photos/2024/holidays/cat.jpg", 10), "…s/cat.jpg");
         assert_eq!(one_line("a\u{1b}[31mb\n"), "a [31mb ");
+        let others = json!({ "a\u{1b}]0;x\u{7}": 1, "b": "\u{9b}2J", "c": [{ "d\r": 1, "e": 2 }] });
+        assert_eq!(summary(&others), "a ]0;x  1, b  2J, c d  1, e 2");
+        let label = json!({ "label": { "f\u{1b}": 1, "g": 2 }, "share": 1 });
+        assert_eq!(summary(&label), "f  1, g 2 100.0 %,");
     }
 }

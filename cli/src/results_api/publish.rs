@@ -102,9 +102,13 @@ impl Submitter for Publisher {
         if let Err(error) = &published
             && error.kind == SubmitErrorKind::Full
         {
-            // It would take up the room for ever.
-            self.store.cancel(&id).await.map_err(|error| of_store(&error))?;
-            self.store.seal(&id, before).await.map_err(|error| of_store(&error))?;
+            // It would take up the room for ever. Some of what lies behind may have outcomes already.
+            let given_up = async {
+                self.store.accept(&id, before).await?;
+                self.store.cancel(&id).await?;
+                self.store.close(&id, Duration::ZERO).await
+            };
+            given_up.await.map_err(|error| of_store(&error))?;
         }
         if published.is_err() && before > from {
             // Whoever sends it again has to send less; without this note only more than is needed.
@@ -319,6 +323,7 @@ fn of_produced(produced: Result<Produced, ProduceError>) -> Result<u64, SubmitEr
         Err(ProduceError::Broker(error)) if error.is_transient() || error.kind == BrokerErrorKind::Refused => {
             Err(SubmitError { kind: SubmitErrorKind::Away, message: "the broker did not take all of it".into() })
         }
+        Err(ProduceError::Conflict(message)) => Err(SubmitError { kind: SubmitErrorKind::Conflict, message }),
         Err(error) => Err(fault(error)),
     }
 }

@@ -12,9 +12,9 @@ use tidemill_core::task::Kind;
 use tidemill_producer::inputs::{Inputs, NotTheSame, Source};
 
 use crate::args::{OrderArg, Run};
-use crate::error::{CliError, Exit};
+use crate::error::CliError;
 use crate::ledger::{Begun, FileForm, Form, Label, Ledger, Opened, Outs, must_be_outside};
-use crate::out::Out;
+use crate::out::{self, Out};
 use crate::{Vision, interrupt};
 
 /// What is to be kept, checked.
@@ -74,7 +74,7 @@ impl Plan {
             }
             _ => {}
         }
-        let label = Label { task: about.name.to_owned(), options: options.clone() };
+        let label = Label { task: about.name.to_owned(), options: options.clone(), batch: None };
         let form = |form| Form::of(form, kind, options, settings, vision);
         let file = file.map(|(path, of)| Ok::<_, CliError>((path, form(of)?, label.clone()))).transpose()?;
         Ok(Self { folder, file })
@@ -90,8 +90,7 @@ impl Plan {
         let needs_spool = out.is_none() && form.has_masks();
         let staging = out.as_ref().map(Out::staging);
         let guard = interrupt::ends_at_once(move || {
-            // What cannot be removed stays: there is no time left to say so.
-            staging.map(|staging| drop(std::fs::remove_dir_all(staging))).unwrap_or_default();
+            out::remove_at_once(staging.as_deref());
             "interrupted: nothing was run yet".to_owned()
         });
         let opened = Ledger::open(&path, form, Some(label), run.resume, |record| match (&mut out, record.output) {
@@ -100,7 +99,10 @@ impl Plan {
         })?;
         let mut inputs = Inputs::walk(sources);
         let begin = match opened {
-            Opened::Ledger(ledger, Begun { progress, last }) => {
+            Opened::Ledger(mut ledger, Begun { progress, last }) => {
+                if run.show.order == OrderArg::Completion {
+                    ledger.comes_in_any_order();
+                }
                 let spool = needs_spool.then(|| ledger.spool()).transpose()?;
                 let last = last.as_ref().map(|last| &*last.input);
                 let passed = inputs.pass_over(progress.recorded(), last).await;
@@ -139,9 +141,7 @@ impl Kept {
     pub(super) fn blobs(&self, limits: FetchLimits) -> Result<Blobs, CliError> {
         match self.staging() {
             None => Ok(Blobs::without_store(limits)),
-            Some(folder) => {
-                Blobs::in_folder(&folder, limits).map_err(|error| CliError::new(Exit::Configuration, error.message))
-            }
+            Some(folder) => out::blobs_in(&folder, limits),
         }
     }
 
@@ -164,13 +164,12 @@ impl Kept {
         let Self { out, spool, ledger, .. } = self;
         drop((out, spool));
         let Some(ledger) = ledger else { return Ok(None) };
-        let unfinished = format!("{} is not finished; the same command with --resume goes on", ledger.path().display());
+        let unfinished = ledger.unfinished();
         if !is_complete {
             return Ok(Some(unfinished));
         }
         let guard = interrupt::ends_at_once(move || format!("interrupted: {unfinished}"));
-        let finishing = tokio::task::spawn_blocking(|| ledger.finish());
-        finishing.await.map_err(|error| CliError::new(Exit::Fault, error.to_string()))??;
+        ledger.finish().await?;
         drop(guard);
         Ok(None)
     }

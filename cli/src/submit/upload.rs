@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
-use tidemill_core::blobs::{BlobError, scheme};
+use tidemill_core::blobs::{BlobError, file_behind, scheme};
 use tidemill_core::failure::Failure;
 use tidemill_core::task::Arguments;
 use tidemill_producer::inputs::Input;
@@ -31,11 +32,13 @@ pub(super) struct Uploads {
     /// How long nothing may go out, or every try may fail.
     patience: Duration,
     known: Mutex<HashMap<PathBuf, String>>,
+    /// Whether it was said that uploads fail: once for all files, until one succeeds again.
+    is_told: AtomicBool,
 }
 
 impl Uploads {
     pub(super) fn new(client: Client, arguments: Arguments, patience: Duration) -> Self {
-        Self { client, arguments, patience, known: Mutex::default() }
+        Self { client, arguments, patience, known: Mutex::default(), is_told: AtomicBool::new(false) }
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, String>> {
@@ -52,7 +55,10 @@ impl Uploads {
         let mut failing_since = None;
         loop {
             match self.try_to_upload(path, &digest, bytes).await? {
-                Ok(()) => return Ok(Ok(digest)),
+                Ok(()) => {
+                    self.is_told.store(false, Ordering::Relaxed);
+                    return Ok(Ok(digest));
+                }
                 Err(BlobTrouble::File(error)) => return unreadable(&error),
                 Err(BlobTrouble::Api(error)) if error.trouble == Trouble::Refused => {
                     return Ok(Err(Failure::permanent("too_large", format!("{}: {error}", path.display()))));
@@ -62,7 +68,9 @@ impl Uploads {
                     if since.elapsed() >= self.patience {
                         return Err(self.is_away(path));
                     }
-                    tracing::warn!(%error, "cannot upload, trying again");
+                    if !self.is_told.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(%error, "cannot upload, trying again");
+                    }
                     tokio::time::sleep(PAUSE.min(self.patience)).await;
                 }
                 Err(BlobTrouble::Api(error)) => return Err(NotReady(error.to_string())),
@@ -120,7 +128,7 @@ impl Ready for Uploads {
 }
 
 /// The file of this machine that an input names: the input itself, or its field `path`.
-fn local_path(input: &Input, arguments: Arguments) -> Option<PathBuf> {
+pub(super) fn local_path(input: &Input, arguments: Arguments) -> Option<PathBuf> {
     let path = match serde_json::from_str(input.json.get()).ok()? {
         Value::String(path) if arguments == Arguments::Files => path,
         Value::Object(mut fields) => match fields.remove("path")? {
@@ -131,7 +139,7 @@ fn local_path(input: &Input, arguments: Arguments) -> Option<PathBuf> {
     };
     match scheme(&path) {
         None => Some(path.into()),
-        Some(("file", rest)) => Some(rest.strip_prefix("//").unwrap_or(rest).into()),
-        Some(_) => None,
+        // Of one that names no file the worker says so.
+        Some(_) => file_behind(&path).ok().flatten().map(Path::to_owned),
     }
 }

@@ -137,6 +137,27 @@ async fn a_file_over_the_limit_and_a_folder_are_refused() {
     assert_eq!(blobs.fetch(folder.path().to_str().unwrap()).await.unwrap_err().kind, "unreadable");
 }
 
+#[tokio::test]
+async fn a_file_url_names_a_file_of_this_machine_by_its_whole_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a b%20?.txt").display().to_string();
+    std::fs::write(&path, "flour").unwrap();
+    let blobs = Blobs::without_store(LIMITS);
+
+    for start in ["file://", "FILE://", "file://localhost", "file://LocalHost"] {
+        assert_eq!(blobs.fetch(&format!("{start}{path}")).await.unwrap(), b"flour", "{start}");
+    }
+    for url in ["file://out/a.png", "file://./a.png", "file://a.png", "file://localhost", "file://"] {
+        let error = blobs.fetch(url).await.unwrap_err();
+        let message =
+            format!("{url} names no file of this machine; it should be file:///folder/file, or the path alone");
+        assert_eq!((error.kind, error.message), ("invalid_input", message));
+    }
+    for other in ["a.png", "/a.png", "s3://bucket/a.png", "https://host/a.png"] {
+        assert_eq!(file_behind(other).unwrap(), None, "{other}");
+    }
+}
+
 #[test]
 fn only_what_looks_like_a_url_is_one() {
     assert_eq!(scheme("https://host/a.jpg"), Some(("https", "//host/a.jpg")));

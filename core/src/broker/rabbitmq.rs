@@ -15,6 +15,7 @@ mod consume;
 mod link;
 mod message;
 mod own;
+mod pace;
 mod publish;
 mod settle;
 mod socket;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Settings;
 use super::values::{InvalidValue, ServiceUrl};
+use crate::wire::MAX_CHUNK_BYTES;
 
 /// Finds the first key whose value breaks a rule.
 pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidValue)> {
@@ -32,6 +33,12 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
     if worker.lanes.is_empty() {
         return Err(("worker.lanes", InvalidValue::new("empty", "name one or more of cpu, wait, vision, process")));
     }
+    let mut lanes = worker.lanes.iter().enumerate();
+    if let Some((_, twice)) = lanes.find(|(place, lane)| worker.lanes[..*place].contains(lane)) {
+        // It would hold twice as much as there are hands for.
+        let problem = format!("{} stands there twice", twice.as_str());
+        return Err(("worker.lanes", InvalidValue::new(problem, "name each lane once")));
+    }
     if let Some(url) = &blobs.url {
         scheme("blobs.url", url, &["file", "memory", "redis", "rediss", "s3", "gs", "az"])?;
     }
@@ -50,7 +57,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
         ("run.window", run.window_bytes, 64 << 10, u64::MAX),
         ("serve.keep", serve.keep_bytes, 1 << 20, u64::MAX),
         ("chunk.max_items", chunk.max_items as u64, 1, 1_000_000),
-        ("chunk.max_bytes", chunk.max_bytes, 1 << 10, 128 << 20),
+        ("chunk.max_bytes", chunk.max_bytes, 1 << 10, MOST_OF_A_CHUNK),
         ("retry.attempts", retry.attempts.into(), 1, 1000),
         ("image.max_pixels", image.max_pixels, 1, u64::MAX),
         ("image.max_bytes", image.max_bytes, 1 << 20, u64::MAX),
@@ -108,6 +115,9 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
 
 const STORES: [&str; 7] =
     ["memory", "redis", "rediss", "redis-cluster", "rediss-cluster", "redis-sentinel", "rediss-sentinel"];
+
+/// A message carries the options of the batch, too.
+const MOST_OF_A_CHUNK: u64 = MAX_CHUNK_BYTES as u64 / 2;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);

@@ -9,7 +9,7 @@ pub(super) const SECRETS: [&str; 3] = ["broker.password", "store.password", "api
 pub(super) const STARS: &str = "********";
 
 /// Words in the name of a URL's query parameter that make its value a secret.
-const SECRET_WORDS: [&str; 5] = ["secret", "password", "token", "signature", "key"];
+const SECRET_WORDS: [&str; 6] = ["secret", "password", "token", "signature", "key", "credential"];
 
 /// A value as it would stand in a TOML file, with secrets starred.
 pub(super) fn shown(key: &str, value: &Value) -> String {
@@ -40,29 +40,47 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
-/// A URL without its secrets: the password before the host, and query parameters that are named like secrets. Anything
-/// else comes back as it is. Where a password was not percent-encoded and the URL is ambiguous, too much is starred
-/// rather than too little.
+/// A URL, or several with commas between them, without their secrets: the password before the host, and query parameters
+/// that are named like secrets. Anything else comes back as it is. Where a password was not percent-encoded and the URL is
+/// ambiguous, too much is starred rather than too little.
 pub(super) fn masked(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return text.to_owned();
-    };
-    let (rest, query) = match rest.split_once('?') {
-        Some((rest, query)) if !query.contains('@') => (rest, Some(query)),
-        _ => (rest, None),
-    };
-    let mut masked = format!("{scheme}://");
-    let end_of_host = rest.find('/').unwrap_or(rest.len());
-    let at = rest[..end_of_host].rfind('@').or_else(|| rest.rfind('@'));
-    match at.map(|at| (rest[..at].split_once(':'), &rest[at..])) {
-        Some((Some((user, _password)), host)) => masked.extend([user, ":", STARS, host]),
-        _ => masked.push_str(rest),
+    let (mut masked, mut from) = (String::new(), 0);
+    for (comma, _) in text.match_indices(',') {
+        let url = &text[from..comma];
+        // Before the `@` it may be a password's.
+        if url.contains('@') && begins_with_scheme(&text[comma + 1..]) {
+            masked += &masked_url(url);
+            masked.push(',');
+            from = comma + 1;
+        }
     }
-    if let Some(query) = query {
-        let parameters: Vec<_> = query.split('&').map(masked_parameter).collect();
-        masked.extend(["?", &parameters.join("&")]);
-    }
-    masked
+    masked + &masked_url(&text[from..])
+}
+
+fn begins_with_scheme(text: &str) -> bool {
+    let is_scheme =
+        |scheme: &str| !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    text.trim_start().split_once("://").is_some_and(|(scheme, _)| is_scheme(scheme))
+}
+
+fn masked_url(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let end_of_address = rest.find('?').filter(|end| !rest[*end..].contains('@')).unwrap_or(rest.len());
+    let address = &rest[..end_of_address];
+    // Behind a comma there may be one more login.
+    let end_of_host = address.find('/').filter(|end| !address[*end..].contains(',')).unwrap_or(address.len());
+    let at = address[..end_of_host].rfind('@').or_else(|| address.rfind('@'));
+    let (login, rest) = match at.map(|at| (rest[..at].split_once(':'), &rest[at..])) {
+        Some((Some((user, _password)), rest)) => (format!("{user}:{STARS}"), rest),
+        _ => (String::new(), rest),
+    };
+    let Some((rest, query)) = rest.split_once('?') else {
+        return format!("{scheme}://{login}{rest}");
+    };
+    let parameters: Vec<_> = query.split('&').map(masked_parameter).collect();
+    format!("{scheme}://{login}{rest}?{}", parameters.join("&"))
 }
 
 fn masked_parameter(parameter: &str) -> String {

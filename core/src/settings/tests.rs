@@ -288,6 +288,34 @@ fn nothing_that_is_shown_holds_a_secret() {
 }
 
 #[test]
+fn every_password_in_a_list_of_urls_is_starred() {
+    let shown = |url: &str| World::new().env("TIDEMILL__BROKER__URL", url).settings().broker.url.to_string();
+
+    for (url, starred) in [
+        ("amqp://me:one@h1,amqp://me:two@h2", "amqp://me:********@h1,amqp://me:********@h2"),
+        (
+            "amqp://me:one@h1, amqps://me:t,wo@h2/v?heartbeat=3",
+            "amqp://me:********@h1, amqps://me:********@h2/v?heartbeat=3",
+        ),
+        ("amqp://h1:5672,amqp://me:two@h2,amqp://me:three@h3", "amqp://h1:********@h2,amqp://me:********@h3"),
+        ("amqp://me:one@h1/v,me:two@h2", "amqp://me:********@h2"),
+        ("amqp://me:o,amqp://ne@h1", "amqp://me:********@h1"),
+        ("amqp://h1,amqp://h2:5672/v", "amqp://h1,amqp://h2:5672/v"),
+    ] {
+        assert_eq!(shown(url), starred);
+    }
+}
+
+#[test]
+fn what_a_url_calls_a_credential_is_starred() {
+    let world = World::new().env("TIDEMILL__BLOBS__URL", "gs://bucket/path?credential=aHVudGVyMg==&region=eu");
+
+    let blobs = world.settings().blobs.url.unwrap().to_string();
+
+    assert_eq!(blobs, "gs://bucket/path?credential=********&region=eu");
+}
+
+#[test]
 fn an_error_about_a_url_stars_its_password_too() {
     let error = World::new().flag("broker.url", "ampq://me:hunter2@rabbit").error();
 
@@ -362,6 +390,22 @@ fn bad_values_are_told_with_key_origin_and_remedy() {
     ];
 
     insta::assert_snapshot!(errors.join("\n\n"));
+}
+
+#[test]
+fn a_lane_is_served_once() {
+    let error = World::new().file("[worker]\nlanes = [\"cpu\", \"wait\", \"cpu\"]").error();
+
+    assert!(error.contains("worker.lanes") && error.contains("cpu stands there twice"), "{error}");
+}
+
+#[test]
+fn a_chunk_is_no_larger_than_a_message_has_room_for() {
+    assert_eq!(World::new().flag("chunk.max_bytes", "6MiB").settings().chunk.max_bytes, 6 << 20);
+
+    let error = World::new().flag("chunk.max_bytes", "7MiB").error();
+
+    assert!(error.contains("chunk.max_bytes") && error.contains("it is at most 6MiB"), "{error}");
 }
 
 #[test]

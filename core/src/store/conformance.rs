@@ -27,6 +27,7 @@ macro_rules! store_conformance {
             a_batch_is_complete_once_it_is_sealed_and_every_item_has_landed
             an_empty_batch_is_complete_when_it_is_sealed
             sealing_twice_is_once_and_another_total_is_a_conflict
+            a_batch_has_no_outcomes_beyond_its_end
             opening_twice_loses_nothing
             progress_counts_each_status
             what_was_forgotten_cannot_be_read_and_is_not_recorded_again
@@ -296,6 +297,25 @@ cancelling_is_remembered, store, {
     store.cancel(&id).await.unwrap();
     store.cancel(&id).await.unwrap();
     assert!(store.progress(&id).await.unwrap().cancelled);
+});
+
+promise!(/// A batch that two have sent under one name does not become a mixture of both that is never complete.
+a_batch_has_no_outcomes_beyond_its_end, store, {
+    let id = opened(&*store).await;
+    record(&*store, &id, vec![ok(0), ok(4)]).await.unwrap();
+    assert_eq!(store.seal(&id, 4).await.unwrap_err().kind, StoreErrorKind::Conflict);
+    store.seal(&id, 5).await.unwrap();
+
+    record(&*store, &id, vec![ok(1), ok(5), ok(70_000)]).await.unwrap();
+    record(&*store, &id, vec![ok(6)]).await.unwrap();
+    record(&*store, &id, vec![ok(2), ok(3)]).await.unwrap();
+
+    let progress = store.progress(&id).await.unwrap();
+    assert_eq!((progress.recorded(), progress.duplicates, progress.is_complete()), (5, 0, true));
+    for order in [Order::Input, Order::Completion] {
+        let page = store.read(&id, order, 0, 10).await.unwrap();
+        assert_eq!((page.outcomes.len(), page.is_last), (5, true));
+    }
 });
 
 promise!(/// Nothing of an outcome is lost or changed.

@@ -44,7 +44,7 @@ struct Ledger {
     /// When it last changed.
     touched: Option<Instant>,
     accepted: u64,
-    /// Whether it was cancelled and given up: what comes beyond its total is dropped.
+    /// Whether it was cancelled and given up: whoever seals it later is told nothing of that.
     is_closed: bool,
     /// Outcomes that were recorded from copies and are still to come.
     ahead: u64,
@@ -112,9 +112,14 @@ impl Ledger {
         word.is_some_and(|word| word & (1 << (index % 64)) != 0)
     }
 
+    /// Whether the batch has ended before that item.
+    fn is_beyond(&self, index: u64) -> bool {
+        self.progress.total.is_some_and(|total| index >= total)
+    }
+
     fn record(&mut self, outcome: &Arc<Outcome>) {
         let index = outcome.index.0;
-        if self.is_closed && self.progress.total.is_some_and(|total| index >= total) {
+        if self.is_beyond(index) {
             return;
         }
         if self.is_recorded(index) {
@@ -217,11 +222,13 @@ impl Store for Embedded {
             if ledger.is_closed {
                 return Ok(());
             }
-            if let Some(sealed) = ledger.progress.total.filter(|sealed| *sealed != total) {
+            let least = ledger.recorded_end();
+            let holds = ledger.progress.total.or((least > total).then_some(least));
+            if let Some(sealed) = holds.filter(|holds| *holds != total) {
                 return Err(StoreError {
                     kind: StoreErrorKind::Conflict,
                     action: "seal a batch".into(),
-                    reason: format!("batch {batch} was sealed with {sealed} items, not {total}"),
+                    reason: format!("batch {batch} has {sealed} items, not {total}"),
                 });
             }
             ledger.progress.total = Some(total);
@@ -243,7 +250,8 @@ impl Store for Embedded {
     async fn record_copy(&self, copy: &Segment) -> Result<bool, StoreError> {
         self.with("record a copy", copy.batch(), |ledger| {
             let outcomes = copy.outcomes();
-            if outcomes.iter().any(|outcome| ledger.is_recorded(outcome.index.0)) {
+            let refused = |index| ledger.is_recorded(index) || ledger.is_beyond(index);
+            if outcomes.iter().any(|outcome| refused(outcome.index.0)) {
                 return Ok(false);
             }
             outcomes.iter().for_each(|outcome| ledger.record(outcome));

@@ -19,6 +19,7 @@
 //! | `tidemill:cancelled` | set | batches that were cancelled and may not be complete |
 //! | `tidemill:dead` | set | batches that may have dead items |
 //! | `tidemill:workers` | hash | the last heartbeat of each worker, as JSON |
+//! | `tidemill:probe` | string | written to see whether that can be done; gone after a minute |
 //!
 //! The keys of a batch expire `results.ttl` after its last outcome has landed, all of them; until then none does. One that
 //! was never sealed is let go when it has not changed for as long ([`Shared::sweep`](super::Shared::sweep)).
@@ -207,7 +208,7 @@ impl Store for Redis {
             return Err(StoreError {
                 kind: StoreErrorKind::Conflict,
                 action: action.into(),
-                reason: format!("batch {batch} was sealed with {sealed} items, not {total}"),
+                reason: format!("batch {batch} has {sealed} items, not {total}"),
             });
         }
         Ok(())

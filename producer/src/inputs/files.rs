@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use futures::StreamExt as _;
 use tidemill_core::blobs::bucket::{self, Object};
-use tidemill_core::blobs::scheme;
+use tidemill_core::blobs::{file_behind, scheme};
 use tidemill_core::failure::Failure;
 use tidemill_core::task::raw;
 use walkdir::{DirEntry, WalkDir};
@@ -46,6 +46,9 @@ pub enum PlaceError {
     /// It is no glob.
     #[error("{0}: not a glob: {1}")]
     NoGlob(String, ::glob::PatternError),
+    /// It is a `file:` URL, and names no file of this machine.
+    #[error("{0}")]
+    NoFile(String),
 }
 
 impl Place {
@@ -56,7 +59,10 @@ impl Place {
     pub fn find(word: &str, in_object: bool) -> Result<Self, PlaceError> {
         let kind = match scheme(word) {
             Some(_) if bucket::is_folder(word) => Kind::Bucket(word.to_owned()),
-            Some(_) => Kind::Url(word.to_owned()),
+            Some(_) => {
+                file_behind(word).map_err(|error| PlaceError::NoFile(error.message))?;
+                Kind::Url(word.to_owned())
+            }
             None => Self::find_path(word)?,
         };
         Ok(Self { kind, in_object, prefix: None })
@@ -124,11 +130,7 @@ impl Place {
                 });
                 found.map(|entry| plain(entry.path()).to_owned())
             }
-            Kind::Url(url) => match scheme(url) {
-                Some(("file", rest)) => Some(rest.trim_start_matches('/')).map(|rest| Path::new("/").join(rest)),
-                _ => None,
-            }
-            .filter(|path| touches(path)),
+            Kind::Url(url) => file_behind(url).ok().flatten().filter(|path| touches(path)).map(Path::to_owned),
             Kind::Bucket(_) => None,
         }
     }
@@ -401,6 +403,19 @@ mod tests {
             Place::find("/no/such/photos", false).unwrap_err().to_string(),
             "/no/such/photos: no such file or folder"
         );
+    }
+
+    #[test]
+    fn a_file_url_is_looked_for_where_it_is_read() {
+        let folder = folder_with(&["a.png"]);
+        let real = folder.path().canonicalize().unwrap();
+
+        for host in ["", "localhost"] {
+            let place = Place::find(&format!("file://{host}{}/a.png", real.display()), false).unwrap();
+            assert_eq!(place.overlap(&real), Some(real.join("a.png")), "{host}");
+        }
+        let error = Place::find("file://out/a.png", false).unwrap_err();
+        assert!(error.to_string().starts_with("file://out/a.png names no file of this machine; "), "{error}");
     }
 
     #[test]

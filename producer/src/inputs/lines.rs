@@ -1,6 +1,6 @@
 //! NDJSON: a value a line.
 
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::ops::ControlFlow;
 
 use serde_json::value::RawValue;
@@ -8,14 +8,15 @@ use tidemill_core::failure::Failure;
 use tidemill_core::task::Job;
 
 use super::names::name_at;
-use super::{Input, Sink, input_from_scalar};
+use super::{Input, InputsError, Sink, input_from_scalar};
 
 /// Longer lines are refused: they would not fit into a message either.
-const MAX_LINE_BYTES: usize = 16 << 20;
+pub(super) const MAX_LINE_BYTES: usize = 16 << 20;
 /// What of a bad line is shown.
 const SHOWN_CHARS: usize = 100;
 
-/// Hands over each line. A bad one is an input that was refused; its neighbours are not harmed.
+/// Hands over each line. A bad one is an input that was refused; its neighbours are not harmed. Where no more can be read
+/// that ends the walk: nobody knows what is missing.
 pub(super) fn each(
     name: &str,
     from: Box<dyn Read + Send>,
@@ -30,30 +31,32 @@ pub(super) fn each(
         if reader.buffer().is_empty() {
             sink.flush()?;
         }
-        let read = (&mut reader).take(MAX_LINE_BYTES as u64 + 1).read_until(b'\n', &mut line);
-        let input = match read {
-            Ok(0) => break,
-            Ok(_) if line.strip_suffix(b"\n").unwrap_or(&line).len() > MAX_LINE_BYTES => {
-                let failure = format!("line {number} of {name} is longer than {MAX_LINE_BYTES} bytes");
-                let input = refused(&line, failure);
-                if let Err(error) = skip_line(&mut reader) {
-                    tracing::warn!(%error, name, "the rest could not be read");
-                }
-                input
-            }
-            Ok(_) => match parse(name, number, &line, are_paths, scalars) {
-                Some(input) => input,
-                None => continue,
-            },
+        let is_too_long = match read_line(&mut reader, &mut line) {
+            Ok(_) if line.is_empty() => break,
+            Ok(is_too_long) => is_too_long,
             Err(error) => {
-                // One refused item says where the inputs broke off; nothing after it can be known.
-                let failure = Failure::permanent("unreadable", format!("cannot read line {number} of {name}: {error}"));
-                return sink.push(Input::refused(name, failure));
+                let message = format!("cannot read line {number} of {name}: {error}");
+                return sink.fail(InputsError::broken_off(message));
             }
         };
-        sink.push(input)?;
+        if is_too_long {
+            let failure = format!("line {number} of {name} is longer than {MAX_LINE_BYTES} bytes");
+            sink.push(refused(&line, failure))?;
+        } else if let Some(input) = parse(name, number, &line, are_paths, scalars) {
+            sink.push(input)?;
+        }
     }
     ControlFlow::Continue(())
+}
+
+/// Reads a line with its end, and nothing at the end of all. Of one that is too long it keeps the beginning, and says so.
+fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<bool> {
+    reader.by_ref().take(MAX_LINE_BYTES as u64 + 1).read_until(b'\n', line)?;
+    let is_too_long = line.strip_suffix(b"\n").unwrap_or(line.as_slice()).len() > MAX_LINE_BYTES;
+    if is_too_long {
+        reader.skip_until(b'\n')?;
+    }
+    Ok(is_too_long)
 }
 
 /// Makes an input of a line; nothing of a blank one.
@@ -81,20 +84,6 @@ fn parse(name: &str, number: u64, line: &[u8], are_paths: bool, scalars: Option<
 fn refused(line: &[u8], message: String) -> Input {
     let shown: String = String::from_utf8_lossy(line).chars().take(SHOWN_CHARS).collect();
     Input::refused(&shown, Failure::invalid_input(message))
-}
-
-fn skip_line(reader: &mut impl std::io::BufRead) -> std::io::Result<()> {
-    loop {
-        let buffered = reader.fill_buf()?;
-        let (used, is_end) = match buffered.iter().position(|byte| *byte == b'\n') {
-            Some(end) => (end + 1, true),
-            None => (buffered.len(), buffered.is_empty()),
-        };
-        reader.consume(used);
-        if is_end {
-            return Ok(());
-        }
-    }
 }
 
 #[cfg(test)]

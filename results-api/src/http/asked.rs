@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
-use serde::de::DeserializeOwned;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 use tidemill_core::batch::BatchId;
 
 use super::problem::Problem;
@@ -22,6 +22,28 @@ pub(super) struct Asked<T>(pub(super) T);
 
 /// A JSON body.
 pub(super) struct Told<T>(pub(super) T);
+
+/// How many a list may have: `USUAL`, unless it is asked for more or fewer, and `MAX` at most.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit<const USUAL: usize, const MAX: usize>(usize);
+
+impl<const USUAL: usize, const MAX: usize> Limit<USUAL, MAX> {
+    pub(super) fn get(self) -> usize {
+        self.0.min(MAX)
+    }
+}
+
+impl<const USUAL: usize, const MAX: usize> Default for Limit<USUAL, MAX> {
+    fn default() -> Self {
+        Self(USUAL)
+    }
+}
+
+impl<'de, const USUAL: usize, const MAX: usize> Deserialize<'de> for Limit<USUAL, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        usize::deserialize(deserializer).map(Self)
+    }
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = Problem;

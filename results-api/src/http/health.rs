@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tidemill_core::broker::{Broker, Health, Queue};
 use tidemill_core::task::Lane;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::problem::Problem;
@@ -69,8 +70,7 @@ pub(super) async fn lives() -> Json<Value> {
 
 /// `GET /readyz`
 pub(super) async fn ready(State(served): State<Arc<Served>>, headers: HeaderMap) -> Response {
-    let store = tokio::time::timeout(STORE_ANSWERS_WITHIN, served.api.store.health()).await;
-    let store = store.unwrap_or_else(|_| Health::Away("it does not answer".into()));
+    let store = store_health(&served).await;
     let broker = served.api.broker.health();
     let stops = served.api.stop_taking.is_cancelled();
     let is_ready = broker == Health::Ready && store == Health::Ready && !stops;
@@ -81,6 +81,11 @@ pub(super) async fn ready(State(served): State<Arc<Served>>, headers: HeaderMap)
     });
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(body)).into_response()
+}
+
+async fn store_health(served: &Served) -> Health {
+    let health = tokio::time::timeout(STORE_ANSWERS_WITHIN, served.api.store.health()).await;
+    health.unwrap_or_else(|_| Health::Away("it does not answer".into()))
 }
 
 /// What a role without the API answers about itself.
@@ -103,6 +108,7 @@ pub async fn serve_role(listener: TcpListener, role: Role, stop: CancellationTok
         (status, Json(json!({ "ready": broker == Health::Ready, "broker": told(&broker, true) })))
     };
     let metrics = async |State(role): State<Role>| {
+        gauge!("tidemill_broker_up").set(up(&role.broker.health()));
         let text = role.metrics.as_ref().map(|handle| {
             handle.run_upkeep();
             handle.render()
@@ -134,22 +140,33 @@ pub(super) async fn metrics(State(served): State<Arc<Served>>) -> Result<Respons
     let handle = served.api.metrics.as_ref().ok_or_else(|| {
         Problem::not_found("no_metrics", "this process does not count; the results API of a cluster does")
     })?;
-    measure_queues(&served).await;
+    let (store, ()) = tokio::join!(store_health(&served), measure_queues(&served));
+    gauge!("tidemill_store_up").set(up(&store));
+    gauge!("tidemill_broker_up").set(up(&served.api.broker.health()));
     handle.run_upkeep();
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], handle.render()).into_response())
 }
 
-/// Asked for when somebody looks, and not otherwise.
+/// 1 for what can be worked with, else 0: as `/readyz` says it.
+fn up(health: &Health) -> f64 {
+    if *health == Health::Ready { 1.0 } else { 0.0 }
+}
+
+/// Asked for when somebody looks, and not otherwise. Of a broker that does not tell, no depth is known: not even the last.
 async fn measure_queues(served: &Served) {
-    let measuring = async {
-        for (queue, name) in QUEUES {
-            match served.api.broker.depth(queue).await {
-                Ok(depth) => gauge!("tidemill_queue_depth", "queue" => name).set(depth as f64),
-                Err(error) => tracing::debug!(%error, name, "the depth of a queue is not known"),
+    let until = Instant::now() + BROKER_ANSWERS_WITHIN;
+    for (queue, name) in QUEUES {
+        let depth = match tokio::time::timeout_at(until, served.api.broker.depth(queue)).await {
+            Ok(Ok(depth)) => depth as f64,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, queue = name, "the depth of a queue is not known");
+                f64::NAN
             }
-        }
-    };
-    if tokio::time::timeout(BROKER_ANSWERS_WITHIN, measuring).await.is_err() {
-        tracing::debug!("the broker does not tell how deep its queues are");
+            Err(_) => {
+                tracing::debug!(queue = name, "the broker does not tell how deep a queue is");
+                f64::NAN
+            }
+        };
+        gauge!("tidemill_queue_depth", "queue" => name).set(depth);
     }
 }

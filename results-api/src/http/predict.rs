@@ -36,6 +36,8 @@ use crate::ahead::Expected;
 /// How long a caller waits where he does not say, and at most.
 const USUAL_DEADLINE: u64 = 30_000;
 const MAX_DEADLINE: u64 = 600_000;
+/// How long an answer waits for its batch to be let go.
+const LET_GO_WITHIN: Duration = Duration::from_millis(100);
 /// Somebody waits: it goes before batches.
 const PRIORITY: u8 = 9;
 /// By this a caller can ask about it later.
@@ -161,9 +163,9 @@ async fn predict(
     let outcome = outcome(served, &batch, expected.as_mut());
     let outcome = tokio::time::timeout_at(until, outcome).await.map_err(|_| late())??;
     awaited.answered();
-    if let Err(error) = served.api.store.release(&batch).await {
-        tracing::debug!(%error, "an answered prediction stays as long as any batch");
-    }
+    // Who has the answer finds no batch any more, where the store is well. Where not, it is let go later.
+    let letting_go = tokio::spawn(let_go(Arc::clone(served), batch.clone()));
+    drop(tokio::time::timeout_at(until.min(Instant::now() + LET_GO_WITHIN), letting_go).await);
     match &outcome.ending {
         Ending::Ok(said) => Ok((batch, said.clone())),
         Ending::Failed(failure) | Ending::Dead(failure) => Err(failed(failure)),
@@ -177,6 +179,12 @@ async fn predict(
 async fn submit(served: Arc<Served>, batch: NewBatch, entries: Entries) -> Result<(Awaited, Submitted), Problem> {
     let submitted = served.api.submitter()?.submit(batch, entries).await?;
     Ok((Awaited { batch: Some(submitted.id.clone()), served }, submitted))
+}
+
+async fn let_go(served: Arc<Served>, batch: BatchId) {
+    if let Err(error) = served.api.store.release(&batch).await {
+        tracing::debug!(%error, "an answered prediction stays as long as any batch");
+    }
 }
 
 /// A prediction that somebody waits for. Dropped without an answer, because the caller has gone or the deadline is

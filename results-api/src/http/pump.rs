@@ -2,7 +2,6 @@
 //! is fetched.
 
 use std::io::Write as _;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use tidemill_core::batch::BatchId;
 use tidemill_core::outcome::Outcome;
 use tidemill_core::store::{Fetched, Order, Page, Shared, StoreError, Version};
 use tokio::task::JoinError;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::ahead::Expected;
@@ -62,8 +62,8 @@ pub(super) enum Broken {
     Store(#[from] StoreError),
     #[error("the results API stops")]
     Stopping,
-    #[error("a page could not be written: {0}")]
-    Unwritten(#[from] JoinError),
+    #[error("a page could not be read or written: {0}")]
+    Ended(#[from] JoinError),
 }
 
 /// A pump at work.
@@ -73,6 +73,8 @@ pub(super) struct Running {
     /// How many outcomes a page may have, by those that were written last.
     page: Arc<AtomicU64>,
     seen: Version,
+    /// Since when the reader has been given nothing.
+    silent_since: Instant,
     /// Whether it has had to wait for outcomes to come.
     has_caught_up: bool,
     /// What was expected.
@@ -97,6 +99,7 @@ impl Pump {
             pump: self,
             page: Arc::new(AtomicU64::new(FIRST_PAGE)),
             seen: Version::default(),
+            silent_since: Instant::now(),
             has_caught_up: false,
             came: None,
             is_over: false,
@@ -141,6 +144,7 @@ impl Running {
             }
             let piece = self.piece().await?;
             if !piece.is_empty() {
+                self.silent_since = Instant::now();
                 return Ok(Some(piece));
             }
             if stops && !self.is_over {
@@ -148,6 +152,7 @@ impl Running {
             }
             self.has_caught_up = true;
             if !self.is_over && !self.wait().await? {
+                self.silent_since = Instant::now();
                 return Ok(Some(Piece::Life));
             }
         }
@@ -156,9 +161,10 @@ impl Running {
 
     /// Waits until the batch has changed or we stop; `false` when it is time to say that we live.
     async fn wait(&mut self) -> Result<bool, Broken> {
+        let silent_until = self.silent_since + KEEP_ALIVE;
         let is_silence_long = async {
             match self.pump.form {
-                Form::Events => tokio::time::sleep(KEEP_ALIVE).await,
+                Form::Events => tokio::time::sleep_until(silent_until).await,
                 Form::Lines => std::future::pending().await,
             }
         };
@@ -174,11 +180,12 @@ impl Running {
                 self.came = outcome;
                 Ok(true)
             }
+            // Before what has changed: a batch may go on changing, behind a gap.
+            () = is_silence_long => Ok(false),
             changed = self.pump.store.changed(&self.pump.batch, self.seen) => {
                 self.seen = changed?;
                 Ok(true)
             }
-            () = is_silence_long => Ok(false),
             () = self.pump.stop.cancelled() => Ok(true),
         }
     }
@@ -226,7 +233,7 @@ impl Piece {
         Ok(match form {
             Form::Lines => lines.into(),
             Form::Events => {
-                let mut events = events(&lines, from..next, count);
+                let mut events = events(&lines, from, count);
                 if is_over {
                     let end = format!("{{\"next\":{next},\"complete\":{is_last}}}");
                     write_event(&mut events, next, "event: end\n", end.as_bytes());
@@ -255,14 +262,11 @@ fn with_names(outcomes: &[Arc<Outcome>]) -> Vec<u8> {
 }
 
 /// Lines as events: the id is the place of the next one, which is where a reader that lost its connection goes on.
-fn events(lines: &[u8], places: Range<u64>, count: u64) -> Vec<u8> {
+fn events(lines: &[u8], from: u64, count: u64) -> Vec<u8> {
     let mut events = Vec::with_capacity(lines.len() + 32 * usize::try_from(count).unwrap_or_default() + 64);
-    let mut place = places.start;
-    for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        place += 1;
-        // Places that were given up lie behind the page, so that none before them is passed over.
-        let id = if place - places.start == count { places.end } else { place };
-        write_event(&mut events, id, "", line);
+    let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    for (line, place) in lines.zip(from..) {
+        write_event(&mut events, place + 1, "", line);
     }
     events
 }

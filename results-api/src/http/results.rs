@@ -71,12 +71,14 @@ pub(super) async fn answer(
 ) -> Result<Response, Problem> {
     let form = form(headers);
     let resumed = if form == Form::Events { last_event_id(headers)? } else { None };
+    // What was received before counts too.
+    let received = resumed.map_or(0, |place| place.saturating_sub(reading.from));
     let pump = Pump {
         store: Arc::clone(&served.api.store),
         batch,
         order: reading.order,
         next: resumed.unwrap_or(reading.from),
-        left: reading.limit,
+        left: reading.limit.saturating_sub(received),
         follows: reading.follow,
         has_names: reading.names,
         form,
@@ -117,9 +119,13 @@ fn body(first: Bytes, running: Running) -> Body {
     let (sender, receiver) = mpsc::channel(1);
     // A reader that has gone drops the stream, and with it the task.
     let pumping = AbortOnDropHandle::new(tokio::spawn(pump(running, sender)));
-    let rest = futures::stream::unfold((receiver, pumping), |(mut receiver, pumping)| async move {
-        let piece = written(receiver.recv().await?).await;
-        Some((piece, (receiver, pumping)))
+    let rest = futures::stream::unfold((receiver, Some(pumping)), |(mut receiver, mut pumping)| async move {
+        let piece = match receiver.recv().await {
+            Some(piece) => piece,
+            // Only once it has ended is it known whether that was the end: it may have panicked.
+            None => Err(pumping.take()?.await.err()?.into()),
+        };
+        Some((written(piece).await, (receiver, pumping)))
     });
     Body::from_stream(futures::stream::iter(first.map(Ok)).chain(rest))
 }

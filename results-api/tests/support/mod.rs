@@ -1,9 +1,51 @@
 //! Asks over HTTP, as anybody would.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+use std::future::pending;
+
+use async_trait::async_trait;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
+use tidemill_core::broker::{
+    Broker, BrokerError, Deliveries, Delivery, Health, Message, Notice, Notices, Permits, Queue,
+};
 use tidemill_results_api::testing::Server;
+use tokio_util::sync::CancellationToken;
+
+/// A broker that is away: whoever asks waits for ever.
+#[derive(Debug)]
+pub(crate) struct Away;
+
+#[async_trait]
+impl Broker for Away {
+    async fn publish(&self, _: Queue, _: Message) -> Result<(), BrokerError> {
+        pending().await
+    }
+
+    async fn consume(&self, _: Queue, _: Permits, _: CancellationToken) -> Result<Deliveries, BrokerError> {
+        pending().await
+    }
+
+    async fn take_one(&self, _: Queue) -> Result<Option<Delivery>, BrokerError> {
+        pending().await
+    }
+
+    async fn depth(&self, _: Queue) -> Result<u64, BrokerError> {
+        pending().await
+    }
+
+    async fn announce(&self, _: Notice) -> Result<(), BrokerError> {
+        pending().await
+    }
+
+    async fn notices(&self) -> Result<Notices, BrokerError> {
+        pending().await
+    }
+
+    fn health(&self) -> Health {
+        Health::Away("no route to it".into())
+    }
+}
 
 /// An answer that was read whole.
 #[derive(Debug)]

@@ -359,6 +359,19 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_read_to_its_last_digit() {
+        let register = Register::default().compute(Map::default());
+        let job = register.find("compute.map").unwrap().prepare(&raw(&serde_json::json!({"expr": "x"}))).unwrap();
+        let stop = CancellationToken::new();
+        for number in ["31.245270191439438", "1e-30", "1.602176634e-19", "-0.1", "9007199254740993.5"] {
+            let output = job.compute(&raw_word(number), &Stop(&stop)).unwrap();
+
+            // The standard library reads the nearest number there is.
+            assert_eq!(output.get().parse::<f64>(), number.parse::<f64>(), "{number}");
+        }
+    }
+
+    #[test]
     fn an_unknown_device_is_refused() {
         let refused = Map { engine: None }.plan(Options { expr: "x".into(), device: "tpu".into() }).unwrap_err();
         assert_eq!(refused.0, "device: \"tpu\" is not among cpu, cuda and cuda:N");

@@ -7,6 +7,7 @@ use super::header::{self, Format, Header, Limits};
 use super::jpeg::{self, Eighths};
 use super::picture::{Channels, Picture};
 use super::resize::{self, Window};
+use super::tiff;
 
 /// A decoded picture that may be smaller than its source.
 #[derive(Debug)]
@@ -26,33 +27,26 @@ impl Decoded {
     }
 }
 
-/// Decodes; a JPEG at a fraction directly, the others whole and then, if `reduces`, by means to that fraction.
+/// Decodes; a JPEG at a fraction, the others whole.
 ///
 /// 16 bits a sample become 8; gray with alpha becomes RGB with alpha; of a film, the first frame.
 ///
 /// # Errors
 /// [`ErrorKind::Corrupt`], [`ErrorKind::Unsupported`], [`ErrorKind::TooLarge`].
-pub fn decode(
-    bytes: &[u8],
-    header: &Header,
-    limits: &Limits,
-    scale: Eighths,
-    reduces: bool,
-) -> Result<Decoded, ImageError> {
+pub fn decode(bytes: &[u8], header: &Header, limits: &Limits, scale: Eighths) -> Result<Decoded, ImageError> {
     if header.format == Format::Jpeg {
         let (picture, scale) = jpeg::decode(bytes, scale)?;
         let (width, height) = (f64::from(header.width) * scale.factor(), f64::from(header.height) * scale.factor());
         return Ok(Decoded { picture, window: [0.0, 0.0, width, height], scale });
     }
-    let mut picture = by_crate_image(bytes, header.format, limits)?;
+    let picture = match header.format {
+        Format::Tiff => tiff::decode(bytes, limits)?,
+        other => by_crate_image(bytes, other, limits)?,
+    };
     if (picture.width, picture.height) != (header.width, header.height) {
         return Err(ImageError::corrupt(header.format, "its frames have another size than its header says"));
     }
-    let scale = if reduces { scale } else { Eighths::Eight };
-    if scale != Eighths::Eight {
-        picture = resize::reduce(&picture, scale)?;
-    }
-    Ok(Decoded { window: resize::whole(&picture), picture, scale })
+    Ok(Decoded { window: resize::whole(&picture), picture, scale: Eighths::Eight })
 }
 
 fn by_crate_image(bytes: &[u8], format: Format, limits: &Limits) -> Result<Picture, ImageError> {

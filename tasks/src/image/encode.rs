@@ -1,14 +1,11 @@
 //! From pixels to a file.
 //!
-//! Alpha is kept by PNG, WebP, TIFF and GIF (there on or off); for JPEG and BMP the picture is put on white. WebP is
-//! written without loss: no encoder with loss is known in Rust that needs no further library in C.
-
-use std::io::Cursor;
+//! Alpha is kept by PNG, WebP, TIFF and GIF (there on or off, whichever is nearer); for JPEG and BMP the picture is put
+//! on white. WebP is written without loss: no encoder with loss is known in Rust that needs no further library in C.
 
 use ::image::codecs::bmp::BmpEncoder;
 use ::image::codecs::gif::GifEncoder;
 use ::image::codecs::png::{CompressionType, FilterType, PngEncoder};
-use ::image::codecs::tiff::TiffEncoder;
 use ::image::codecs::webp::WebPEncoder;
 use ::image::{ExtendedColorType, ImageEncoder};
 
@@ -16,6 +13,7 @@ use super::error::{ErrorKind, ImageError};
 use super::header::Format;
 use super::jpeg;
 use super::picture::{Channels, Picture};
+use super::tiff;
 
 /// How hard the GIF encoder looks for its 256 colours: 1 (best) to 30 (fastest); the encoder's own default is 1, which
 /// takes some six times as long.
@@ -30,6 +28,7 @@ pub fn encode(picture: Picture, format: Format, quality: u8) -> Result<Vec<u8>, 
         Format::Jpeg => return jpeg::encode(&picture.on_white(), quality),
         Format::Bmp => picture.on_white(),
         Format::Gif if picture.channels == Channels::Gray => picture.into_rgb(),
+        Format::Gif => clear_or_opaque(picture),
         _ => picture,
     };
     let colour = match picture.channels {
@@ -39,18 +38,29 @@ pub fn encode(picture: Picture, format: Format, quality: u8) -> Result<Vec<u8>, 
     };
     let mut bytes = Vec::new();
     let (data, width, height) = (&picture.data[..], picture.width, picture.height);
+    let failed = |e: &dyn std::fmt::Display| {
+        ImageError::new(ErrorKind::Encode, format!("{width}×{height} cannot be written as {}: {e}", format.name()))
+    };
     let written = match format {
+        Format::Tiff => return tiff::encode(&picture).map_err(|e| failed(&e)),
         Format::Png => PngEncoder::new_with_quality(&mut bytes, CompressionType::Fast, FilterType::Adaptive)
             .write_image(data, width, height, colour),
         Format::Webp => WebPEncoder::new_lossless(&mut bytes).write_image(data, width, height, colour),
-        Format::Tiff => TiffEncoder::new(Cursor::new(&mut bytes)).write_image(data, width, height, colour),
         Format::Gif => GifEncoder::new_with_speed(&mut bytes, GIF_SPEED).encode(data, width, height, colour),
         Format::Bmp | Format::Jpeg => BmpEncoder::new(&mut bytes).write_image(data, width, height, colour),
     };
-    written.map_err(|e| {
-        ImageError::new(ErrorKind::Encode, format!("{width}×{height} cannot be written as {}: {e}", format.name()))
-    })?;
+    written.map_err(|e| failed(&e))?;
     Ok(bytes)
+}
+
+/// Rounds alpha to none or all. Of the encoder itself, whatever is not quite clear becomes opaque.
+fn clear_or_opaque(mut picture: Picture) -> Picture {
+    if picture.channels == Channels::Rgba {
+        for pixel in picture.data.as_chunks_mut::<4>().0 {
+            *pixel = if pixel[3] < 128 { [0; 4] } else { [pixel[0], pixel[1], pixel[2], 255] };
+        }
+    }
+    picture
 }
 
 #[cfg(test)]
@@ -74,7 +84,7 @@ mod tests {
                 let bytes = encode(picture(channels), format, 90).unwrap();
                 let limits = Limits::default();
                 let header = Header::read(&bytes, &limits).unwrap();
-                let again = decode(&bytes, &header, &limits, Eighths::Eight, false).unwrap().picture;
+                let again = decode(&bytes, &header, &limits, Eighths::Eight).unwrap().picture;
 
                 assert_eq!((header.format, again.width, again.height), (format, 8, 4));
                 let keeps_alpha = !matches!(format, Format::Jpeg | Format::Bmp);
@@ -85,6 +95,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_gif_is_clear_where_most_is_clear() {
+        let data = vec![200, 0, 0, 1, 200, 0, 0, 127, 0, 200, 0, 128, 0, 0, 200, 255];
+        let bytes = encode(Picture { width: 4, height: 1, channels: Channels::Rgba, data }, Format::Gif, 0).unwrap();
+
+        let limits = Limits::default();
+        let header = Header::read(&bytes, &limits).unwrap();
+        let again = decode(&bytes, &header, &limits, Eighths::Eight).unwrap().picture;
+
+        assert_eq!(again.channels, Channels::Rgba);
+        assert_eq!(again.data[8..], [0, 200, 0, 255, 0, 0, 200, 255]);
+        assert_eq!([again.data[3], again.data[7]], [0, 0]);
     }
 
     #[test]

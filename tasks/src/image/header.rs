@@ -9,8 +9,10 @@ use ::image::{ImageDecoder, ImageReader};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::directory;
 use super::error::{ErrorKind, ImageError};
 use super::jpeg;
+use super::tiff;
 use super::turn::Turn;
 
 /// The largest colour profile, in bytes. Those of printing presses have 2 to 3 MB, and `moxcms` reads none of 10 MiB.
@@ -126,15 +128,13 @@ impl Limits {
         Err(ImageError::new(ErrorKind::TooLarge, message))
     }
 
-    /// What a decoder of the crate `image` may allocate: 16 bits × 4 samples for a picture at the limit, and room
-    /// for its tables. That of PNG counts all but the picture, so it gets no allowance for one.
-    fn for_decoder(&self, format: Format) -> ::image::Limits {
-        let mut limits = ::image::Limits::default();
-        limits.max_alloc = Some(match format {
+    /// How many bytes a decoder may allocate: 16 bits × 4 samples for a picture at the limit, and room for its tables.
+    /// That of PNG counts all but the picture, so it gets no allowance for one.
+    pub(super) fn bytes_for_decoder(&self, format: Format) -> u64 {
+        match format {
             Format::Png => PNG_BESIDE_PIXELS,
             _ => self.max_pixels.saturating_mul(8).saturating_add(64 << 20),
-        });
-        limits
+        }
     }
 }
 
@@ -166,6 +166,7 @@ impl Header {
         }
         let header = match sniff(bytes)? {
             Format::Jpeg => jpeg::header(bytes)?,
+            Format::Tiff => tiff::header(bytes, limits)?,
             other => Self::by_crate_image(bytes, other, limits)?,
         };
         if header.width == 0 || header.height == 0 {
@@ -182,8 +183,9 @@ impl Header {
         let mut decoder = decoder(bytes, format, limits)?;
         let (width, height) = decoder.dimensions();
         limits.check("the picture", (width, height))?; // before tags are read, which may be large too
-        // A damaged tag is no reason to refuse the picture: it is shown as it is stored.
-        let upright = decoder.orientation().map_or(Turn::NONE, Turn::upright);
+        // Damaged EXIF is no reason to refuse the picture: it is shown as it is stored.
+        let exif = decoder.exif_metadata().unwrap_or_default();
+        let upright = exif.and_then(|exif| directory::upright(&exif)).unwrap_or(Turn::NONE);
         let profile = decoder.icc_profile().unwrap_or_default();
         if format == Format::Png && profile.is_none() && hides_a_profile(bytes) {
             return Err(profile_too_large(format, PNG_BESIDE_PIXELS));
@@ -204,7 +206,9 @@ pub(super) fn decoder<'a>(
     limits: &Limits,
 ) -> Result<impl ImageDecoder + 'a, ImageError> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format.of_crate_image());
-    reader.limits(limits.for_decoder(format));
+    let mut for_decoder = ::image::Limits::default();
+    for_decoder.max_alloc = Some(limits.bytes_for_decoder(format));
+    reader.limits(for_decoder);
     reader.into_decoder().map_err(|e| match (format, e) {
         (Format::Png, ::image::ImageError::Limits(_)) => {
             let most = PNG_BESIDE_PIXELS >> 20;
@@ -279,7 +283,11 @@ fn stranger(bytes: &[u8]) -> ImageError {
 
 #[cfg(test)]
 mod tests {
+    use ::image::codecs::webp::WebPEncoder;
+    use ::image::{ExtendedColorType, ImageEncoder as _};
+
     use super::*;
+    use crate::image::directory::tests::exif;
 
     #[test]
     fn the_format_is_known_by_content() {
@@ -327,6 +335,19 @@ mod tests {
         png[at + 12] ^= 0xFF;
 
         assert_eq!(Header::read(&png, &Limits::default()).unwrap().profile, None);
+    }
+
+    #[test]
+    fn the_exif_of_a_webp_may_begin_with_its_name() {
+        let exif = exif(0x0112, 3, 6);
+        for exif in [exif.clone(), [&b"Exif\0\0"[..], &exif].concat()] {
+            let mut webp = Vec::new();
+            let mut encoder = WebPEncoder::new_lossless(&mut webp);
+            encoder.set_exif_metadata(exif).unwrap();
+            encoder.write_image(&[7; 2 * 3], 2, 1, ExtendedColorType::Rgb8).unwrap();
+
+            assert_eq!(Header::read(&webp, &Limits::default()).unwrap().size(), (1, 2));
+        }
     }
 
     #[test]

@@ -7,10 +7,18 @@ use std::borrow::Cow;
 
 use turbojpeg::{Colorspace, Compressor, DecompressHeader, Decompressor, PixelFormat, ScalingFactor, Subsamp};
 
+use super::directory;
 use super::error::{ErrorKind, ImageError};
 use super::header::{Format, Header, MAX_PROFILE};
 use super::picture::{Channels, Picture};
 use super::turn::Turn;
+
+/// Cameras put so many bytes before the end marker, whatever they are. Where the decoder lost step more are left: in 300
+/// damaged files never fewer than 17.
+const PADDING: usize = 2;
+
+/// How libjpeg calls bytes that belong to nothing.
+const STRAYS: &str = " extraneous bytes";
 
 /// Scans that a progressive file may have: encoders write about ten, and each costs a pass over all coefficients.
 const MAX_SCANS: u32 = 200;
@@ -61,7 +69,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, ImageError> {
         format: Format::Jpeg,
         width: read.width as u32, // at most 65,535: the field has 16 bits
         height: read.height as u32,
-        upright: segments.upright,
+        upright: segments.upright.unwrap_or(Turn::NONE),
         profile: segments.profile,
     })
 }
@@ -71,7 +79,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, ImageError> {
 ///
 /// # Errors
 /// [`ErrorKind::Corrupt`] also where libjpeg only warns and fills up with gray, such as when the file is cut off.
-/// Stray bytes between two markers are passed over if the file has its end marker.
+/// Stray bytes before the first scan are passed over, and what fills up before the end marker.
 pub(super) fn decode(bytes: &[u8], scale: Eighths) -> Result<(Picture, Eighths), ImageError> {
     let mut decompressor = Decompressor::new().map_err(refused)?;
     decompressor.set_scan_limit(MAX_SCANS).map_err(refused)?;
@@ -89,8 +97,8 @@ pub(super) fn decode(bytes: &[u8], scale: Eighths) -> Result<(Picture, Eighths),
     let mut data = vec![0; pitch * height];
     let image = turbojpeg::Image { pixels: &mut data[..], width, pitch, height, format };
     if let Err(error) = decompressor.decompress(&bytes, image) {
-        let message = error.to_string();
-        if !(is_harmless(&message) && has_end(&bytes)) {
+        let is_padding = strays_before_end(&error.to_string()).is_some_and(|count| is_padding(&bytes, count));
+        if !is_padding {
             return Err(refused(error));
         }
     }
@@ -107,7 +115,7 @@ fn read_header<'a>(
     bytes: &'a [u8],
 ) -> Result<(DecompressHeader, Cow<'a, [u8]>), ImageError> {
     match decompressor.read_header(bytes) {
-        Err(error) if is_harmless(&error.to_string()) => {
+        Err(error) if error.to_string().contains(STRAYS) => {
             let clean = without_strays(bytes);
             Ok((decompressor.read_header(&clean).map_err(refused)?, Cow::Owned(clean)))
         }
@@ -115,16 +123,30 @@ fn read_header<'a>(
     }
 }
 
-/// Whether libjpeg's warning says that nothing of the picture is lost.
-fn is_harmless(warning: &str) -> bool {
-    ["extraneous bytes", "JFIF revision", "Adobe color transform"].iter().any(|w| warning.contains(w))
+/// How many stray bytes libjpeg warns of, if they stand before the end marker.
+///
+/// Before another marker in or behind a scan they are what is left of it since the decoder lost step. libjpeg tells of its
+/// first warning only, and its fast path of no wrong code, so that this is often the one sign of a damage.
+fn strays_before_end(warning: &str) -> Option<usize> {
+    let (before, marker) = warning.split_once(STRAYS)?;
+    if !marker.starts_with(" before marker 0xd9") {
+        return None;
+    }
+    before.rsplit(' ').next()?.parse().ok()
 }
 
-/// Whether the end marker is there. One before the first scan is that of a thumbnail.
-fn has_end(bytes: &[u8]) -> bool {
+/// Whether as many bytes before the end marker only fill up: few, or all 0.
+fn is_padding(bytes: &[u8], count: usize) -> bool {
+    let Some(scans) = up_to_end(bytes) else { return false };
+    count <= PADDING || scans.iter().rev().skip_while(|&&byte| byte == 0xFF).take(count).all(|&byte| byte == 0)
+}
+
+/// What stands from the first scan to the end marker. One before the scan is that of a thumbnail.
+fn up_to_end(bytes: &[u8]) -> Option<&[u8]> {
     let mut walk = Walk::of(bytes);
     walk.by_ref().for_each(drop);
-    walk.rest.starts_with(&[0xFF, 0xDA]) && walk.rest.windows(2).any(|pair| pair == [0xFF, 0xD9])
+    let end = walk.rest.windows(2).position(|pair| pair == [0xFF, 0xD9])?;
+    walk.rest.starts_with(&[0xFF, 0xDA]).then_some(&walk.rest[..end])
 }
 
 fn without_strays(bytes: &[u8]) -> Vec<u8> {
@@ -151,8 +173,8 @@ fn refused(error: turbojpeg::Error) -> ImageError {
     ImageError::corrupt(Format::Jpeg, what)
 }
 
-/// Turns ink into light. Files with an Adobe segment store the inks inverted. An ICC profile of the inks is not used.
-fn rgb_of_cmyk(cmyk: &[u8], is_inverted: bool) -> Vec<u8> {
+/// Turns ink into light. JPEGs with an Adobe segment store the inks inverted. An ICC profile of the inks is not used.
+pub(super) fn rgb_of_cmyk(cmyk: &[u8], is_inverted: bool) -> Vec<u8> {
     let flip = if is_inverted { 0 } else { 255 };
     let mut rgb = Vec::with_capacity(cmyk.len() / 4 * 3);
     for ink in cmyk.as_chunks::<4>().0 {
@@ -217,7 +239,8 @@ impl<'a> Iterator for Walk<'a> {
 /// What the segments before the picture say that libjpeg-turbo does not tell.
 #[derive(Debug, Default)]
 struct Segments {
-    upright: Turn,
+    /// By the first EXIF that tells; editors put another before or behind that of the camera.
+    upright: Option<Turn>,
     profile: Option<Vec<u8>>,
     is_inverted: bool,
 }
@@ -230,8 +253,7 @@ impl Segments {
         for segment in Walk::of(bytes) {
             match (segment[1], &segment[4..]) {
                 (0xE1, [b'E', b'x', b'i', b'f', 0, 0, exif @ ..]) => {
-                    let orientation = ::image::metadata::Orientation::from_exif_chunk(exif);
-                    found.upright = orientation.map_or(Turn::NONE, Turn::upright);
+                    found.upright = found.upright.or_else(|| directory::upright(exif));
                 }
                 (0xE2, head) if head.starts_with(b"ICC_PROFILE\0") && head.len() > 14 => {
                     chunks.push((head[12], &head[14..]));
@@ -252,6 +274,7 @@ impl Segments {
 mod tests {
     use super::*;
     use crate::image::Limits;
+    use crate::image::directory::tests::exif;
 
     fn gradient() -> Picture {
         let mut picture = Picture::blank(70, 50, Channels::Rgb);
@@ -323,13 +346,52 @@ mod tests {
     }
 
     #[test]
+    fn what_fills_up_before_the_end_marker_is_passed_over() {
+        let jpeg = encode(&gradient(), 90).unwrap();
+        let (scans, end) = jpeg.split_at(jpeg.len() - 2);
+        for padding in [&[0x5A; 2][..], &[0; 40], &[0, 0, 0, 0, 0xFF]] {
+            let padded = decode(&[scans, padding, end].concat(), Eighths::Eight);
+            assert_eq!(padded.unwrap(), decode(&jpeg, Eighths::Eight).unwrap(), "{padding:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_decoder_that_lost_step_leaves_is_damage() {
+        let jpeg = encode(&gradient(), 90).unwrap();
+        let progressive = &include_bytes!("../../../tests/odd-files/progressive.jpg")[..];
+        let last_table = progressive.windows(2).rposition(|pair| pair == [0xFF, 0xC4]).unwrap();
+        let end = |bytes: &[u8]| bytes.len() - 2;
+        for (bytes, at) in [(&jpeg[..], end(&jpeg)), (progressive, end(progressive)), (progressive, last_table)] {
+            let damaged = [&bytes[..at], &[0x5A; 40], &bytes[at..]].concat();
+
+            assert_eq!(decode(&damaged, Eighths::Eight).unwrap_err().kind(), ErrorKind::Corrupt, "at {at}");
+        }
+    }
+
+    #[test]
+    fn an_exif_without_orientation_does_not_hide_another() {
+        let segment = |tag| {
+            let exif = exif(tag, 3, 6);
+            let length = (2 + 6 + exif.len() as u16).to_be_bytes();
+            [&[0xFF, 0xE1][..], &length, b"Exif\0\0", &exif[..]].concat()
+        };
+        let jpeg = encode(&gradient(), 90).unwrap();
+        for (first, second) in [(0x0112, 0x0131), (0x0131, 0x0112)] {
+            let bytes = [&jpeg[..2], &segment(first)[..], &segment(second)[..], &jpeg[2..]].concat();
+
+            assert_eq!(header(&bytes).unwrap().size(), (50, 70));
+        }
+    }
+
+    #[test]
     fn the_end_of_a_thumbnail_is_not_that_of_the_picture() {
         let jpeg = encode(&gradient(), 90).unwrap();
         let thumbnail = [0xFF, 0xE1, 0, 6, 0xFF, 0xDA, 0xFF, 0xD9];
         let bytes = [&jpeg[..2], &thumbnail, &jpeg[2..]].concat();
 
-        assert!(has_end(&bytes));
-        assert!(!has_end(&bytes[..bytes.len() - 2]));
+        assert!(up_to_end(&bytes).is_some());
+        assert_eq!(up_to_end(&bytes), up_to_end(&jpeg));
+        assert_eq!(up_to_end(&bytes[..bytes.len() - 2]), None);
     }
 
     #[test]

@@ -11,10 +11,12 @@ pub mod adjust;
 pub mod blur;
 pub mod colour;
 pub mod decode;
+mod directory;
 pub mod encode;
 mod error;
 pub mod header;
 mod jpeg;
+mod means;
 #[cfg(test)]
 mod measure;
 pub mod picture;
@@ -23,6 +25,7 @@ mod prepare;
 pub mod resize;
 pub mod steps;
 mod task;
+mod tiff;
 mod transform;
 mod turn;
 

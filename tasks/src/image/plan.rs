@@ -7,8 +7,13 @@
 //!
 //! The fraction leaves either [`LEFT_TO_SHRINK`] times the pixels that are wanted along each side, or a picture that is
 //! blurred by at least [`LEFT_TO_BLUR`] pixels there, so that it holds nothing finer. Decoding at a fraction blurs by
-//! itself ([`Eighths::variance`]), which is taken off. The result differs from the exact one by a PSNR of 40 dB or more
-//! (`tests/image_references.rs` holds that; most photos in `examples/` reach 45 to 57 dB); `exact` turns it off.
+//! itself ([`Eighths::variance`]), which is taken off. A picture in another format is decoded whole; its blur alone makes
+//! it smaller ([`blur::small`]).
+//!
+//! The result of a photograph differs from the exact one by a PSNR of 40 dB or more (`tests/image_references.rs` holds
+//! that; most in `examples/` reach 45 to 57 dB). What is not like a photograph may differ by more: along a hard edge at
+//! the border of a JPEG, of which a fraction holds only the mean, or in fine stripes. So nothing is decoded at a fraction
+//! if a later step makes differences larger; and `exact` turns it off.
 
 use super::adjust;
 use super::blur;
@@ -18,7 +23,7 @@ use super::error::ImageError;
 use super::header::{Format, Header, Limits};
 use super::jpeg::Eighths;
 use super::picture::Picture;
-use super::resize;
+use super::resize::{self, Window};
 use super::steps::{Bound, Filter, Flip, Options, Resize, Step};
 use super::turn::Turn;
 
@@ -26,6 +31,8 @@ use super::turn::Turn;
 pub const LEFT_TO_SHRINK: f64 = 1.8;
 /// How wide a blur is in a reduced picture, at least: standard deviation in its pixels.
 pub const LEFT_TO_BLUR: f64 = 1.8;
+/// Decoding at a fraction leaves at least so many pixels to a side: to decode less saves no time that counts.
+const LEAST_SIDE: u32 = 64;
 
 /// Options that were held against their ranges.
 #[derive(Debug, Clone, PartialEq)]
@@ -140,21 +147,35 @@ impl Plan {
             head.steps = index + 1;
             let wanted = head.turn.size(wanted);
             head.shrink = Some((wanted, filter));
-            head.scale = self.scale(header, wanted, head.variance);
+            if !self.options.exact && !self.steps()[index + 1..].iter().any(magnifies) {
+                head.scale = scale(header, wanted, head.variance);
+            }
             return head;
         }
         nothing
     }
+}
 
-    fn scale(&self, header: &Header, wanted: (u32, u32), variance: f64) -> Eighths {
-        let is_enough = |scale: &Eighths| {
-            let left =
-                |whole: u32, wanted: u32| f64::from(whole) * scale.factor() >= LEFT_TO_SHRINK * f64::from(wanted);
-            variance.sqrt() * scale.factor() >= LEFT_TO_BLUR
-                || (left(header.width, wanted.0) && left(header.height, wanted.1))
-        };
-        let scales = if self.options.exact { &[Eighths::Eight][..] } else { &Eighths::ALL[..] };
-        scales.iter().copied().find(is_enough).unwrap_or(Eighths::Eight)
+/// The smallest fraction at which a picture may be decoded that is blurred by a variance and then shrunk.
+fn scale(header: &Header, wanted: (u32, u32), variance: f64) -> Eighths {
+    if header.format != Format::Jpeg {
+        return Eighths::Eight;
+    }
+    let is_enough = |scale: &Eighths| {
+        let left = |whole: u32, wanted: u32| f64::from(whole) * scale.factor() >= LEFT_TO_SHRINK * f64::from(wanted);
+        let is_blurred = variance.sqrt() * scale.factor() >= LEFT_TO_BLUR;
+        scale.scale(header.width.min(header.height)) >= LEAST_SIDE
+            && (is_blurred || (left(header.width, wanted.0) && left(header.height, wanted.1)))
+    };
+    Eighths::ALL.into_iter().find(is_enough).unwrap_or(Eighths::Eight)
+}
+
+/// Whether a step makes larger by what a picture differs from the exact one.
+fn magnifies(step: &Step) -> bool {
+    match *step {
+        Step::Sharpen(by) => by.amount > 0.0,
+        Step::Brightness(factor) | Step::Contrast(factor) => factor > 1.0,
+        _ => false,
     }
 }
 
@@ -171,15 +192,17 @@ impl Head {
         limits: &Limits,
         finest: f64,
     ) -> Result<Picture, ImageError> {
-        let decoded = decode::decode(bytes, header, limits, self.scale, self.variance > 0.0)?;
+        let decoded = decode::decode(bytes, header, limits, self.scale)?;
         let (across, down) = decoded.factors(header);
         let remaining = |factor: f64| (self.variance * factor * factor - decoded.scale.variance()).max(0.0).sqrt();
-        let mut picture = decoded.picture;
+        let sigma = (remaining(across), remaining(down));
+        let (mut picture, mut window) = (decoded.picture, decoded.window);
         if self.variance > 0.0 {
-            picture = blur::gaussian(picture, (remaining(across), remaining(down)), finest)?;
+            (picture, window) = blur::small(picture, window, sigma, finest)?;
         }
         if let Some((size, filter)) = self.shrink {
-            picture = resize::resize(&picture, decoded.window, size, filter)?;
+            (picture, window) = without_margin(picture, window, size)?;
+            picture = resize::resize(&picture, window, size, filter)?;
         }
         picture = self.turn.apply(picture);
         if self.is_gray {
@@ -187,6 +210,21 @@ impl Head {
         }
         Ok(picture)
     }
+}
+
+/// Takes off what lies beside the window, along sides that are still shrunk: at the full size the filter ends with the
+/// picture. Where they are enlarged it stays, as there the filter would have found what lies between.
+fn without_margin(picture: Picture, window: Window, size: (u32, u32)) -> Result<(Picture, Window), ImageError> {
+    let part = |start: f64, length: f64, wanted: u32, whole: u32| {
+        if length > f64::from(wanted) { (start as u32, length.ceil() as u32) } else { (0, whole) }
+    };
+    let (x, width) = part(window[0], window[2], size.0, picture.width);
+    let (y, height) = part(window[1], window[3], size.1, picture.height);
+    if (width, height) == (picture.width, picture.height) {
+        return Ok((picture, window));
+    }
+    let window = [window[0] - f64::from(x), window[1] - f64::from(y), window[2], window[3]];
+    Ok((picture.crop(x, y, width, height)?, window))
 }
 
 /// The turn that a step is.
@@ -204,6 +242,7 @@ pub(super) const fn turn_of(step: &Step) -> Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::steps::Sharpen;
 
     fn plan(steps: Vec<Step>) -> Plan {
         Plan::new(Options { steps, ..Options::default() }).unwrap()
@@ -234,6 +273,28 @@ mod tests {
             let head = plan(vec![step, Step::Thumbnail(Bound(100, 100))]).head(&photo());
             assert_eq!((head.steps, head.scale), (0, Eighths::Eight));
         }
+    }
+
+    #[test]
+    fn nothing_is_decoded_at_a_fraction_before_a_step_that_magnifies() {
+        let scale = |step| plan(vec![Step::Thumbnail(Bound(100, 100)), Step::Rotate(180), step]).head(&photo()).scale;
+        let sharpen = |amount| Step::Sharpen(Sharpen { sigma: 1.0, amount });
+
+        for step in [Step::Contrast(1.1), Step::Brightness(1.1), sharpen(1.0)] {
+            assert_eq!(scale(step), Eighths::Eight);
+        }
+        for step in [Step::Contrast(0.9), Step::Brightness(1.0), sharpen(0.0), Step::Grayscale] {
+            assert_eq!(scale(step), Eighths::One);
+        }
+    }
+
+    #[test]
+    fn what_is_small_or_no_jpeg_is_decoded_whole() {
+        let scale = |header| plan(vec![Step::Blur(15.0), Step::Thumbnail(Bound(10, 10))]).head(&header).scale;
+
+        assert_eq!(scale(Header { format: Format::Png, ..photo() }), Eighths::Eight);
+        assert_eq!(scale(Header { width: 500, ..photo() }), Eighths::Two);
+        assert_eq!(scale(Header { height: 126, ..photo() }), Eighths::Eight);
     }
 
     #[test]

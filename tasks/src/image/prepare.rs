@@ -93,7 +93,7 @@ pub fn prepare(
     // From here on in the directions of the stored picture; the small result is turned at the end.
     let part = header.upright.source_of([x, y, width, height], size);
     let size = header.upright.size(size);
-    let decoded = decode::decode(bytes, &header, limits, scale(&header, size), false)?;
+    let decoded = decode::decode(bytes, &header, limits, scale(&header, size))?;
     let (across, down) = (decoded.window[2] / f64::from(size.0), decoded.window[3] / f64::from(size.1));
     let [x, y, width, height] = part.map(f64::from);
     let window = clamped([x * across, y * down, width * across, height * down], decoded.window);

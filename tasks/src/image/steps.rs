@@ -40,7 +40,8 @@ pub struct Options {
     /// The quality of a JPEG. The other formats are written without loss (GIF: with 256 colours).
     #[schemars(range(min = 1, max = 100))]
     pub quality: u8,
-    /// Carries out every step at the full size, also where a later step makes the difference invisible.
+    /// Carries out every step at the full size, also where a later step makes the difference invisible. Only a blur of 64
+    /// pixels or more is computed at a fraction of it, which differs by two levels of 255 at most.
     pub exact: bool,
 }
 
@@ -63,7 +64,7 @@ pub enum Step {
     /// Keeps the rectangle `[x, y, width, height]`, in pixels from the upper left corner.
     Crop(#[serde(deserialize_with = "read::rectangle")] [u32; 4]),
     /// Rotates clockwise by 90, 180 or 270 degrees.
-    Rotate(u16),
+    Rotate(#[serde(deserialize_with = "read::degrees")] u16),
     /// Mirrors.
     Flip(Flip),
     /// Takes the colours away.
@@ -229,6 +230,11 @@ mod tests {
             message(r#"{"steps": [{"rotate": 45}]}"#),
             "steps[0].rotate: 45 degrees; allowed are 90, 180 and 270, clockwise"
         );
+        for degrees in [-90, 100_000] {
+            assert!(message(&format!(r#"{{"steps": [{{"rotate": {degrees}}}]}}"#)).starts_with(&format!(
+                "invalid value: integer `{degrees}`, expected 90, 180 or 270 degrees, clockwise"
+            )));
+        }
         assert_eq!(message(r#"{"steps": [{"resize": [0, 5]}]}"#), "steps[0].resize: 0 is not in 1 to 65535 pixels");
         assert_eq!(message(r#"{"quality": 0}"#), "quality: 0 is not in 1 to 100");
         assert!(message(r#"{"steps": [{"blurr": 5}]}"#).contains("unknown variant `blurr`, expected one of `blur`"));

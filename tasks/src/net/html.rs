@@ -16,11 +16,14 @@ use url::Url;
 pub(super) use self::charset::of_content_type;
 use self::sink::{Found, Sink};
 
-/// The parser looks up between pieces of this size, whether somebody still waits for it.
-const PIECE_BYTES: usize = 16 << 10;
+/// The parser looks up between pieces of this size, whether somebody still waits for it. A hostile one takes its time.
+const PIECE_BYTES: usize = 4 << 10;
 /// Elements within elements. A browser stops at 512; here it is what keeps the parser from looking through its stack for
 /// minutes.
 const MAX_DEPTH: u32 = 5000;
+/// A page has fewer elements and attributes than bytes, but what it leaves open is made anew in every block that follows:
+/// so many more are made for it.
+const MAX_MADE_ANEW: usize = 1 << 18;
 /// A longer address is none that a server takes, and a page of relative links below a base of megabytes has no end.
 const MAX_LINK_BYTES: usize = 8 << 10;
 /// The links of a page take no more than this together, so that its outcome fits into a message.
@@ -38,7 +41,7 @@ pub(super) struct Links {
 /// Finds the links of a page: of `a` and `area`, to http and https.
 ///
 /// # Errors
-/// A page that nests too deep; or nobody waits any more.
+/// A page that nests too deep, or has too much made anew; or nobody waits any more.
 pub(super) fn links(page: &[u8], charset: Option<&str>, at: &Url, stop: &dyn Fn() -> bool) -> Result<Links, Failure> {
     let text = charset::decode(page, charset);
     let found = parse(&text, stop)?;
@@ -48,9 +51,6 @@ pub(super) fn links(page: &[u8], charset: Option<&str>, at: &Url, stop: &dyn Fn(
         base.filter(|base| !base.cannot_be_a_base() && base.scheme() != "javascript").unwrap_or_else(|| at.clone());
     let (mut urls, mut seen, mut bytes) = (Vec::new(), HashSet::new(), 0);
     for link in found.links {
-        if link.len() > MAX_LINK_BYTES {
-            continue;
-        }
         let Ok(url) = base.join(&link) else { continue };
         let is_good = matches!(url.scheme(), "http" | "https") && url.as_str().len() <= MAX_LINK_BYTES;
         if !is_good || !seen.insert(url.clone()) {
@@ -80,8 +80,13 @@ fn parse(text: &str, stop: &dyn Fn() -> bool) -> Result<Found, Failure> {
         let end = (0..=rest.len().min(PIECE_BYTES)).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(rest.len());
         let (piece, after) = rest.split_at(end);
         parser.process(StrTendril::from_slice(piece));
-        if parser.tokenizer.sink.sink.depth() > MAX_DEPTH {
+        let sink = &parser.tokenizer.sink.sink;
+        if sink.depth() > MAX_DEPTH {
             let reason = format!("cannot read the page: its elements nest deeper than {MAX_DEPTH}");
+            return Err(Failure::permanent("html", reason));
+        }
+        if sink.made() > text.len() + MAX_MADE_ANEW {
+            let reason = "cannot read the page: the elements that it leaves open would have to be made anew too often";
             return Err(Failure::permanent("html", reason));
         }
         rest = after;

@@ -238,7 +238,7 @@ impl Crawl {
         if at != asked && !self.seen.insert(at.clone()) {
             return;
         }
-        let is_elsewhere = at.host() != host.host() || at.port_or_known_default() != host.port_or_known_default();
+        let is_elsewhere = at.host() != host.host();
         output.pages.push(Page {
             url: read.url.to_string(),
             depth,
@@ -253,7 +253,8 @@ impl Crawl {
         output.is_cut |= read.links.is_cut;
         for link in read.links.urls {
             let page = page_of(&link);
-            let is_here = page.host() == host.host() && page.port_or_known_default() == host.port_or_known_default();
+            // Whatever its port: a site that has moved to https has links to http still.
+            let is_here = page.host() == host.host();
             if self.told.insert(link.clone()) {
                 self.told_bytes += link.as_str().len();
                 if self.told_bytes > html::MAX_LINKS_BYTES {
@@ -274,4 +275,47 @@ fn page_of(url: &Url) -> Url {
     let mut page = url.clone();
     page.set_fragment(None);
     page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).unwrap()
+    }
+
+    fn read(at: &str, links: &[&str]) -> Read {
+        let links = html::Links { urls: links.iter().copied().map(url).collect(), is_cut: false };
+        Read { url: url(at), status: 200, links, fetch_ms: 0.0, parse_ms: 0.0 }
+    }
+
+    fn nothing_yet() -> Output {
+        let (links, pages) = (Vec::new(), Vec::new());
+        Output { url: String::new(), status: 200, fetch_ms: 0.0, links, parse_ms: 0.0, is_cut: false, pages }
+    }
+
+    #[test]
+    fn links_are_followed_within_the_host_whatever_their_scheme_and_port() {
+        let (mut crawl, mut output, first) = (Crawl::default(), nothing_yet(), url("https://host/"));
+        let links =
+            ["http://host/plain", "https://host:8443/port", "https://other/", "https://www.host/", "https://host/a#b"];
+
+        crawl.take(0, &first, first.clone(), Ok(read("https://host/", &links)), &mut output);
+
+        assert_eq!(crawl.next, ["http://host/plain", "https://host:8443/port", "https://host/a"].map(url));
+        assert_eq!(output.links, links, "all are told");
+    }
+
+    #[test]
+    fn a_page_is_followed_where_it_redirects_to_its_host_and_not_where_to_another() {
+        let (mut crawl, mut output, first) = (Crawl::default(), nothing_yet(), url("https://host/"));
+        let asked = || url("http://host/moved");
+
+        crawl.take(1, &first, asked(), Ok(read("https://host/moved", &["https://host/here"])), &mut output);
+        crawl.take(1, &first, asked(), Ok(read("https://other/", &["https://host/there"])), &mut output);
+
+        assert_eq!(crawl.next, [url("https://host/here")]);
+        assert_eq!(output.pages.iter().map(|page| page.error.is_some()).collect::<Vec<_>>(), [false, true]);
+    }
 }

@@ -112,9 +112,11 @@ fn file_name(header: &[u8]) -> Option<String> {
         match key.trim().to_ascii_lowercase().as_str() {
             "filename*" => {
                 let mut parts = value.trim().trim_matches('"').splitn(3, '\'');
-                if let (Some(charset), Some(_language), Some(text)) = (parts.next(), parts.next(), parts.next()) {
+                // One in a charset that nobody knows is none; there may be a plain one.
+                if let (Some(charset), Some(_language), Some(text)) = (parts.next(), parts.next(), parts.next())
+                    && let Some(encoding) = encoding_rs::Encoding::for_label(charset.as_bytes())
+                {
                     let bytes: Vec<u8> = percent_decode(text.as_bytes()).collect();
-                    let encoding = encoding_rs::Encoding::for_label(charset.as_bytes())?;
                     return Some(encoding.decode(&bytes).0.into_owned());
                 }
             }
@@ -176,6 +178,9 @@ mod tests {
             ("attachment; filename=\"quo\\\"te.txt\"", "quo_te.txt"),
             ("attachment; filename=\"e.txt\"; filename*=UTF-8''%e2%82%ac%20rates.txt", "€ rates.txt"),
             ("attachment; filename*=iso-8859-1'en'%A3%20rates.txt", "£ rates.txt"),
+            ("attachment; filename=e.txt; filename*=klingon'en'%A3.txt", "e.txt"),
+            ("attachment; filename*=klingon'en'%A3.txt; filename=e.txt", "e.txt"),
+            ("attachment; filename*=klingon'en'%A3.txt", "page.php"),
             ("attachment; filename=\"na%C3%AFve.txt\"", "naïve.txt"),
             ("attachment; filename=\"Grüße.txt\"", "Grüße.txt"),
             ("attachment", "page.php"),

@@ -68,6 +68,8 @@ impl Exercise for Background {
     type Fields = Fields;
     type Extras = Extras;
 
+    const MOST_TICKS: u64 = 2 * COUNT as u64;
+
     fn about(&self) -> About {
         About {
             name: "process.background",

@@ -91,6 +91,8 @@ impl Exercise for Meeting {
     type Fields = Fields;
     type Extras = Extras;
 
+    const MOST_TICKS: u64 = 3;
+
     fn about(&self) -> About {
         About {
             name: "process.barrier",

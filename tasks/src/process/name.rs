@@ -40,6 +40,8 @@ impl Exercise for Name {
     type Fields = Fields;
     type Extras = Pids;
 
+    const MOST_TICKS: u64 = 5;
+
     fn about(&self) -> About {
         About {
             name: "process.name",

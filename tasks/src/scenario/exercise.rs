@@ -14,8 +14,10 @@ use tidemill_core::task::{About, Cost, Hands, Invalid, Lane, Task, Tools, Wait, 
 use tokio::sync::oneshot;
 
 use super::crew::no_thread;
+use super::fields::MAX_TICK_MS;
 use super::output::Output;
 use super::{Fields, Scene};
+use crate::time::timeout_for;
 
 /// Items that start processes which one core is given at once: more would only wait for room.
 const PROCESS_HANDS: usize = 4;
@@ -33,6 +35,10 @@ pub trait Exercise: Send + Sync + 'static {
     type Fields: Fields;
     /// What it gives beside messages and times.
     type Extras: Serialize + JsonSchema + Send + 'static;
+
+    /// How many ticks it takes at most, whatever its fields say. Where it is 0, an item is soon over, and the setting
+    /// `task.timeout` is enough.
+    const MOST_TICKS: u64;
 
     /// What people are told about it.
     fn about(&self) -> About;
@@ -93,6 +99,12 @@ impl<E: Exercise> Task for Play<E> {
 
     fn lane(&self, _batch: &E::Fields) -> Lane {
         self.0.lane()
+    }
+
+    fn timeout(&self, _batch: &E::Fields) -> Option<Duration> {
+        // Whatever its batch says, an item may say a longer tick.
+        let longest = Duration::from_millis(MAX_TICK_MS * E::MOST_TICKS);
+        (!longest.is_zero()).then(|| timeout_for(longest))
     }
 
     /// A number is a scenario.

@@ -14,10 +14,15 @@ use serde::{Deserialize, Serialize};
 use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Cost, Invalid, Task, Tools, Wait};
 
-use self::observers::watch;
+use self::observers::{Seen, watch};
+use crate::time::timeout_for;
 
 /// Readings of one item; more would be an outcome that no message carries.
 const MAX_READINGS: usize = 50_000;
+/// How often a thermometer is read, at most.
+const MAX_SAMPLES: u32 = 10_000;
+/// The longest tick.
+const MAX_TICK: Duration = Duration::from_secs(60);
 
 /// Watches over the racks of a hall.
 #[derive(Clone, Copy, Debug)]
@@ -120,10 +125,10 @@ impl Fields {
             seed: self.seed.or(batch.seed).unwrap_or(0),
         };
         within("racks", plan.racks as f64, 1.0, 1000.0)?;
-        within("samples", plan.samples as f64, 1.0, 10_000.0)?;
+        within("samples", plan.samples as f64, 1.0, f64::from(MAX_SAMPLES))?;
         within("threshold_c", plan.threshold_c, -50.0, 150.0)?;
         within("cooling", plan.cooling, 0.0, 50.0)?;
-        within("tick_ms", plan.tick.as_millis() as f64, 0.0, 60_000.0)?;
+        within("tick_ms", plan.tick.as_millis() as f64, 0.0, MAX_TICK.as_millis() as f64)?;
         match plan.racks * plan.samples {
             0..=MAX_READINGS => Ok(plan),
             many => Err(Invalid(format!("racks × samples: {many} readings are more than {MAX_READINGS}"))),
@@ -176,23 +181,41 @@ impl Task for Thermometers {
         let plan = Fields::default().over(batch);
         Cost(plan.map_or(Duration::ZERO, |plan| plan.tick.saturating_mul(plan.samples as u32)))
     }
+
+    fn timeout(&self, _batch: &Fields) -> Option<Duration> {
+        // Whatever its batch says, an item may say more.
+        Some(timeout_for(MAX_TICK.saturating_mul(MAX_SAMPLES)))
+    }
 }
 
 impl Wait for Thermometers {
     async fn run(self: Arc<Self>, batch: Arc<Fields>, input: Fields, _tools: Tools) -> Result<Output, Failure> {
         let plan = input.over(&batch)?;
         let began = Instant::now();
-        let mut seen = watch(plan).await;
-        let readings = std::mem::take(&mut seen.readings);
-        let commands = seen.commands.iter().enumerate().map(|(number, (at, action))| {
-            // Until somebody tells that fan something else.
-            let rest = seen.commands[number + 1..].iter().find(|(next, _)| next.rack == at.rack);
-            let until = rest.map_or(usize::MAX, |(next, _)| next.sample);
-            let shown = readings.iter().filter(|reading| reading.rack == at.rack);
-            let shown = shown.filter(|reading| (at.sample..=until).contains(&reading.sample));
-            Command { sample: at.sample, rack: at.rack, action: *action, celsius: shown.map(|r| r.celsius).collect() }
-        });
-        let commands = commands.collect();
-        Ok(Output { readings, alerts: seen.alerts, commands, elapsed_ms: began.elapsed().as_secs_f64() * 1000.0 })
+        let Seen { readings, alerts, commands } = watch(plan).await;
+        let commands = with_readings(&commands, &readings, plan.racks);
+        Ok(Output { readings, alerts, commands, elapsed_ms: began.elapsed().as_secs_f64() * 1000.0 })
     }
+}
+
+/// The commands, each with what was read from the reading that it answers on, until that fan was told something else.
+fn with_readings(commands: &[(Reading, Action)], readings: &[Reading], racks: usize) -> Vec<Command> {
+    // A rack is read once a sample, so that its readings are numbered by their samples.
+    let mut shown = vec![Vec::new(); racks];
+    for reading in readings {
+        shown[reading.rack - 1].push(reading.celsius);
+    }
+    // From the last one back, the next one of the same rack is known.
+    let mut ends: Vec<usize> = shown.iter().map(Vec::len).collect();
+    let mut commands: Vec<Command> = commands
+        .iter()
+        .rev()
+        .map(|(at, action)| {
+            let end = std::mem::replace(&mut ends[at.rack - 1], at.sample + 1);
+            let celsius = shown[at.rack - 1][at.sample..end].to_vec();
+            Command { sample: at.sample, rack: at.rack, action: *action, celsius }
+        })
+        .collect();
+    commands.reverse();
+    commands
 }

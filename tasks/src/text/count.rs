@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Instant, SystemTime};
 
 use regex::bytes::{Regex, RegexBuilder};
@@ -16,6 +16,8 @@ use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Cost, Hands, Invalid, Task, Tools, Wait, raw, raw_word};
 use tokio::io::AsyncReadExt as _;
 
+use super::charset::Charset;
+
 /// A file is read in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -27,6 +29,10 @@ const FOUND_BYTES: usize = 4 * WORD_BYTES;
 
 /// The longest letter: what stands so far before and behind a word decides whether it is a whole one.
 const LETTER_BYTES: usize = 4;
+
+/// What may stand in a word, as `\b` has it: combining accents and vowel signs do, raised and lowered numbers do not.
+static IN_WORD: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"\A\w\z").expect("the pattern is good, as a test makes sure"));
 
 /// Counts a word, case-insensitively and as a whole word.
 #[derive(Clone, Copy, Debug)]
@@ -79,8 +85,9 @@ impl Task for Count {
             name: "text.count",
             summary: "Count a word in texts or files",
             details: "An input is a text, {\"text\": …}, or {\"path\": …} of a file, which is read as a stream and may be \
-                      larger than memory. Counted are whole words, whatever their case. On the command line, a word that \
-                      names a file or folder is that file or the files in it; anything else with a space in it is a text.",
+                      larger than memory; it is in UTF-8, or in UTF-16 if it begins with that one's byte-order mark. \
+                      Counted are whole words, whatever their case. On the command line, a word that names a file or \
+                      folder is that file or the files in it; anything else with a space in it is a text.",
             examples: &[
                 "tidemill run text.count 'Lorem ipsum dolor sit amet'",
                 "tidemill run text.count books/ -o word=whale --format table",
@@ -96,9 +103,7 @@ impl Task for Count {
             return Err(Invalid(format!("word: {word:?} is not one word of at most {WORD_BYTES} bytes")));
         }
         // \b asks for a border between a word's letter and something else; a word such as "C++" ends in no letter.
-        let edge = |letter: Option<char>| {
-            if letter.is_some_and(|letter| letter.is_alphanumeric() || letter == '_') { r"\b" } else { "" }
-        };
+        let edge = |letter: Option<char>| if letter.is_some_and(is_in_word) { r"\b" } else { "" };
         let pattern = format!("{}{}{}", edge(word.chars().next()), regex::escape(&word), edge(word.chars().last()));
         RegexBuilder::new(&pattern)
             .case_insensitive(true)
@@ -128,7 +133,9 @@ impl Wait for Count {
         let count = match input {
             Input::Text(text) => count_in(&tools, &word, text.into_bytes()).await?,
             Input::Path(url) if scheme(&url).is_some() => {
-                count_in(&tools, &word, tools.blobs.fetch(&url).await?).await?
+                let bytes = tools.blobs.fetch(&url).await?;
+                let (_, text) = decoded(&tools, Charset::of(&bytes), bytes, 0, true).await?;
+                count_in(&tools, &word, text).await?
             }
             Input::Path(path) => count_file(&tools, &word, Path::new(&path)).await?,
         };
@@ -139,6 +146,10 @@ impl Wait for Count {
             duration_ms: clock.elapsed().as_secs_f64() * 1000.0,
         })
     }
+}
+
+fn is_in_word(letter: char) -> bool {
+    IN_WORD.is_match(letter.encode_utf8(&mut [0; LETTER_BYTES]).as_bytes())
 }
 
 async fn count_in(tools: &Tools, word: &Arc<Regex>, bytes: Vec<u8>) -> Result<u64, Failure> {
@@ -177,6 +188,24 @@ async fn count_within(
     counting.await.map_err(|panicked| Failure::panicked(&panicked.0))
 }
 
+/// A piece in UTF-8, what was read last from `new` on; and the charset, for the next piece.
+async fn decoded(
+    tools: &Tools,
+    mut charset: Charset,
+    mut piece: Vec<u8>,
+    new: usize,
+    is_last: bool,
+) -> Result<(Charset, Vec<u8>), Failure> {
+    if matches!(charset, Charset::Utf8) {
+        return Ok((charset, piece));
+    }
+    let decoding = tools.compute.run(move |_| {
+        charset.decode(&mut piece, new, is_last);
+        (charset, piece)
+    });
+    decoding.await.map_err(|panicked| Failure::panicked(&panicked.0))
+}
+
 async fn count_file(tools: &Tools, word: &Arc<Regex>, path: &Path) -> Result<u64, Failure> {
     let failed = |error: std::io::Error| Failure::from(BlobError::unreadable(path, &error));
     let metadata = tokio::fs::metadata(path).await.map_err(failed)?;
@@ -185,11 +214,15 @@ async fn count_file(tools: &Tools, word: &Arc<Regex>, path: &Path) -> Result<u64
     // Hundreds of small files are under way at once: each takes room for itself, and one byte more to see its end.
     let room = usize::try_from(metadata.len()).map_or(PIECE_BYTES, |bytes| PIECE_BYTES.min(bytes.saturating_add(1)));
     // Of what is carried to the next piece, what lies before `from` was searched, and is only looked back at.
-    let (mut count, mut carried, mut from) = (0, Vec::new(), 0);
+    let (mut count, mut carried, mut from, mut charset) = (0, Vec::new(), 0, None);
     loop {
         let mut piece = Vec::with_capacity(carried.len() + room);
         piece.append(&mut carried);
+        let new = piece.len();
         let read = (&mut file).take(PIECE_BYTES as u64).read_to_end(&mut piece).await.map_err(failed)?;
+        let told = charset.take().unwrap_or_else(|| Charset::of(&piece));
+        let (told, mut piece) = decoded(tools, told, piece, new, read == 0).await?;
+        charset = Some(told);
         if read == 0 {
             let end = piece.len();
             return Ok(count + count_within(tools, word, piece, from..end).await?.count);
@@ -295,6 +328,17 @@ mod tests {
         assert_eq!(in_text("lorem", "lorems LOREM, (lorem) floremx lorem").await, 3);
         assert_eq!(in_text("straße", "Straße STRAßE Straßenbahn").await, 2);
         assert_eq!(in_text("c++", "C++ is not C+").await, 1);
+        assert_eq!(in_text("தமிழ்", "தமிழ் தமிழ்நாடு").await, 1);
+        assert_eq!(in_text("cafe\u{301}", "cafe\u{301}, CAFE\u{301} cafe\u{301}s").await, 2);
+        assert_eq!(in_text("cafe", "cafe\u{301}").await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_word_that_begins_or_ends_with_what_is_no_letter_is_found() {
+        for (word, text) in [("m²", "5 m², m² km²"), ("CO₂", "CO₂ (co₂)"), ("½", "½ or 1½"), ("²x", "²x, ²x ²xy")]
+        {
+            assert_eq!(in_text(word, text).await, 2, "{word} in {text}");
+        }
     }
 
     #[tokio::test]
@@ -327,6 +371,32 @@ mod tests {
             let in_file = count(word, Input::Path(path.to_str().unwrap().into())).await.unwrap();
             assert_eq!(in_file, in_text(word, &text).await, "{word} in {}…", &text[..20]);
         }
+    }
+
+    #[tokio::test]
+    async fn a_file_in_utf_16_is_counted_as_its_text_would_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("long.txt");
+        let lorems = "lorem ".repeat(PIECE_BYTES / 12);
+        // The first piece ends within the 🎉.
+        let text = format!("\u{feff}{lorems}🎉 straße {lorems}");
+        for text in [text.replace(' ', ","), text] {
+            for to_bytes in [u16::to_le_bytes, u16::to_be_bytes] {
+                let bytes: Vec<u8> = text.encode_utf16().flat_map(to_bytes).collect();
+                std::fs::write(&path, bytes).unwrap();
+                for (word, times) in [("lorem", 2 * (PIECE_BYTES / 12)), ("straße", 1), ("🎉", 1)] {
+                    let input = Input::Path(path.to_str().unwrap().into());
+                    assert_eq!(count(word, input).await.unwrap(), times as u64, "{word}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn so_is_what_is_fetched_in_utf_16() {
+        let url = "data:,%FF%FEl%00o%00r%00e%00m%00";
+
+        assert_eq!(count("lorem", Input::Path(url.into())).await.unwrap(), 1);
     }
 
     #[tokio::test]

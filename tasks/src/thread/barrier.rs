@@ -33,6 +33,8 @@ impl Exercise for Barrier {
     type Fields = Fields;
     type Extras = Extras;
 
+    const MOST_TICKS: u64 = 3;
+
     fn about(&self) -> About {
         About {
             name: "thread.barrier",

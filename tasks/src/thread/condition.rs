@@ -35,6 +35,8 @@ impl Exercise for Condition {
     type Fields = Fields;
     type Extras = Extras;
 
+    const MOST_TICKS: u64 = 4 * MAX_ITEMS;
+
     fn about(&self) -> About {
         About {
             name: "thread.condition",

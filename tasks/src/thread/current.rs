@@ -33,6 +33,8 @@ impl Exercise for Current {
     type Fields = Fields;
     type Extras = Extras;
 
+    const MOST_TICKS: u64 = 3 * TICKS as u64;
+
     fn about(&self) -> About {
         About {
             name: "thread.current",

@@ -27,6 +27,8 @@ impl Exercise for Event {
     type Fields = Fields;
     type Extras = Nothing;
 
+    const MOST_TICKS: u64 = MAX_ITEMS;
+
     fn about(&self) -> About {
         About {
             name: "thread.event",

@@ -23,6 +23,8 @@ impl Exercise for Lock {
     type Fields = Fields;
     type Extras = Nothing;
 
+    const MOST_TICKS: u64 = MAX_THREADS;
+
     fn about(&self) -> About {
         About {
             name: "thread.lock",

@@ -36,6 +36,8 @@ impl Exercise for Rlock {
     type Fields = Fields;
     type Extras = Extras;
 
+    const MOST_TICKS: u64 = 2 * MAX_ITEMS;
+
     fn about(&self) -> About {
         About {
             name: "thread.rlock",

@@ -22,6 +22,8 @@ impl Exercise for Subclass {
     type Fields = Fields;
     type Extras = Nothing;
 
+    const MOST_TICKS: u64 = MAX_THREADS;
+
     fn about(&self) -> About {
         About {
             name: "thread.subclass",

@@ -11,8 +11,10 @@ use serde_json::value::RawValue;
 use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Cost, Invalid, Task, Tools, Wait, raw, raw_word};
 
+use super::timeout_for;
+
 /// The longest sleep, in ticks: a week of seconds.
-const MAX_SECONDS: f64 = 604_800.0;
+const MAX_SECONDS: u32 = 604_800;
 
 /// Waits for as long as each item says; a thousand at once cost no more than one.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +75,7 @@ impl Task for Sleep {
     }
 
     fn check(&self, _tick: &Duration, input: &Input) -> Result<(), Invalid> {
-        if (0.0..=MAX_SECONDS).contains(&input.seconds) {
+        if (0.0..=f64::from(MAX_SECONDS)).contains(&input.seconds) {
             return Ok(());
         }
         Err(Invalid(format!("seconds: {} is not within 0 and {MAX_SECONDS}", input.seconds)))
@@ -81,6 +83,10 @@ impl Task for Sleep {
 
     fn cost(&self, tick: &Duration) -> Cost {
         Cost(*tick)
+    }
+
+    fn timeout(&self, tick: &Duration) -> Option<Duration> {
+        Some(timeout_for(tick.saturating_mul(MAX_SECONDS)))
     }
 
     fn input_from_word(&self, word: &str) -> Box<RawValue> {

@@ -33,7 +33,8 @@ pub struct Pixels {
 
 /// Runs networks and expressions. Pictures of many items that share a model go through a network together.
 ///
-/// Where a device is [lost](Engine::lost), pictures are not answered any more: whoever holds them is to give them back.
+/// Where a device is [lost](Engine::lost), pictures are not answered any more, nor are trainings and expressions: whoever
+/// holds them is to give them back.
 #[async_trait]
 pub trait Engine: Send + Sync {
     /// The `top` most probable classes of a picture, the most probable first. Loads the model when it is first asked
@@ -65,7 +66,7 @@ pub trait Engine: Send + Sync {
     async fn train(&self, training: Training) -> Result<Output, Failure>;
 
     /// The expression's value for each `x`, computed as one tensor of 64-bit floats; not finite where it is so. It keeps
-    /// the thread that calls until the values are there.
+    /// the thread that calls until the values are there, which is never where it finds the device lost.
     ///
     /// `expression` is of `x` alone, and written for exmex by `compute.map`. `device` is `cpu`, `cuda` or `cuda:N`,
     /// whatever the networks run on.

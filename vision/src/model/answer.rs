@@ -17,66 +17,78 @@ pub(super) enum Said {
     Maps(Scores),
 }
 
-/// Reads what was said of each picture: classes, or maps.
-///
-/// # Shape
-///
-/// in: `[n, classes]` or `[n, classes, height, width]`, `f32` · out: `n` answers
-pub(super) fn read(output: &Tensor, top: usize) -> Result<Vec<Answer>, TchError> {
-    match output.dim() {
-        4 => maps(output),
-        _ => self::top(output, top),
+/// What a network gave for a batch, in this machine's memory.
+#[derive(Debug)]
+pub(super) enum Given {
+    /// Of each picture the most probable classes, so many: their numbers, and how probable they are.
+    Classes { each: usize, numbers: Vec<u32>, probabilities: Vec<f32> },
+    /// Of each picture so many maps.
+    Maps { classes: usize, width: usize, height: usize, values: Vec<f32> },
+}
+
+impl Given {
+    /// Brings it here, once it is computed: the `top` most probable classes, chosen on the device so that little travels,
+    /// or all maps. They are of the network's size, so little travels too; what makes them large is computed where the
+    /// picture is.
+    ///
+    /// # Shape
+    ///
+    /// in: `[n, classes]` or `[n, classes, height, width]`, `f32`
+    pub(super) fn fetch(output: &Tensor, top: usize) -> Result<Self, TchError> {
+        if output.dim() == 4 {
+            let (_, classes, height, width) = output.size4()?;
+            let [classes, height, width] = [classes, height, width].map(|side| usize::try_from(side).unwrap_or(0));
+            return Ok(Self::Maps { classes, width, height, values: to_vec(&output.f_to_kind(Kind::Float)?)? });
+        }
+        let classes = output.size2()?.1;
+        let top = i64::try_from(top).unwrap_or(classes).clamp(1, classes);
+        let (probabilities, numbers) = output.f_topk(top, 1, true, true)?;
+        // As one, in which both are exact: each by itself would wait its turn on the device.
+        let both = [probabilities.f_to_kind(Kind::Double)?, numbers.f_to_kind(Kind::Double)?];
+        let both = to_vec::<f64>(&Tensor::f_stack(&both, 0)?)?;
+        let (probabilities, numbers) = both.split_at(both.len() / 2);
+        Ok(Self::Classes {
+            each: usize::try_from(top).unwrap_or(1),
+            numbers: numbers.iter().map(|&number| number as u32).collect(),
+            probabilities: probabilities.iter().map(|&probability| probability as f32).collect(),
+        })
+    }
+
+    /// What each picture is answered with.
+    pub(super) fn answers(self) -> Vec<Answer> {
+        match self {
+            Self::Classes { each, numbers, probabilities } => {
+                let pictures = probabilities.chunks(each).zip(numbers.chunks(each));
+                pictures.map(|(probabilities, numbers)| classes(probabilities, numbers)).collect()
+            }
+            Self::Maps { classes, width, height, values } => {
+                let maps = |values: &[f32]| {
+                    if values.iter().any(|value| !value.is_finite()) {
+                        return Err(no_number());
+                    }
+                    Ok(Said::Maps(Scores { classes, width, height, values: values.to_vec() }))
+                };
+                values.chunks(classes * height * width).map(maps).collect()
+            }
+        }
     }
 }
 
-/// Returns the maps of each picture. They are of the network's size, so little travels; what makes them large is computed
-/// where the picture is.
-fn maps(output: &Tensor) -> Result<Vec<Answer>, TchError> {
-    let (count, classes, height, width) = output.size4()?;
-    let values = to_vec::<f32>(output, Kind::Float)?;
-    let [classes, height, width] = [classes, height, width].map(|side| usize::try_from(side).unwrap_or(0));
-    let answers: Vec<Answer> = values
-        .chunks(classes * height * width)
-        .map(|values| {
-            if values.iter().any(|value| !value.is_finite()) {
-                return Err(no_number());
-            }
-            Ok(Said::Maps(Scores { classes, width, height, values: values.to_vec() }))
-        })
-        .collect();
-    debug_assert_eq!(answers.len() as i64, count);
-    Ok(answers)
-}
-
-/// Returns the `top` most probable classes for each picture, chosen on the device, so that little travels back.
-fn top(probabilities: &Tensor, top: usize) -> Result<Vec<Answer>, TchError> {
-    let classes = probabilities.size2()?.1;
-    let top = i64::try_from(top).unwrap_or(classes).clamp(1, classes);
-    let (scores, numbers) = probabilities.f_topk(top, 1, true, true)?;
-    let scores = to_vec::<f32>(&scores, Kind::Float)?;
-    let numbers = to_vec::<i64>(&numbers, Kind::Int64)?;
-    let width = usize::try_from(top).unwrap_or(1);
-    Ok(scores.chunks(width).zip(numbers.chunks(width)).map(|(scores, numbers)| answer(scores, numbers)).collect())
-}
-
-fn answer(scores: &[f32], numbers: &[i64]) -> Answer {
-    if scores.iter().any(|score| !score.is_finite()) {
+fn classes(probabilities: &[f32], numbers: &[u32]) -> Answer {
+    if probabilities.iter().any(|probability| !probability.is_finite()) {
         return Err(no_number());
     }
-    let scored = scores.iter().zip(numbers);
-    Ok(Said::Classes(
-        scored
-            .map(|(&probability, &class)| Scored { class: u32::try_from(class).unwrap_or(u32::MAX), probability })
-            .collect(),
-    ))
+    let scored = probabilities.iter().zip(numbers);
+    Ok(Said::Classes(scored.map(|(&probability, &class)| Scored { class, probability }).collect()))
 }
 
 fn no_number() -> ModelError {
     ModelError::Failed("it gave something that is not a number".to_owned())
 }
 
-fn to_vec<T: tch::kind::Element + Copy + Default>(tensor: &Tensor, kind: Kind) -> Result<Vec<T>, TchError> {
-    let flat = tensor.f_to_kind(kind)?.f_to_device(tch::Device::Cpu)?.f_contiguous()?.f_view([-1])?;
+/// Copies what a tensor holds, of its own kind.
+fn to_vec<T: tch::kind::Element + Copy + Default>(tensor: &Tensor) -> Result<Vec<T>, TchError> {
+    let flat = tensor.f_to_device(tch::Device::Cpu)?.f_contiguous()?.f_view([-1])?;
     let mut values = vec![T::default(); flat.numel()];
     flat.f_copy_data(&mut values, flat.numel())?;
     Ok(values)
@@ -90,7 +102,7 @@ mod tests {
     fn the_most_probable_classes_come_first() {
         let probabilities = Tensor::from_slice2(&[[0.1_f32, 0.7, 0.2], [0.5, 0.2, 0.3]]);
 
-        let answers = read(&probabilities, 2).unwrap();
+        let answers = Given::fetch(&probabilities, 2).unwrap().answers();
 
         let scored = |class, probability| Scored { class, probability };
         let expected = [[scored(1, 0.7), scored(2, 0.2)], [scored(0, 0.5), scored(2, 0.3)]];
@@ -101,7 +113,7 @@ mod tests {
     fn a_picture_that_comes_out_as_no_number_fails_alone() {
         let probabilities = Tensor::from_slice2(&[[f32::NAN, 0.7], [0.5, 0.2]]);
 
-        let answers = read(&probabilities, 5).unwrap();
+        let answers = Given::fetch(&probabilities, 5).unwrap().answers();
 
         assert!(answers[0].is_err());
         assert!(matches!(&answers[1], Ok(Said::Classes(classes)) if classes.len() == 2));
@@ -111,7 +123,7 @@ mod tests {
     fn each_picture_gets_its_own_maps() {
         let maps = Tensor::arange(12, (Kind::Float, tch::Device::Cpu)).view([2, 2, 1, 3]);
 
-        let answers = read(&maps, 1).unwrap();
+        let answers = Given::fetch(&maps, 1).unwrap().answers();
 
         let values: Vec<f32> = (6_u8..12).map(f32::from).collect();
         assert_eq!(answers[1], Ok(Said::Maps(Scores { classes: 2, width: 3, height: 1, values })));

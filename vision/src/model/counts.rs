@@ -18,7 +18,7 @@ pub struct Counts {
     pub queue: Duration,
     /// How long they took to be decoded and resized, added up over the pictures.
     pub input: Duration,
-    /// From pixels to what the network gave, added up over the executions.
+    /// From pixels to what the network gave, once that is in this machine's memory; added up over the executions.
     pub compute: Duration,
     /// From that to answers, added up over the executions.
     pub output: Duration,

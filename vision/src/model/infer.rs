@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 
 use tch::{TchError, Tensor};
 
-use super::answer::{Answer, Said};
+use super::answer::{Answer, Given, Said};
 use super::counts::Tally;
 use super::gather::Gatherer;
-use super::{ModelError, Request, answer};
+use super::{ModelError, Request};
 use crate::lost::Lost;
 use crate::network::Network;
 use crate::{sys, torch};
 
 /// What runs batches: a network where it is; in tests whatever fails as devices do.
 pub(super) trait Forward: Send {
-    /// What the network gives for `count` pictures whose pixels lie one after the other, wholly computed.
+    /// What the network gives for `count` pictures whose pixels lie one after the other. A GPU may still be at it.
     fn forward(&self, pixels: &[u8], count: i64) -> Result<Tensor, TchError>;
 
     /// Asks the device for next to nothing: whether it answers at all.
@@ -27,10 +27,7 @@ impl Forward for Network {
     fn forward(&self, pixels: &[u8], count: i64) -> Result<Tensor, TchError> {
         torch::alive()?;
         let [height, width] = self.size();
-        let output = sys::with_pixels(pixels, [count, height, width], |batch| Network::forward(self, batch))?;
-        // So that the time is counted where it is spent: what is read next would wait for it anyway.
-        torch::wait_for(self.device());
-        Ok(output)
+        sys::with_pixels(pixels, [count, height, width], |batch| Network::forward(self, batch))
     }
 
     fn probe(&self) -> Result<(), TchError> {
@@ -64,7 +61,7 @@ impl Instance {
     pub(super) fn run(self, gatherer: &Gatherer, threads: usize) {
         // Both belong to the thread that calls them: every thread that runs a network has a pool and a gradient mode of
         // its own.
-        tch::set_num_threads(i32::try_from(threads).unwrap_or(1));
+        torch::use_threads(threads);
         let _no_grad = tch::no_grad_guard();
         let mut pixels = Vec::new();
         while let Some(batch) = gatherer.next(self.device) {
@@ -117,10 +114,12 @@ impl Instance {
         pixels.clear();
         batch.iter().for_each(|request| pixels.extend_from_slice(&request.pixels));
         let count = i64::try_from(batch.len()).unwrap_or(i64::MAX);
-        let output = caught(|| self.network.forward(pixels, count));
-        let computed = Instant::now();
         let top = batch.iter().map(|request| request.top).max().unwrap_or(1);
-        let answers = output.and_then(|output| caught(|| answer::read(&output, top)));
+        // That it is here is what says that it is computed. To wait for the device instead would be to wait for the other
+        // instance's batch as well.
+        let given = caught(|| Given::fetch(&self.network.forward(pixels, count)?, top));
+        let computed = Instant::now();
+        let answers = given.map(Given::answers);
         self.tally.ran(&self.on, batch.len(), computed - began, computed.elapsed());
         match answers? {
             answers if answers.len() == batch.len() => Ok(answers),

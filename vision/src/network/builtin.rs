@@ -1,7 +1,5 @@
 //! Networks whose layers are built in, with torchvision's names for their weights.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tch::nn::{ModuleT, Path, VarStore};
@@ -31,14 +29,19 @@ impl Builtin {
     pub(super) fn load(card: &Card, device: Device, precision: Precision) -> Result<Self, NetworkError> {
         let model = || card.name.clone();
         let refused = |error: TchError| NetworkError::Torch { model: model(), reason: torch::reason(&error) };
-        size_fits(card).map_err(|what| NetworkError::Misfit { model: model(), what })?;
+        size_fits(card).map_err(|what| NetworkError::misfit(card, what))?;
         let tensors = weights::read(&card.network_path()).map_err(refused)?;
         let store = VarStore::new(tch::Device::Cpu);
         let size = [i64::from(card.input.height), i64::from(card.input.width)];
-        let layers = make(card.network.architecture, &store.root(), size, i64::from(card.output.classes), &tensors);
-        let layers = layers.map_err(|what| NetworkError::Misfit { model: model(), what })?;
-        weights::fill(&store, tensors).map_err(|what| NetworkError::Misfit { model: model(), what })?;
-        let bytes = place(&store, torch::device(device), torch::kind(precision)).map_err(refused)?;
+        let classes = i64::from(card.output.classes);
+        let layers = make(card.network.architecture, &store.root(), size, classes, &tensors);
+        let layers = layers.map_err(|what| NetworkError::misfit(card, what))?;
+        weights::fill(&store, tensors).map_err(|unfit| {
+            let is_classes = unfit.rows == Some(classes);
+            NetworkError::Misfit { model: model(), what: unfit.what, is_classes }
+        })?;
+        let bytes = place(&store, card.network.architecture, torch::device(device), torch::kind(precision));
+        let bytes = bytes.map_err(refused)?;
         Ok(Self { layers: Arc::new(ReadOnly::new(layers)), bytes })
     }
 
@@ -54,8 +57,7 @@ impl Builtin {
 
     /// Runs it. The library's layers panic where libtorch refuses; here that is an error again.
     pub(super) fn forward(&self, input: &Tensor) -> Result<Tensor, TchError> {
-        let run = AssertUnwindSafe(|| self.layers.get().forward_t(input, false));
-        catch_unwind(run).map_err(|panic| TchError::Torch(refusal(&*panic)))
+        torch::caught(|| self.layers.get().forward_t(input, false))
     }
 }
 
@@ -133,15 +135,17 @@ pub(crate) fn size_fits(card: &Card) -> Result<(), String> {
 
 /// Brings the weights to where and how they run: those of convolutions channels last, as the pictures are. Returns how
 /// many bytes they take there.
-fn place(store: &VarStore, device: tch::Device, kind: Kind) -> Result<u64, TchError> {
+fn place(store: &VarStore, architecture: Architecture, device: tch::Device, kind: Kind) -> Result<u64, TchError> {
     let variables = store.variables();
     let is_normalisation = |name: &str| {
         let parent = name.rsplit_once('.').map_or("", |(parent, _)| parent);
         variables.contains_key(&format!("{parent}.running_mean"))
     };
+    // The library's MobileNet adds up its last map in fp32, whatever the map is in, and gives that to the last layer.
+    let gets_fp32 = |name: &str| architecture == Architecture::MobilenetV2 && name.starts_with("classifier.");
     let mut bytes = 0;
     for (name, variable) in &variables {
-        let kind = if is_normalisation(name) { Kind::Float } else { kind };
+        let kind = if is_normalisation(name) || gets_fp32(name) { Kind::Float } else { kind };
         let mut placed = variable.f_detach()?.f_to_device(device)?.f_to_kind(kind)?;
         if placed.dim() == 4 {
             placed = placed.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?;
@@ -152,14 +156,6 @@ fn place(store: &VarStore, device: tch::Device, kind: Kind) -> Result<u64, TchEr
         drop(variable.f_set_requires_grad(false)?);
     }
     Ok(bytes)
-}
-
-/// What libtorch said, out of the panic of an `unwrap`.
-fn refusal(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    let text = text.unwrap_or("no reason given");
-    let inner = text.split_once("Torch(\"").map_or(text, |(_, inner)| inner);
-    inner.split("\\n").next().unwrap_or(inner).to_owned()
 }
 
 #[cfg(test)]

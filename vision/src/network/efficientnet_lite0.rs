@@ -8,7 +8,7 @@ use tch::{Kind, TchError, Tensor};
 use tidemill_tasks::vision::card::{Card, Precision};
 
 use super::conv::{Conv, Form, Weights};
-use super::{NetworkError, normalise};
+use super::{NetworkError, normalise, weights};
 use crate::device::Device;
 use crate::torch;
 
@@ -44,15 +44,14 @@ impl EfficientNetLite0 {
         let model = || card.name.clone();
         if !card.input.width.is_multiple_of(REDUCTION) || !card.input.height.is_multiple_of(REDUCTION) {
             let what = format!("input.width and input.height must be multiples of {REDUCTION}");
-            return Err(NetworkError::Misfit { model: model(), what });
+            return Err(NetworkError::misfit(card, what));
         }
         let refused = |error: TchError| NetworkError::Torch { model: model(), reason: torch::reason(&error) };
-        let tensors = Tensor::read_safetensors(card.network_path()).map_err(refused)?;
-        let mut weights = Weights(tensors.into_iter().collect());
+        let mut weights = Weights(weights::read(&card.network_path()).map_err(refused)?);
         let mut network = Self::fold(&mut weights).map_err(refused)?;
         if let Some(name) = weights.0.keys().min() {
             let what = format!("its file holds a tensor `{name}` that the architecture does not know");
-            return Err(NetworkError::Misfit { model: model(), what });
+            return Err(NetworkError::misfit(card, what));
         }
         network.stem.scale_input(normalise::scale(&card.input)).map_err(refused)?;
         network.place(device, precision).map_err(refused)?;

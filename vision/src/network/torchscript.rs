@@ -20,31 +20,27 @@ impl TorchScript {
     /// Loads a card's file.
     ///
     /// A *frozen* module has its weights built in as constants, out of reach of a change of precision: it runs only in the
-    /// precision that it was saved in. Another one is refused here in words that say so.
+    /// precision that it was saved in. Another one is refused here in words that say so. Of any other all that has a fraction
+    /// is cast, to fp32 too: it may have been saved in another precision. Places and masks stay what they are.
     pub(super) fn load(card: &Card, device: Device, precision: Precision) -> Result<Self, NetworkError> {
         let refused = |error: TchError| NetworkError::Torch { model: card.name.clone(), reason: torch::reason(&error) };
         sys::print_to_stderr();
         let (device, kind) = (torch::device(device), torch::kind(precision));
         let mut module = CModule::load_on_device(card.network_path(), device).map_err(refused)?;
-        let parameters = module.named_parameters().map_err(refused)?;
-        let frozen = parameters.is_empty();
-        let bytes = if frozen {
+        if module.named_parameters().map_err(refused)?.is_empty() {
+            if precision != Precision::Fp32 {
+                let what = format!(
+                    "its file is frozen, so it cannot be run in {precision}\n\
+                     name only \"fp32\" in `precision`, or save the module without freezing it"
+                );
+                return Err(NetworkError::misfit(card, what));
+            }
             // They are constants within it, which nobody lists; the file is little more than them.
-            std::fs::metadata(card.network_path()).map_or(0, |file| file.len())
-        } else {
-            parameters.iter().map(|(_, tensor)| (tensor.numel() * kind.elt_size_in_bytes()) as u64).sum()
-        };
-        if frozen && precision != Precision::Fp32 {
-            let what = format!(
-                "its file is frozen, so it cannot be run in {precision}\n\
-                 name only \"fp32\" in `precision`, or save the module without freezing it"
-            );
-            return Err(NetworkError::Misfit { model: card.name.clone(), what });
+            let bytes = std::fs::metadata(card.network_path()).map_or(0, |file| file.len());
+            return Ok(Self { module: Arc::new(module), bytes });
         }
-        if !frozen {
-            module.f_set_eval().map_err(refused)?;
-            module.to(device, kind, false);
-        }
+        module.f_set_eval().map_err(refused)?;
+        let bytes = sys::cast(&mut module, kind).map_err(refused)?;
         Ok(Self { module: Arc::new(module), bytes })
     }
 

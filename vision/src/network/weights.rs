@@ -7,6 +7,7 @@ use tch::nn::VarStore;
 use tch::{TchError, Tensor};
 
 use super::state_dict;
+use crate::torch;
 
 /// Tensors by name.
 pub(crate) type Tensors = HashMap<String, Tensor>;
@@ -44,30 +45,48 @@ fn densenet(name: String) -> String {
     })
 }
 
+/// What of a file does not fit an architecture.
+#[derive(Debug)]
+pub(crate) struct Unfit {
+    /// In words for people.
+    pub(crate) what: String,
+    /// Where nothing else differs than how many rows tensors have: how many the architecture's have. They are its classes,
+    /// or it is another architecture.
+    pub(crate) rows: Option<i64>,
+}
+
 /// Copies tensors into the variables of their names.
 ///
 /// # Errors
 ///
 /// Says which are missing, which are of another shape, and which the architecture does not know.
-pub(crate) fn fill(store: &VarStore, mut tensors: Tensors) -> Result<(), String> {
-    let (mut missing, mut shapes) = (Vec::new(), Vec::new());
+pub(crate) fn fill(store: &VarStore, mut tensors: Tensors) -> Result<(), Unfit> {
+    let (mut missing, mut shapes, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     for (name, variable) in store.variables() {
         match tensors.remove(&name) {
             None => missing.push(name),
             Some(tensor) if tensor.size() != variable.size() => {
-                shapes.push(format!("{name} {:?} instead of {:?}", tensor.size(), variable.size()));
+                let (found, expected) = (tensor.size(), variable.size());
+                let is_row = found.len() == expected.len() && found.get(1..) == expected.get(1..);
+                rows.push(expected.first().copied().filter(|_| is_row));
+                shapes.push(format!("{name} {found:?} instead of {expected:?}"));
             }
             Some(tensor) => {
                 let copied = tch::no_grad(|| variable.shallow_clone().f_copy_(&tensor));
-                copied.map_err(|error| format!("{name} cannot be taken from its file: {error}"))?;
+                copied.map_err(|error| Unfit {
+                    what: format!("{name} cannot be taken from its file: {}", torch::reason(&error)),
+                    rows: None,
+                })?;
             }
         }
     }
     let left = tensors.into_keys().collect::<Vec<_>>();
+    let is_alike = missing.is_empty() && left.is_empty() && rows.iter().all(|other| *other == rows[0]);
+    let rows = rows.first().copied().flatten().filter(|_| is_alike);
     let found = [("lacks", missing), ("has in another shape", shapes), ("has beyond the architecture", left)];
     let faults: Vec<String> =
         found.into_iter().filter(|(_, names)| !names.is_empty()).map(|(what, names)| told(what, names)).collect();
-    if faults.is_empty() { Ok(()) } else { Err(format!("its file {}", faults.join("; "))) }
+    if faults.is_empty() { Ok(()) } else { Err(Unfit { what: format!("its file {}", faults.join("; ")), rows }) }
 }
 
 fn told(what: &str, mut names: Vec<String>) -> String {
@@ -98,13 +117,29 @@ mod tests {
         let tensors = [("fc.weight", zeros(&[2, 4])), ("fc.bias", zeros(&[2])), ("fd.bias", zeros(&[2]))]
             .map(|(name, t)| (name.to_owned(), t));
 
-        let said = fill(&store, tensors.into_iter().collect()).unwrap_err();
+        let unfit = fill(&store, tensors.into_iter().collect()).unwrap_err();
 
         assert_eq!(
-            said,
+            unfit.what,
             "its file lacks more.bias, more.weight; has in another shape fc.weight [2, 4] instead of [2, 3]; \
              has beyond the architecture fd.bias"
         );
+    }
+
+    #[test]
+    fn a_file_for_other_classes_is_told_from_one_of_another_architecture() {
+        let store = VarStore::new(Device::Cpu);
+        let _layer = nn::linear(store.root() / "fc", 3, 1000, nn::LinearConfig::default());
+        let rows = |weight: [i64; 2], bias: i64, more: &[&str]| {
+            let of_layer = [("fc.weight", zeros(&weight)), ("fc.bias", zeros(&[bias]))];
+            let more = more.iter().map(|name| (*name, zeros(&[1])));
+            let tensors = of_layer.into_iter().chain(more).map(|(name, tensor)| (name.to_owned(), tensor));
+            fill(&store, tensors.collect()).unwrap_err().rows
+        };
+
+        assert_eq!(rows([10, 3], 10, &[]), Some(1000));
+        assert_eq!(rows([10, 4], 10, &[]), None, "the layer before it differs too");
+        assert_eq!(rows([10, 3], 10, &["fd.bias"]), None);
     }
 
     #[test]

@@ -70,6 +70,33 @@ async fn what_is_in_use_stays_until_it_is_given_back() {
     assert_eq!(world.alive.load(Ordering::SeqCst), 1);
 }
 
+#[tokio::test]
+async fn a_load_goes_on_without_who_asked_for_it_and_is_found_by_who_asks_next() {
+    let (world, shelf) = (World::default(), Shelf::new(100));
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let gate = Arc::new(Mutex::new(gate));
+    let (alive, loads) = (Arc::clone(&world.alive), Arc::clone(&world.loads));
+    let slow = move || {
+        loads.fetch_add(1, Ordering::SeqCst);
+        assert!(gate.lock().unwrap().recv().is_err(), "a gate is dropped, and nothing goes through it");
+        alive.fetch_add(1, Ordering::SeqCst);
+        Ok((Fake { name: "a", alive }, 40))
+    };
+    let mut first = Box::pin(shelf.get(&"a", 40, slow));
+    assert!(futures::poll!(&mut first).is_pending());
+    while world.loads() == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(first);
+
+    let mut second = Box::pin(world.get(&shelf, "a"));
+    assert!(futures::poll!(&mut second).is_pending(), "it waits for the load that has begun");
+    drop(open);
+
+    assert_eq!(second.await.unwrap().name, "a");
+    assert_eq!((world.loads(), world.alive.load(Ordering::SeqCst)), (1, 1));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_models_that_do_not_fit_together_take_turns_and_none_is_starved() {
     let (world, shelf) = (Arc::new(World::default()), Arc::new(Shelf::new(50)));

@@ -7,7 +7,9 @@ use tidemill_tasks::vision::train::Output;
 
 use super::checkpoint::State;
 use super::epoch::Epochs;
+use super::workshop::MADE_BY;
 use super::{CHART, HISTORY, Work, best, failed};
+use crate::golden::FaultKind;
 use crate::{import, sys};
 
 /// What the weights and the classes' names are called in the model's folder.
@@ -29,6 +31,8 @@ impl Work<'_> {
         let is_there = Card::load(&self.workshop.model)
             .is_ok_and(|card| is_the_same(&card, finished, &self.set.labels) && is_whole(&card));
         if !is_there {
+            // Somebody may have put another one there since this began.
+            self.workshop.makes_way()?;
             self.make(state)?;
         }
         let plan = &self.training.plan;
@@ -66,14 +70,19 @@ impl Work<'_> {
             replaces: true,
         };
         let settings = &self.conditions.settings;
-        let Err(reason) = import::import_with(&coming, settings, Some(&pixels)) else { return Ok(()) };
-        // What does not come out near enough in half precision is left to fp32.
-        tracing::info!(reason, "the model is made again, for fp32 alone");
-        coming.card.precision = Precisions::default();
-        match import::import_with(&coming, settings, Some(&pixels)) {
-            Ok(_) => Ok(()),
-            Err(reason) => Err(Failure::permanent("model", reason)),
+        let mut made = import::import_with(&coming, settings, Some(&pixels));
+        if let Err(fault) = &made
+            && fault.kind == FaultKind::Half
+        {
+            // What does not come out near enough in half precision is left to fp32.
+            tracing::info!(reason = %fault, "the model is made again, for fp32 alone");
+            coming.card.precision = Precisions::default();
+            made = import::import_with(&coming, settings, Some(&pixels));
         }
+        made.map(drop).map_err(|fault| match fault.kind {
+            FaultKind::Lacking => Failure::transient("network", fault.to_string()),
+            FaultKind::Half | FaultKind::Model => Failure::permanent("model", fault.to_string()),
+        })
     }
 
     fn finished_card(&self, state: &State) -> Card {
@@ -89,7 +98,7 @@ impl Work<'_> {
         card.about = format!("Trained on {learned} pictures of {data}; {right} on {tried} others.");
         card.licence = plan.licence.clone().unwrap_or_else(|| "NOASSERTION".to_owned());
         let (epoch, done) = (state.best.0, state.done());
-        card.source = format!("`tidemill run vision.train`, epoch {epoch} of {done}, seed {}", plan.recipe.seed);
+        card.source = format!("{MADE_BY}, epoch {epoch} of {done}, seed {}", plan.recipe.seed);
         card.precision =
             Precisions { cpu: vec![Precision::Bf16, Precision::Fp32], cuda: vec![Precision::Fp16, Precision::Fp32] };
         if card.task == Question::Classify {

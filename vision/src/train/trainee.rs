@@ -101,7 +101,7 @@ impl Trainee {
     pub(super) fn load(&self, file: &Path) -> Result<(), Failure> {
         let refused = |what: String| Failure::permanent("checkpoint", format!("{}: {what}", file.display()));
         let tensors = weights::read(file).map_err(|error| refused(torch::reason(&error)))?;
-        weights::fill(&self.store, tensors).map_err(refused)
+        weights::fill(&self.store, tensors).map_err(|unfit| refused(unfit.what))
     }
 
     /// Writes every variable to a file of safetensors.
@@ -159,15 +159,17 @@ impl Trainee {
     ///
     /// out: `[n, classes]`, or `[n, classes, h, w]` to segment; logits
     pub(super) fn forward(&mut self, batch: &Batch, learns: bool, is_fixed: bool) -> Result<Tensor, TchError> {
+        torch::alive()?;
         let input = match &self.backbone {
             None => self.input(batch)?,
             Some(_) if is_fixed => self.features_once(batch)?,
             Some(backbone) => {
                 let input = self.input(batch)?;
-                tch::no_grad(|| backbone.forward_t(&input, false))
+                as_it_is(backbone, &input)?
             }
         };
-        Ok(self.layers.forward_t(&input, learns))
+        // The library's layers panic where libtorch refuses, most often because there is no memory: that may pass.
+        torch::caught(|| self.layers.forward_t(&input, learns))
     }
 
     /// The backbone's outputs: those that are kept, or else computed and, as far as there is room, kept.
@@ -178,7 +180,7 @@ impl Trainee {
         }
         let input = self.input(batch)?;
         let Some(backbone) = &self.backbone else { return Ok(input) };
-        let features = tch::no_grad(|| backbone.forward_t(&input, false));
+        let features = as_it_is(backbone, &input)?;
         for (place, feature) in batch.places.iter().zip(0..) {
             let feature = features.f_get(feature)?.f_detach_copy()?;
             let bytes = feature.numel() * feature.kind().elt_size_in_bytes();
@@ -214,4 +216,13 @@ impl Trainee {
         };
         target.f_to_device(self.device)?.f_to_kind(Kind::Int64)
     }
+}
+
+/// What layers give that do not learn.
+fn as_it_is(layers: &Layers, input: &Tensor) -> Result<Tensor, TchError> {
+    torch::caught(|| {
+        // A guard, which goes where it panics as well.
+        let _no_grad = tch::no_grad_guard();
+        layers.forward_t(input, false)
+    })
 }

@@ -10,11 +10,15 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use tidemill_core::failure::Failure;
+use tidemill_tasks::vision::card::Card;
 
 use super::checkpoint;
 
 /// What the folder of a training is called after its model's name.
 const ENDING: &str = "training";
+
+/// So the `source` of a card begins that a training left.
+pub(super) const MADE_BY: &str = "`tidemill run vision.train`";
 
 /// The folder, for this process alone as long as it is held.
 #[derive(Debug)]
@@ -34,10 +38,8 @@ impl Workshop {
     /// it (it may be done soon).
     pub(super) fn open(to: &Path, name: &str) -> Result<Self, Failure> {
         let (model, folder) = (to.join(name), to.join(format!("{name}.{ENDING}")));
-        if model.exists() && !folder.join(checkpoint::FILE).exists() {
-            let what = format!("{} is there already, and was not trained here: say another name", model.display());
-            return Err(Failure::permanent("exists", what));
-        }
+        let was_begun = folder.join(checkpoint::FILE).exists();
+        makes_way(&model, |model| was_begun && was_trained(model))?;
         let unwritable = |error: std::io::Error| unwritable(&folder, &error);
         fs::create_dir_all(&folder).map_err(unwritable)?;
         let lock = File::create(folder.join("lock")).map_err(unwritable)?;
@@ -48,6 +50,15 @@ impl Workshop {
             TryLockError::Error(error) => unwritable(error),
         })?;
         Ok(Self { model, folder, _lock: lock })
+    }
+
+    /// Says whether the model that is there, if one is, may be replaced.
+    ///
+    /// # Errors
+    ///
+    /// Where no training left it.
+    pub(super) fn makes_way(&self) -> Result<(), Failure> {
+        makes_way(&self.model, was_trained)
     }
 
     /// The path of a file in it.
@@ -82,12 +93,27 @@ impl Workshop {
     }
 }
 
+fn makes_way(model: &Path, is_ours: impl FnOnce(&Path) -> bool) -> Result<(), Failure> {
+    if !model.exists() || is_ours(model) {
+        return Ok(());
+    }
+    let what = format!("{} is there already, and was not trained here: say another name", model.display());
+    Err(Failure::permanent("exists", what))
+}
+
+/// Whether a training left a model. Its labels, which a whole card needs, may be gone.
+fn was_trained(model: &Path) -> bool {
+    Card::read_draft(model).is_ok_and(|card| card.source.starts_with(MADE_BY))
+}
+
 fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::permanent("storage", format!("cannot write {}: {error}", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
+    use tidemill_tasks::vision::card::Question;
+
     use super::*;
 
     #[test]
@@ -100,6 +126,31 @@ mod tests {
 
         drop(first);
         Workshop::open(home.path(), "digits").unwrap();
+    }
+
+    #[test]
+    fn a_model_that_no_training_left_stays_though_a_training_of_its_name_has_begun() {
+        let home = tempfile::tempdir().unwrap();
+        let model = home.path().join("pets");
+        let workshop = Workshop::open(home.path(), "pets").unwrap();
+        workshop.put(checkpoint::FILE, b"weights").unwrap();
+        workshop.makes_way().unwrap();
+        fs::create_dir(&model).unwrap();
+        fs::write(model.join("labels.txt"), "cat\ndog\n").unwrap();
+        let mut card = Card::draft("pets", Question::Classify);
+        (card.network.file, card.network.sha256) = ("weights.safetensors".to_owned(), "0".repeat(64));
+        (card.output.classes, card.output.labels) = (2, "labels.txt".to_owned());
+        card.source = "imported meanwhile".to_owned();
+        card.write(&model).unwrap();
+
+        assert_eq!(workshop.makes_way().unwrap_err().kind, "exists");
+        drop(workshop);
+        assert_eq!(Workshop::open(home.path(), "pets").unwrap_err().kind, "exists", "before it begins, too");
+
+        card.source = format!("{MADE_BY}, epoch 3 of 3, seed 0");
+        card.write(&model).unwrap();
+        fs::remove_file(model.join("labels.txt")).unwrap();
+        Workshop::open(home.path(), "pets").unwrap().makes_way().unwrap();
     }
 
     #[test]

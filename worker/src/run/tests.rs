@@ -84,6 +84,11 @@ fn sandbox(inputs: &[&str], timeout: Duration) -> (Worker, Work, Arc<Together>) 
     (worker, work, task)
 }
 
+/// A worker with nothing to do.
+pub(crate) fn idle() -> Worker {
+    sandbox(&["1"], LONG).0
+}
+
 /// A worker with one task, and a chunk of it.
 pub(crate) fn sandbox_of(register: Register, inputs: &[&str], timeout: Duration) -> (Worker, Work) {
     let kind = register.iter().next().unwrap();
@@ -189,6 +194,59 @@ async fn cancelling_ends_items_that_run_together() {
 
     assert!(outcomes.iter().all(|outcome| outcome.status() == Status::Cancelled));
     assert!(outcomes.iter().all(|outcome| outcome.attempts == outcomes[0].attempts), "all had begun");
+}
+
+/// Keeps its thread until the other side of a channel is dropped, whatever it is asked.
+struct Obstinate {
+    begun: Arc<Notify>,
+    held: Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl Task for Obstinate {
+    type Input = u64;
+    type Options = Options;
+    type Output = u64;
+    type Plan = ();
+
+    fn about(&self) -> About {
+        about("test.obstinate")
+    }
+
+    fn plan(&self, _options: Options) -> Result<(), Invalid> {
+        Ok(())
+    }
+
+    fn cost(&self, (): &()) -> Cost {
+        Cost::micros(1)
+    }
+}
+
+impl Compute for Obstinate {
+    fn run(&self, (): &(), number: u64, _stop: &Stop<'_>) -> Result<u64, Failure> {
+        self.begun.notify_one();
+        self.held.lock().unwrap().recv().unwrap_or_default();
+        Ok(number)
+    }
+}
+
+#[tokio::test]
+async fn an_item_of_a_cancelled_batch_that_keeps_its_thread_is_found_out() {
+    let (let_go, held) = std::sync::mpsc::channel();
+    let begun = Arc::new(Notify::new());
+    let task = Obstinate { begun: Arc::clone(&begun), held: Mutex::new(held) };
+    let (mut worker, work) = sandbox_of(Register::default().compute(task), &["1", "2"], LONG);
+    worker.setup = Arc::new(Setup { stuck_after: Duration::from_millis(5), ..(*worker.setup).clone() });
+    let cancelled = work.cancelled.clone();
+
+    let (outcomes, ()) = tokio::join!(outcomes(&worker, work), async {
+        begun.notified().await;
+        cancelled.cancel();
+    });
+
+    assert!(outcomes.iter().all(|outcome| outcome.status() == Status::Cancelled), "nobody waits for the thread");
+    worker.tally.threads_lost.cancelled().await;
+    assert_eq!(worker.compute().run(|_| 7).await, Ok(7), "there is another thread");
+    drop(let_go);
 }
 
 /// Takes room for as many as an input says, for ten seconds.

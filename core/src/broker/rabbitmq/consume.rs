@@ -6,6 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use futures::{FutureExt as _, StreamExt as _};
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::link::{Live, why};
+use super::pace::Pace;
 use super::settle::{Settled, settle_all};
 use super::{RabbitMq, message};
 use crate::broker::{
@@ -29,6 +31,9 @@ const URGENT_FIRST: Duration = Duration::from_secs(2);
 /// How long the broker may wait for an acknowledgement: eight days, longer than any attempt takes. What it takes back counts
 /// as a crash, and whether a worker lives it knows by its connection.
 const WAIT_FOR_ACK_MS: i64 = 8 * 24 * 60 * 60 * 1000;
+
+/// How long the broker may take to hand out no more.
+const CANCEL_WITHIN: Duration = Duration::from_secs(1);
 
 /// When a message comes again that can neither be read nor be brought to the dead letters.
 const UNREADABLE_AGAIN: Duration = Duration::from_secs(1);
@@ -48,6 +53,7 @@ pub(super) async fn consume(
         broker: broker.clone(),
         queue,
         permits: Arc::new(Semaphore::new(permits)),
+        excess: 0,
         pace: Pace::new(permits, look_ahead),
         stop,
         subscription: None,
@@ -113,6 +119,8 @@ struct Intake {
     broker: RabbitMq,
     queue: Queue,
     permits: Arc<Semaphore>,
+    /// Permits that are out and go when they come back.
+    excess: usize,
     pace: Pace,
     stop: CancellationToken,
     subscription: Option<Subscription>,
@@ -133,14 +141,15 @@ struct Subscription {
 }
 
 impl Subscription {
-    /// Asks for more messages at a time: a consumer keeps the prefetch that it began with, so new ones take the places
+    /// Asks for so many messages at a time: a consumer keeps the prefetch that it began with, so new ones take the places
     /// of the old ones on the same channel. What was delivered stays ours.
     async fn ask_for(&mut self, prefetch: u16) {
         let asking = async {
             self.channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
             for old in &mut self.queues {
                 let name = old.queue();
-                let fresh = self.channel.basic_consume(name, "".into(), BasicConsumeOptions::default(), asked()).await?;
+                let fresh =
+                    self.channel.basic_consume(name, "".into(), BasicConsumeOptions::default(), asked()).await?;
                 let old = std::mem::replace(old, fresh);
                 self.channel.basic_cancel(old.tag(), BasicCancelOptions::default()).await?;
                 self.leftover.push(old);
@@ -150,49 +159,8 @@ impl Subscription {
         match asking.await {
             Ok(()) => self.prefetch.store(prefetch, Ordering::Relaxed),
             // The channel is broken by it, which the next delivery shows.
-            Err(error) => tracing::debug!(error = why(&error), "cannot ask for more messages at a time"),
+            Err(error) => tracing::debug!(error = why(&error), "cannot ask for another number of messages at a time"),
         }
-    }
-}
-
-/// How many messages are asked for at a time.
-#[derive(Debug)]
-struct Pace {
-    prefetch: u16,
-    look_ahead: Option<Duration>,
-    /// Messages handed out since then.
-    since: Instant,
-    count: u32,
-}
-
-impl Pace {
-    /// How long is counted.
-    const SPAN: Duration = Duration::from_millis(100);
-    /// No more, however short they are.
-    const MOST: u16 = 512;
-
-    fn new(permits: usize, look_ahead: Option<Duration>) -> Self {
-        let prefetch = u16::try_from(permits).unwrap_or(u16::MAX);
-        Self { prefetch, look_ahead, since: Instant::now(), count: 0 }
-    }
-
-    /// Counts a message; gives how many more are asked for from now on. It never asks for fewer again: what was short
-    /// once is cheap to hold.
-    fn handed_out(&mut self) -> Option<usize> {
-        let look_ahead = self.look_ahead?;
-        self.count += 1;
-        let span = self.since.elapsed();
-        if span < Self::SPAN {
-            return None;
-        }
-        // As many as are done within the look-ahead at the pace of this span.
-        let done = f64::from(self.count) * look_ahead.as_secs_f64() / span.as_secs_f64();
-        (self.since, self.count) = (Instant::now(), 0);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
-        let wanted = done.clamp(0.0, f64::from(Self::MOST)) as u16;
-        let more = wanted.checked_sub(self.prefetch).filter(|_| wanted / 2 >= self.prefetch)?;
-        self.prefetch = wanted;
-        Some(usize::from(more))
     }
 }
 
@@ -211,15 +179,33 @@ impl Incoming<Delivery> for Intake {
 }
 
 impl Intake {
+    /// Lets so many be held from now on.
+    fn permit(&mut self, before: usize, now: usize) {
+        if let Some(less) = before.checked_sub(now) {
+            self.excess += less - self.permits.forget_permits(less);
+        } else {
+            let paid = self.excess.min(now - before);
+            self.excess -= paid;
+            self.permits.add_permits(now - before - paid);
+        }
+    }
+
     async fn take(&mut self) -> Delivery {
         loop {
+            let began = Instant::now();
             // Closed never: the semaphore is ours.
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { continue };
-            if let Some(more) = self.pace.handed_out() {
-                tracing::debug!(queue = %self.queue, prefetch = self.pace.prefetch, "messages are short, asking for more at a time");
-                self.permits.add_permits(more);
+            if self.excess > 0 {
+                permit.forget();
+                self.excess -= 1;
+                continue;
+            }
+            let before = self.pace.prefetch;
+            if let Some(prefetch) = self.pace.handed_out(began.elapsed()) {
+                tracing::debug!(queue = %self.queue, before, prefetch, "messages are shorter or longer now, asking for others at a time");
+                self.permit(before.into(), prefetch.into());
                 if let Some(subscription) = &mut self.subscription {
-                    subscription.ask_for(self.pace.prefetch).await;
+                    subscription.ask_for(prefetch).await;
                 }
             }
             let subscription = match &mut self.subscription {
@@ -252,7 +238,10 @@ impl Subscription {
     /// Gives back what came and nobody was handed. What is still on its way goes back when the channel closes, with the
     /// last delivery that somebody holds.
     async fn give_back(self) {
-        let Self { mut queues, leftover, settler, .. } = self;
+        let Self { channel, mut queues, leftover, settler, .. } = self;
+        // First: what is given back while the broker still hands out comes here again, and counts twice.
+        let cancelling = queues.iter().map(|queue| channel.basic_cancel(queue.tag(), BasicCancelOptions::default()));
+        drop(tokio::time::timeout(CANCEL_WITHIN, join_all(cancelling)).await);
         queues.extend(leftover);
         for queue in &mut queues {
             while let Some(Some(Ok(delivery))) = queue.next().now_or_never() {
@@ -329,9 +318,8 @@ async fn open(broker: &RabbitMq, queue: Queue, prefetch: u16, live: &Arc<Live>) 
     let mut queues = Vec::new();
     let names = broker.topology.names(queue);
     for (place, name) in names.iter().enumerate() {
-        let consumer = channel
-            .basic_consume(name.as_str().into(), "".into(), BasicConsumeOptions::default(), asked())
-            .await?;
+        let consumer =
+            channel.basic_consume(name.as_str().into(), "".into(), BasicConsumeOptions::default(), asked()).await?;
         queues.push(consumer);
         if place + 1 < names.len() {
             wait_for_urgent(&channel, name).await?;
@@ -413,7 +401,11 @@ impl Settle for Held {
             Settlement::Reject(reason) => {
                 if let Some(message) = &self.body {
                     let message = Message { refusal: Some(reason), ..(**message).clone() };
-                    self.broker.publish(Queue::Dead, message).await?;
+                    if let Err(error) = self.broker.publish(Queue::Dead, message).await {
+                        tokio::time::sleep(UNREADABLE_AGAIN).await;
+                        self.tell(Settled::GiveBack(self.tag)).await;
+                        return Err(error);
+                    }
                 }
                 self.tell(Settled::Ack(self.tag)).await;
             }

@@ -1,6 +1,6 @@
 //! Settling: what became of a channel's deliveries, told to the broker.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -86,7 +86,25 @@ struct Acks {
     /// Since when some of them wait for one below.
     waiting_since: Option<Instant>,
     /// Settled in another way, above `settled`.
-    others: BTreeSet<u64>,
+    others: Runs,
+}
+
+/// Tags as runs of neighbours, the first of each with its last: behind a delivery that stays open for long there are any
+/// number of tags, and hardly more runs than open ones.
+#[derive(Debug, Default)]
+struct Runs(BTreeMap<u64, u64>);
+
+impl Runs {
+    fn insert(&mut self, tag: u64) {
+        let before = self.0.range(..tag).next_back().filter(|(_, last)| **last + 1 == tag).map(|(first, _)| *first);
+        let last = self.0.remove(&(tag + 1)).unwrap_or(tag);
+        self.0.insert(before.unwrap_or(tag), last);
+    }
+
+    /// Takes out the run that begins there; gives its last tag.
+    fn take(&mut self, first: u64) -> Option<u64> {
+        self.0.remove(&first)
+    }
 }
 
 impl Acks {
@@ -112,16 +130,20 @@ impl Acks {
             let next = self.settled + 1;
             if self.done.remove(&next) {
                 upto = Some(next);
-            } else if !self.others.remove(&next) {
+                self.settled = next;
+            } else if let Some(last) = self.others.take(next) {
+                self.settled = last;
+            } else {
                 break;
             }
-            self.settled = next;
         }
         told.extend(upto.map(|upto| (upto, true)));
         if self.done.len() > most || self.until().is_some_and(|until| now >= until) {
             let beyond = std::mem::take(&mut self.done);
-            told.extend(beyond.iter().map(|tag| (*tag, false)));
-            self.others.extend(beyond);
+            for tag in beyond {
+                told.push((tag, false));
+                self.others.insert(tag);
+            }
         }
         self.waiting_since = if self.done.is_empty() { None } else { self.waiting_since.or(Some(now)) };
         told
@@ -158,6 +180,27 @@ mod tests {
         acks.done(1);
         acks.done(4);
         assert_eq!(acks.take(8, now + HOLD_GAPS), [(4, true)]);
+    }
+
+    #[test]
+    fn what_is_settled_behind_an_open_one_takes_no_room() {
+        let (mut acks, now) = (Acks::default(), Instant::now());
+        // Those that are given back come in any order.
+        for tag in (2..1000).step_by(2).chain((0..499).map(|n| 999 - 2 * n)) {
+            acks.gone(tag);
+        }
+        for tag in 1000..2000 {
+            acks.done(tag);
+            assert_eq!(acks.take(0, now), [(tag, false)]);
+        }
+        acks.gone(3000);
+        assert_eq!(acks.others.0, BTreeMap::from([(2, 1999), (3000, 3000)]));
+
+        acks.done(1);
+        acks.done(2000);
+
+        assert_eq!(acks.take(8, now), [(2000, true)]);
+        assert_eq!(acks.settled, 2000);
     }
 
     #[test]

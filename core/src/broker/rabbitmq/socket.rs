@@ -9,6 +9,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use lapin::protocol::constants::{FRAME_BODY, FRAME_END, FRAME_HEADER, FRAME_HEAR
 use lapin::tcp::{AMQPUriTcpExt as _, TLSConfig};
 use lapin::uri::AMQPUri;
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// The type that a message has whose own properties could not be read.
 const UNREADABLE: &str = "(its properties are not UTF-8)";
@@ -31,15 +33,28 @@ const BEFORE: usize = 1 + 2 + 4;
 /// How much is asked of the network at a time.
 const CHUNK: usize = 64 << 10;
 
-/// Connects, with TLS where the address says so.
+/// Connects, with TLS where the address says so. Dropping the future gives it up.
 pub(super) async fn connect(uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<Connection> {
-    let runtime = Runtime::new(RuntimeParts::new(Tokio::current(), Network(Tokio::current())));
-    let tokio = TokioRuntime::tokio_current();
-    let open = async move |uri: AMQPUri, _| {
-        let stream = uri.connect_with_config_async(TLSConfig::default(), &tokio).await?;
-        Ok(AsyncTcpStream::Plain(Readable::new(stream)))
+    // Not by the client, which keeps a task for every connection that it could not open.
+    let stream = uri.connect_with_config_async(TLSConfig::default(), &TokioRuntime::tokio_current()).await?;
+    // Its thread for the connection would wait for the broker's word for ever.
+    let given_up = CancellationToken::new();
+    let giving_up = given_up.clone().drop_guard();
+    let stream = Mutex::new(Some(Readable::new(stream, given_up)));
+    let open = async move |_, _| {
+        let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(AsyncTcpStream::Plain(stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?))
     };
-    Connection::connector(uri, runtime, open, properties).await
+    let runtime = Runtime::new(RuntimeParts::new(Tokio::current(), Network(Tokio::current())));
+    let connected = Connection::connector(uri, runtime, open, properties).await;
+    // From now on it is the client's to end it, politely.
+    giving_up.disarm();
+    connected
+}
+
+/// Why a connection that was given up fails.
+fn nobody_waits() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the broker said nothing, and nobody waits for it any more")
 }
 
 /// Tokio's network, for the client: its connections are [`Readable`].
@@ -70,7 +85,7 @@ impl Reactor for Network {
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         let connecting = self.0.tcp_connect_addr(address);
-        async move { Ok(Readable::new(AsyncTcpStream::Plain(connecting.await?))) }
+        async move { Ok(Readable::new(AsyncTcpStream::Plain(connecting.await?), CancellationToken::new())) }
     }
 }
 
@@ -85,11 +100,28 @@ struct Readable<S> {
     good: usize,
     /// How many bytes of a frame that needs no look are still to come, behind what has.
     passing: usize,
+    /// Resolves when nobody waits for the connection any more.
+    given_up: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl<S> Readable<S> {
-    fn new(stream: S) -> Self {
-        Self { stream, chunk: vec![0; CHUNK].into(), came: BytesMut::new(), good: 0, passing: 0 }
+    fn new(stream: S, given_up: CancellationToken) -> Self {
+        let given_up = Box::pin(given_up.cancelled_owned());
+        Self { stream, chunk: vec![0; CHUNK].into(), came: BytesMut::new(), good: 0, passing: 0, given_up }
+    }
+}
+
+/// Reads what has come. Where nothing has, and nobody waits for the connection any more, it fails: that ends the client's
+/// thread.
+fn poll_stream(
+    stream: &mut (impl AsyncRead + Unpin),
+    given_up: Pin<&mut WaitForCancellationFutureOwned>,
+    context: &mut Context<'_>,
+    into: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    match Pin::new(stream).poll_read(context, into) {
+        Poll::Pending => given_up.poll(context).map(|()| Err(nobody_waits())),
+        read => read,
     }
 }
 
@@ -157,15 +189,15 @@ fn make_names_readable(method: &mut [u8]) {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Readable<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        let Self { stream, chunk, came, good, passing } = &mut *self;
+        let Self { stream, chunk, came, good, passing, given_up } = &mut *self;
         if came.is_empty() && *passing > 0 {
             let most = into.len().min(*passing);
-            let count = ready!(Pin::new(stream).poll_read(context, &mut into[..most]))?;
+            let count = ready!(poll_stream(stream, given_up.as_mut(), context, &mut into[..most]))?;
             *passing -= count;
             return Poll::Ready(Ok(count));
         }
         while *good == 0 {
-            let count = ready!(Pin::new(&mut *stream).poll_read(context, chunk))?;
+            let count = ready!(poll_stream(stream, given_up.as_mut(), context, chunk))?;
             if count == 0 {
                 return Poll::Ready(Ok(0));
             }
@@ -227,7 +259,8 @@ mod tests {
 
     /// What is read where the bytes come in pieces of so many.
     fn read(bytes: &[u8], piece: usize) -> Vec<u8> {
-        let mut stream = Readable::new(Pieces(bytes.chunks(piece).map(Vec::from).collect()));
+        let pieces = Pieces(bytes.chunks(piece).map(Vec::from).collect());
+        let mut stream = Readable::new(pieces, CancellationToken::new());
         let mut all = Vec::new();
         stream.read_to_end(&mut all).now_or_never().unwrap().unwrap();
         all
@@ -284,6 +317,35 @@ mod tests {
         for piece in (1..40).chain([100, 1000, 1 << 20]) {
             assert!(read(&came, piece) == wanted, "in pieces of {piece}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_cannot_be_opened_leaves_nothing_behind() {
+        // Nobody listens there.
+        let uri = "amqp://127.0.0.1:1".parse().unwrap();
+
+        assert!(connect(uri, ConnectionProperties::default()).await.is_err());
+
+        assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_says_nothing_is_left_once_nobody_waits_for_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let uri = format!("amqp://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let connecting = tokio::spawn(connect(uri, ConnectionProperties::default()));
+        let greeted = tokio::task::spawn_blocking(move || {
+            let mut silent = listener.accept().unwrap().0;
+            silent.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            silent.read_exact(&mut [0; 8]).unwrap();
+            silent
+        });
+        let mut silent = greeted.await.unwrap();
+
+        connecting.abort();
+
+        let rest = tokio::task::spawn_blocking(move || silent.read(&mut [0; 1]).unwrap());
+        assert_eq!(rest.await.unwrap(), 0, "the socket is closed, and who had it has ended");
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Ledger {
     }
 
     /// One past the last item that has an outcome.
-    fn recorded_end(&self) -> u64 {
+    pub(super) fn recorded_end(&self) -> u64 {
         (0..self.recorded.len() as u64 * 64).rfind(|index| self.is_recorded(*index)).map_or(0, |last| last + 1)
     }
 

@@ -55,7 +55,8 @@ struct Fetched {
 impl Window {
     const FIRST: usize = 2;
     const GROWTH: usize = 4;
-    const MOST: usize = 256;
+    /// However small the last ones were: the next may have megabytes each.
+    const MOST: usize = 64;
 
     pub(super) fn new(budget: usize) -> Self {
         Self { budget, bytes: 0, last: Fetched::default() }

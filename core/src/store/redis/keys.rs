@@ -79,4 +79,8 @@ impl Index {
     pub(super) fn workers(&self) -> String {
         format!("{}:workers", self.prefix)
     }
+
+    pub(super) fn probe(&self) -> String {
+        format!("{}:probe", self.prefix)
+    }
 }

@@ -2,9 +2,8 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Mutex as StdMutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::PubSub;
@@ -20,7 +19,7 @@ use crate::store::{StoreError, StoreErrorKind};
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Whoever asks after its health does not wait as long as those who need it.
-const PING: Duration = Duration::from_secs(5);
+const PROBE: Duration = Duration::from_secs(5);
 
 /// A connection that is made anew when it breaks.
 pub(super) struct Link {
@@ -30,6 +29,8 @@ pub(super) struct Link {
     patience: Option<Duration>,
     state: Mutex<State>,
     is_away: AtomicBool,
+    /// What it refused to do when it went away, where it answers: one that is full is still read from.
+    refused: StdMutex<Option<&'static str>>,
 }
 
 #[derive(Default)]
@@ -57,7 +58,8 @@ impl Link {
             reason: reason(&error),
         })?;
         let url = url.to_string();
-        Ok(Self { target, url, patience, state: Mutex::default(), is_away: AtomicBool::new(false) })
+        let (state, is_away, refused) = Default::default();
+        Ok(Self { target, url, patience, state, is_away, refused })
     }
 
     pub(super) fn is_cluster(&self) -> bool {
@@ -75,7 +77,7 @@ impl Link {
         A: Future<Output = RedisResult<T>>,
     {
         let last = StdMutex::new(None);
-        let trying = self.try_until_done(&attempt, &last);
+        let trying = self.try_until_done(action, &attempt, &last);
         let done = match self.patience {
             None => trying.await,
             Some(patience) => match tokio::time::timeout(patience, trying).await {
@@ -93,7 +95,12 @@ impl Link {
         })
     }
 
-    async fn try_until_done<T, F, A>(&self, attempt: &F, last: &StdMutex<Option<String>>) -> RedisResult<T>
+    async fn try_until_done<T, F, A>(
+        &self,
+        action: &'static str,
+        attempt: &F,
+        last: &StdMutex<Option<String>>,
+    ) -> RedisResult<T>
     where
         F: Fn(Connection) -> A,
         A: Future<Output = RedisResult<T>>,
@@ -102,13 +109,13 @@ impl Link {
         loop {
             let error = match self.try_once(attempt).await {
                 Ok(done) => {
-                    self.is_back();
+                    self.is_back(Some(action));
                     return Ok(done);
                 }
                 Err(error) if matches!(Trouble::of(&error), Trouble::Refused | Trouble::Broken) => return Err(error),
                 Err(error) => error,
             };
-            self.is_gone(&error);
+            self.is_gone(action, &error);
             *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason(&error));
             // Full jitter: many processes lost it at the same instant.
             tokio::time::sleep(pause.mul_f64(fastrand::f64())).await;
@@ -155,31 +162,45 @@ impl Link {
         self.target.listen().await
     }
 
-    /// One round trip without trying again.
-    pub(super) async fn ping(&self) -> Result<(), (Trouble, String)> {
-        let ping = |mut connection: Connection| async move {
-            redis::cmd("PING").query_async::<redis::Value>(&mut connection).await
-        };
-        match tokio::time::timeout(PING, self.try_once(&ping)).await {
+    /// One round trip without trying again: a small write, which one that is full, or a replica, refuses.
+    pub(super) async fn probe(&self, key: &str) -> Result<(), (Trouble, String)> {
+        let mut write = redis::cmd("SET");
+        write.arg(key).arg(1).arg("EX").arg(60);
+        let write = &write;
+        let probe =
+            |mut connection: Connection| async move { write.query_async::<redis::Value>(&mut connection).await };
+        match tokio::time::timeout(PROBE, self.try_once(&probe)).await {
             Ok(Ok(_)) => {
-                self.is_back();
+                self.is_back(None);
                 Ok(())
             }
             Ok(Err(error)) => Err((Trouble::of(&error), format!("{}: {}", self.url, reason(&error)))),
-            Err(_) => Err((Trouble::Connection, format!("{}: no answer within {}s", self.url, PING.as_secs()))),
+            Err(_) => Err((Trouble::Connection, format!("{}: no answer within {}s", self.url, PROBE.as_secs()))),
         }
     }
 
-    fn is_gone(&self, error: &RedisError) {
+    fn is_gone(&self, action: &'static str, error: &RedisError) {
         if !self.is_away.swap(true, Ordering::Relaxed) {
+            *self.refused() = (Trouble::of(error) == Trouble::Server).then_some(action);
             tracing::warn!(url = %self.url, error = %reason(error), "the store is away, trying again until it is back");
         }
     }
 
-    fn is_back(&self) {
-        if self.is_away.load(Ordering::Relaxed) && self.is_away.swap(false, Ordering::Relaxed) {
+    /// It did that, or took the probe.
+    fn is_back(&self, action: Option<&'static str>) {
+        if !self.is_away.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut refused = self.refused();
+        if refused.is_none_or(|refused| action.is_none_or(|action| action == refused)) {
+            *refused = None;
+            self.is_away.store(false, Ordering::Relaxed);
             tracing::info!(url = %self.url, "the store is back");
         }
+    }
+
+    fn refused(&self) -> MutexGuard<'_, Option<&'static str>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unreachable(&self, action: &'static str, patience: Duration, last: &StdMutex<Option<String>>) -> StoreError {

@@ -114,11 +114,13 @@ impl Redis {
     }
 
     async fn page_by_landing(&self, batch: &BatchId, from: u64, limit: u64) -> Result<Raw, StoreError> {
-        let fields: [_; PROGRESS.len()] = PROGRESS;
-        let progress = progress_of(&self.fields(ACTION, batch, fields).await?);
-        let [landed, forgotten] = self.fields(ACTION, batch, ["landed", "forgotten_completion"]).await?;
-        let landed = number(landed.as_deref());
-        check_kept(from, number(forgotten.as_deref()))?;
+        let mut names = [""; PROGRESS.len() + 2];
+        names[..PROGRESS.len()].copy_from_slice(&PROGRESS);
+        names[PROGRESS.len()..].copy_from_slice(&["landed", "forgotten_completion"]);
+        let fields = self.fields(ACTION, batch, names).await?;
+        let progress = progress_of(&fields);
+        let [landed, forgotten] = [0, 1].map(|place| number(fields[PROGRESS.len() + place].as_deref()));
+        check_kept(from, forgotten)?;
         let end = from.saturating_add(limit).min(landed).max(from);
         let mut window = Window::new(PAGE_BYTES);
         let mut entries = Vec::new();

@@ -35,7 +35,7 @@ struct Pending {
 enum Fate {
     Recorded,
     Known,
-    /// Some of it is at or beyond this end of a batch that was closed.
+    /// Some of it is at or beyond this end of its batch.
     Beyond(u64),
     /// Some of it is recorded: the bitmap's bytes under each of its spans.
     InPart(Vec<Vec<u8>>),
@@ -118,7 +118,10 @@ impl Redis {
         let fates = self.write(batch, &pending, false).await?;
         let in_part = pending.into_iter().zip(fates).filter_map(|(one, (fate, spans))| match fate {
             Fate::Recorded | Fate::Known => None,
-            Fate::Beyond(end) => one.segment.filtered(|index| index < end).map(|segment| Pending { segment, ..one }),
+            Fate::Beyond(end) => {
+                tracing::debug!(%batch, end, "outcomes of items beyond the end of their batch are dropped");
+                one.segment.filtered(|index| index < end).map(|segment| Pending { segment, ..one })
+            }
             Fate::InPart(bytes) => cut(one, &Known::new(spans, bytes)),
         });
         Ok(in_part.collect())

@@ -26,6 +26,9 @@ const ENTRIES: usize = 32;
 /// further behind would send them round and round, and make dead letters of them in the end.
 pub(super) const LINGER: Duration = Duration::from_secs(5 * 60);
 
+/// A batch may stand on the list before it is opened: whoever opens it tries again where Redis was away for a moment.
+const OPENING: Duration = Duration::from_secs(60);
+
 /// A worker that was silent for that long will not say any more. Until then it is only left out.
 const FORGET_WORKER: u64 = 24 * 60 * 60 * 1000;
 
@@ -56,17 +59,19 @@ impl Shared for Redis {
 
     async fn list(&self, limit: usize) -> Result<Vec<BatchInfo>, StoreError> {
         let action = "list batches";
+        let young = unix_millis().saturating_sub(millis(OPENING)) as f64;
         let mut list = Vec::new();
         let mut skip = 0;
         while list.len() < limit {
             let mut command = redis::cmd("ZREVRANGE");
-            command.arg(self.index.batches()).arg(skip).arg(skip + limit - list.len() - 1);
-            let ids: Vec<String> = self.ask(action, &command).await?;
-            if ids.is_empty() {
+            command.arg(self.index.batches()).arg(skip).arg(skip + limit - list.len() - 1).arg("WITHSCORES");
+            let rows: Vec<(String, f64)> = self.ask(action, &command).await?;
+            if rows.is_empty() {
                 break;
             }
-            let (known, expired) = self.infos(ids).await?;
-            skip += known.len();
+            let (known, mut expired) = self.infos(rows.iter().map(|(id, _)| id.clone()).collect()).await?;
+            expired.retain(|id| rows.iter().any(|(row, opened)| row == id && *opened < young));
+            skip += rows.len() - expired.len();
             list.extend(known);
             if !expired.is_empty() {
                 let mut command = redis::cmd("ZREM");
@@ -145,6 +150,7 @@ impl Shared for Redis {
         for batch in batches {
             match self.dead_of(&batch, limit - items.len()).await {
                 Err(error) if error.kind == StoreErrorKind::Unknown => {} // it expired just now
+                Err(error) if error.kind == StoreErrorKind::Broken => left_out(&error),
                 found => items.extend(found?),
             }
             if items.len() >= limit {
@@ -207,6 +213,7 @@ impl Shared for Redis {
                 // One that is given up is named until it is gone: somebody may still go on with it.
                 Ok(given_up) => abandoned += given_up,
                 Err(error) if error.kind == StoreErrorKind::Unknown => over.push(id),
+                Err(error) if error.kind == StoreErrorKind::Broken => left_out(&error),
                 Err(error) => return Err(error),
             }
         }
@@ -219,12 +226,17 @@ impl Shared for Redis {
     }
 
     async fn health(&self) -> Health {
-        match self.link.ping().await {
+        match self.link.probe(&self.index.probe()).await {
             Ok(()) => Health::Ready,
             Err((Trouble::Server, reason)) => Health::Blocked(reason),
             Err((_, reason)) => Health::Away(reason),
         }
     }
+}
+
+/// One batch whose keys are not what was written there does not take a list of all with it.
+fn left_out(error: &StoreError) {
+    tracing::warn!(%error, "a batch is left out");
 }
 
 impl Redis {
@@ -239,6 +251,7 @@ impl Redis {
         while let Some((id, info)) = asking.next().await {
             match info {
                 Some(Ok(info)) => known.push(info),
+                Some(Err(error)) if error.kind == StoreErrorKind::Broken => left_out(&error),
                 Some(Err(error)) if error.kind != StoreErrorKind::Unknown => return Err(error),
                 _ => expired.push(id),
             }
@@ -267,6 +280,7 @@ impl Redis {
         while let Some((id, found)) = asking.next().await {
             match found {
                 Some((batch, Ok(fields))) if keep(fields.each_ref().map(Option::as_deref)) => kept.push(batch),
+                Some((_, Err(error))) if error.kind == StoreErrorKind::Broken => left_out(&error),
                 Some((_, Err(error))) if error.kind != StoreErrorKind::Unknown => return Err(error),
                 _ => over.push(id),
             }

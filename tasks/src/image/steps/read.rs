@@ -98,6 +98,24 @@ fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(u32, u32), D::Err
     deserializer.deserialize_seq(Numbers::<2>("[width, height]")).map(<(u32, u32)>::from)
 }
 
+/// Reads an angle: also one that is negative is told which are allowed.
+pub(super) fn degrees<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    struct V;
+    impl<'de> Visitor<'de> for V {
+        type Value = u16;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("90, 180 or 270 degrees, clockwise")
+        }
+        fn visit_i64<E: de::Error>(self, degrees: i64) -> Result<u16, E> {
+            u16::try_from(degrees).map_err(|_| E::invalid_value(de::Unexpected::Signed(degrees), &self))
+        }
+        fn visit_u64<E: de::Error>(self, degrees: u64) -> Result<u16, E> {
+            u16::try_from(degrees).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(degrees), &self))
+        }
+    }
+    deserializer.deserialize_u16(V)
+}
+
 /// What may be written for a [`Bound`].
 const BOUND: &str = "a size in pixels, or [width, height]";
 /// What may be written for a [`Resize`].

@@ -5,11 +5,14 @@
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use html5ever::tendril::StrTendril;
 use html5ever::tree_builder::{ElementFlags, NodeOrText, QuirksMode, TreeSink};
 use html5ever::{Attribute, ExpandedName, QualName, local_name, ns};
+
+use super::MAX_LINK_BYTES;
 
 /// What was heard.
 #[derive(Debug, Default)]
@@ -18,14 +21,17 @@ pub(super) struct Found {
     pub(super) base: Option<String>,
     /// The first charset that a `<meta>` names.
     pub(super) charset: Option<String>,
-    /// As they are written.
-    pub(super) links: Vec<String>,
+    /// As they are written, each once, in the order in which they stand in the page.
+    pub(super) links: Vec<Rc<str>>,
+    /// The same, to be found.
+    known: HashSet<Rc<str>>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Sink {
     found: RefCell<Found>,
     deepest: Cell<u32>,
+    made: Cell<usize>,
 }
 
 /// A node of the tree that is not built.
@@ -39,13 +45,28 @@ pub(super) struct Node {
     is_inert: Cell<bool>,
 }
 
-/// What an element tells once it has its place.
+/// What an element tells once it has its place. A tendril is shared with the parser: an element that is made anew takes
+/// no room for its link.
 #[derive(Debug)]
 enum Says {
     Nothing,
-    Base(String),
-    Link(String),
+    Base(StrTendril),
+    Link(StrTendril),
     Charset(String),
+}
+
+impl Found {
+    /// Notes a link. A link that is left open comes again in every block that follows.
+    fn link(&mut self, href: &str) {
+        // It is the last one then, and need not be looked up.
+        let is_last = self.links.last().is_some_and(|last| **last == *href);
+        if is_last || self.known.contains(href) {
+            return;
+        }
+        let href: Rc<str> = href.into();
+        self.known.insert(Rc::clone(&href));
+        self.links.push(href);
+    }
 }
 
 impl Node {
@@ -68,20 +89,26 @@ impl Sink {
         self.deepest.get()
     }
 
+    /// How many elements and attributes there were, made anew or not.
+    pub(super) fn made(&self) -> usize {
+        self.made.get()
+    }
+
     /// A node has its place, `deeper` than another.
     fn placed(&self, beside: &Node, deeper: u32, child: NodeOrText<Rc<Node>>) {
         let NodeOrText::AppendNode(node) = child else { return };
         node.depth.set(beside.depth.get() + deeper);
         self.deepest.set(self.deepest.get().max(node.depth.get()));
         node.is_inert.set(beside.is_inert.get());
+        let says = node.says.replace(Says::Nothing);
         if node.is_inert.get() {
             return;
         }
         let mut found = self.found.borrow_mut();
-        match node.says.replace(Says::Nothing) {
+        match says {
             Says::Nothing => {}
-            Says::Link(href) => found.links.push(href),
-            Says::Base(href) => drop(found.base.get_or_insert(href)),
+            Says::Link(href) => found.link(&href),
+            Says::Base(href) => drop(found.base.get_or_insert_with(|| href.to_string())),
             Says::Charset(charset) => drop(found.charset.get_or_insert(charset)),
         }
     }
@@ -89,19 +116,23 @@ impl Sink {
 
 /// What an element's attributes tell.
 fn says(name: &QualName, attributes: &[Attribute]) -> Says {
-    let value = |wanted: &str| attributes.iter().find(|a| &*a.name.local == wanted).map(|a| a.value.to_string());
+    let value = |wanted: &str| attributes.iter().find(|a| &*a.name.local == wanted).map(|a| &a.value);
+    let link = || {
+        let href = value("href").filter(|href| href.len() <= MAX_LINK_BYTES);
+        href.map_or(Says::Nothing, |href| Says::Link(href.clone()))
+    };
     let is_html = name.ns == ns!(html);
     match &*name.local {
         // SVG has links of that name too.
-        "a" => value("href").map_or(Says::Nothing, Says::Link),
-        "area" if is_html => value("href").map_or(Says::Nothing, Says::Link),
-        "base" if is_html => value("href").map_or(Says::Nothing, Says::Base),
+        "a" => link(),
+        "area" if is_html => link(),
+        "base" if is_html => value("href").map_or(Says::Nothing, |href| Says::Base(href.clone())),
         "meta" if is_html => {
             let by_type = || {
                 value("http-equiv").filter(|kind| kind.eq_ignore_ascii_case("content-type"))?;
-                super::charset::of_content_type(&value("content")?).map(str::to_owned)
+                super::charset::of_content_type(value("content")?).map(str::to_owned)
             };
-            value("charset").or_else(by_type).map_or(Says::Nothing, Says::Charset)
+            value("charset").map(|charset| charset.to_string()).or_else(by_type).map_or(Says::Nothing, Says::Charset)
         }
         _ => Says::Nothing,
     }
@@ -125,6 +156,7 @@ impl TreeSink for Sink {
     }
 
     fn create_element(&self, name: QualName, attributes: Vec<Attribute>, _flags: ElementFlags) -> Rc<Node> {
+        self.made.set(self.made.get() + 1 + attributes.len());
         let says = says(&name, &attributes);
         Node::new(name, says)
     }

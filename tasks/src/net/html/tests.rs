@@ -104,3 +104,39 @@ fn a_hostile_page_ends_soon() {
 
     assert_eq!(links(b"<p>", None, &at, &|| true).unwrap_err().kind, "stopped");
 }
+
+#[test]
+fn a_link_that_is_left_open_is_made_anew_in_every_block_and_found_once() {
+    let blocks = "<div>x</div>".repeat(5000);
+    let page = |bytes: usize| format!("<div><a href='/{}'></div>{blocks}", "x".repeat(bytes));
+
+    let found = parse(&page(1000), &|| false).unwrap();
+    let too_long = parse(&page(200_000), &|| false).unwrap();
+
+    assert_eq!(found.links.len(), 1);
+    assert_eq!(too_long.links.len(), 0, "no server takes it");
+}
+
+#[test]
+fn a_link_that_comes_again_after_another_keeps_its_first_place() {
+    let page = "<a href=1></a><a href=2></a><a href=1></a>";
+
+    let found = parse(page, &|| false).unwrap();
+
+    assert_eq!(found.links.iter().map(|link| &**link).collect::<Vec<_>>(), ["1", "2"]);
+}
+
+#[test]
+fn a_page_that_leaves_much_open_is_given_up_and_one_that_leaves_a_little_is_read() {
+    let page = |left_open: usize, blocks: usize| {
+        let open: String = (0..left_open).map(|n| format!("<b x={n}>")).collect();
+        format!("<div>{open}</div>{}<a href=/last>", "<div>x</div>".repeat(blocks))
+    };
+    let at: Url = "https://host/".parse().unwrap();
+
+    let hostile = links(page(1000, 20_000).as_bytes(), None, &at, &|| false).unwrap_err();
+
+    assert_eq!((&*hostile.kind, hostile.retryable), ("html", false));
+    assert!(hostile.message.contains("made anew too often"), "{hostile}");
+    assert_eq!(urls(&page(30, 2000)), ["https://host/last"]);
+}

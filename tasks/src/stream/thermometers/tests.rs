@@ -42,6 +42,22 @@ async fn every_alert_is_above_the_threshold_and_answered_and_the_answer_is_felt(
 }
 
 #[tokio::test]
+async fn each_command_has_what_its_rack_showed_until_its_next_one() {
+    let fields = serde_json::json!({ "racks": 20, "samples": 200, "threshold_c": 48, "cooling": 9 });
+
+    let output = run(fields).await;
+
+    let racks = |rack: usize| output.readings.iter().filter(move |reading| reading.rack == rack);
+    assert!(output.commands.len() > 200, "{}", output.commands.len());
+    for (number, command) in output.commands.iter().enumerate() {
+        let next = output.commands[number + 1..].iter().find(|next| next.rack == command.rack);
+        let until = next.map_or(199, |next| next.sample);
+        let shown = racks(command.rack).filter(|reading| (command.sample..=until).contains(&reading.sample));
+        assert_eq!(command.celsius, shown.map(|reading| reading.celsius).collect::<Vec<_>>(), "{command:?}");
+    }
+}
+
+#[tokio::test]
 async fn without_an_answer_the_same_hall_stays_hot_from_the_first_alert_on() {
     let cooled = run(serde_json::json!({ "seed": 4 })).await;
     let left = run(serde_json::json!({ "seed": 4, "cooling": 0 })).await;

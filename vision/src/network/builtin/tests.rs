@@ -46,7 +46,7 @@ fn built(name: &str) -> (VarStore, Layers) {
 }
 
 /// What our layers say of the formula's picture with the formula's weights, once they are placed as they are to run.
-fn logits(name: &str) -> Vec<f64> {
+fn logits(name: &str, kind: Kind) -> Vec<f64> {
     let (store, layers) = built(name);
     let variables = store.variables();
     let weight = |name: &String| {
@@ -55,11 +55,11 @@ fn logits(name: &str) -> Vec<f64> {
         (name.clone(), formula(name, &variables[name].size(), is_normalisation))
     };
     weights::fill(&store, variables.keys().map(weight).collect()).unwrap();
-    place(&store, Device::Cpu, Kind::Float).unwrap();
+    place(&store, name.parse().unwrap(), Device::Cpu, kind).unwrap();
     let side = if name == "inception_v3" { 139 } else { 96 };
     let picture = hashed("picture", 3 * side * side).bitwise_and(255_i64).reshape([1, 3, side, side]);
-    let picture = picture.to_kind(Kind::Float) / 255.0 * 2.0 - 1.0;
-    let output = tch::no_grad(|| layers.forward_t(&picture, false)).flatten(0, -1);
+    let picture = (picture.to_kind(Kind::Float) / 255.0 * 2.0 - 1.0).to_kind(kind);
+    let output = tch::no_grad(|| layers.forward_t(&picture, false)).to_kind(Kind::Double).flatten(0, -1);
     let step = output.size()[0] / CLASSES;
     (0..CLASSES).map(|number| output.double_value(&[number * step])).collect()
 }
@@ -100,17 +100,11 @@ mod with_the_same_weights_it_says_what_torchvisions_says {
 
 fn agrees_with_torchvision(name: &str) {
     let expected: Vec<f64> = serde_json::from_value(reference()[name]["logits"].clone()).unwrap();
-    let found = logits(name);
-
     let largest = expected.iter().fold(0.0_f64, |largest, logit| largest.max(logit.abs()));
-    for (found, expected) in found.iter().zip(&expected) {
-        assert!((found - expected).abs() <= 1e-4 * largest, "{found} instead of {expected}");
+    // In half precision it runs, and what it says is the same in kind: how near that has to be the golden inputs say.
+    for (kind, allowed) in [(Kind::Float, 1e-4), (Kind::BFloat16, 0.3)] {
+        for (found, expected) in logits(name, kind).iter().zip(&expected) {
+            assert!((found - expected).abs() <= allowed * largest, "{found} instead of {expected} in {kind:?}");
+        }
     }
-}
-
-#[test]
-fn what_libtorch_says_is_taken_out_of_its_panic() {
-    let text = r#"called `Result::unwrap()` on an `Err` value: Torch("CUDA out of memory. Tried\nException raised")"#;
-
-    assert_eq!(refusal(&text.to_owned()), "CUDA out of memory. Tried");
 }

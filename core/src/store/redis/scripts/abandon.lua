@@ -7,6 +7,7 @@ local since = tonumber(call('HGET', batch, 'touched') or call('HGET', batch, 'cr
 if call('HEXISTS', batch, 'total') == 1 or tonumber(now()) - since < tonumber(ARGV[1]) then
   return 0
 end
-call('HSET', batch, 'abandoned', 1)
-expire_in(ARGV[2])
+if call('HSETNX', batch, 'abandoned', 1) == 1 then
+  expire_in(ARGV[2])
+end
 return 1

@@ -2,7 +2,8 @@
 if not go_on() then
   return false
 end
-if call('HSETNX', batch, 'stopped', 1) == 1 then
+-- One that has become complete meanwhile was not cancelled.
+if call('HEXISTS', batch, 'completed') == 0 and call('HSETNX', batch, 'stopped', 1) == 1 then
   changed()
 end
 return 1

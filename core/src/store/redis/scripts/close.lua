@@ -6,27 +6,6 @@ if not go_on() then
   return false
 end
 
--- One past the last item that has an outcome.
-local function recorded_end()
-  local pages = call('SMEMBERS', base .. 'pages')
-  table.sort(pages, function(one, other) return tonumber(one) > tonumber(other) end)
-  for _, page in ipairs(pages) do
-    local bytes = call('GET', base .. 'bits:' .. page) or ''
-    for at = #bytes, 1, -1 do
-      local byte = string.byte(bytes, at)
-      if byte > 0 then
-        local bit = 7
-        while byte % 2 == 0 do
-          byte = byte / 2
-          bit = bit - 1
-        end
-        return tonumber(page) * 65536 + (at - 1) * 8 + bit + 1
-      end
-    end
-  end
-  return 0
-end
-
 local closed = call('HGET', batch, 'closed')
 if not closed then
   local since = tonumber(call('HGET', batch, 'touched') or call('HGET', batch, 'created'))

@@ -6,8 +6,8 @@
 -- because they are known; its bands, as `band=token;`; the indices of the dead, with commas.
 --
 -- Gives for each segment 0 (recorded), 1 (all of it is known, and counted as such) or, where nothing was done: a negative
--- number, -1 less the total, where some of it is beyond the end of a batch that was closed; the bitmap's bytes under each
--- of its spans, where some of it is known. Nothing at all for an unknown batch.
+-- number, -1 less the total, where some of it is beyond the batch's end; the bitmap's bytes under each of its spans, where
+-- some of it is known. Nothing at all for an unknown batch.
 if not go_on() then
   return false
 end
@@ -100,8 +100,7 @@ end
 
 local stream = base .. 'outcomes'
 local landed = number('landed')
-local closed = tonumber(call('HGET', batch, 'closed') or '')
-local was_complete = call('HEXISTS', batch, 'completed') == 1
+local total = tonumber(call('HGET', batch, 'total') or '')
 local counts = {0, 0, 0, 0, 0}
 local duplicates, recorded = 0, 0
 local died = {} -- the indices of this call's dead
@@ -137,8 +136,8 @@ for segment = 1, tonumber(take()) do
   local json, packed, count = take(), take(), tonumber(take())
   local by_status, dropped, listed, dead = take(), tonumber(take()), take(), take()
   local known = known_in(packed)
-  if closed and end_of(packed) > closed then
-    results[segment] = -1 - closed
+  if total and end_of(packed) > total then
+    results[segment] = -1 - total
   elseif known == 0 then
     mark(packed)
     store(json, count, by_status, listed, dead)
@@ -189,12 +188,7 @@ for _, index in ipairs(recorded > 0 and call('SMEMBERS', base .. 'reviving') or 
 end
 if recorded > 0 then
   call('HSET', batch, 'landed', whole(landed))
-  if was_complete then
-    -- Outcomes of items that the batch does not have: what they brought is to go with the rest.
-    expire_in(call('PTTL', batch))
-  else
-    complete(ttl)
-  end
+  complete(ttl)
 end
 if recorded > 0 or duplicates > 0 then
   changed()

@@ -5,5 +5,5 @@ end
 if call('HEXISTS', batch, 'completed') == 0 then
   return 0
 end
-expire_in(ARGV[1])
+expire_in(math.min(tonumber(ARGV[1]), call('PTTL', batch)))
 return 1

@@ -1,0 +1,409 @@
+//! TIFF through the crate `tiff`: header, decoding of the first page, encoding.
+
+use std::borrow::Cow;
+use std::io::{self, Cursor, Seek, Write};
+
+use ::image::metadata::Orientation;
+use ::tiff::decoder::{Decoder, DecodingResult};
+use ::tiff::encoder::{TiffEncoder, colortype};
+use ::tiff::tags::{ExtraSamples, PhotometricInterpretation, Tag};
+use ::tiff::{ColorType, TiffError, TiffResult, TiffUnsupportedError};
+
+use super::directory;
+use super::error::{ErrorKind, ImageError};
+use super::header::{Format, Header, Limits};
+use super::jpeg;
+use super::picture::{Channels, Picture};
+use super::turn::Turn;
+
+/// The varieties that are read, as a message lists them.
+const VARIETIES: &str = "gray, palette, RGB, CMYK and YCbCr with up to 16 bits a sample";
+
+/// What the samples of a pixel are.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Gray,
+    GrayAlpha,
+    /// A place in the palette.
+    Palette,
+    Rgb,
+    Rgba,
+    Cmyk,
+    YCbCr,
+}
+
+/// A file whose first directory is read.
+struct Opened<'a> {
+    decoder: Decoder<Cursor<Cow<'a, [u8]>>>,
+    size: (u32, u32),
+    kind: Kind,
+    bits: u8,
+    /// Whether colours are stored multiplied by their alpha.
+    is_premultiplied: bool,
+}
+
+/// Reads size, orientation and profile.
+pub(super) fn header(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
+    let Opened { mut decoder, size: (width, height), .. } = open(bytes, limits)?;
+    // A damaged tag is no reason to refuse the picture: it is shown as it is stored.
+    let orientation = decoder.find_tag_unsigned::<u8>(Tag::Orientation).unwrap_or_default();
+    let upright = orientation.and_then(Orientation::from_exif).map_or(Turn::NONE, Turn::upright);
+    let profile = decoder.get_tag_u8_vec(Tag::IccProfile).ok();
+    Ok(Header { format: Format::Tiff, width, height, upright, profile })
+}
+
+/// Decodes.
+///
+/// # Errors
+/// [`ErrorKind::Corrupt`], [`ErrorKind::Unsupported`], [`ErrorKind::TooLarge`].
+pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, ImageError> {
+    let Opened { mut decoder, size: (width, height), kind, bits, is_premultiplied } = open(bytes, limits)?;
+    let mut samples = DecodingResult::U8(Vec::new());
+    let layout = decoder.read_image_to_buffer(&mut samples).map_err(refused)?;
+    if samples.as_buffer(0).as_bytes().len() < layout.complete_len {
+        return Err(refused(TiffError::LimitsExceeded));
+    }
+    let mut data = in_bytes(samples, bits, width)?;
+    if layout.planes > 1 {
+        data = interleaved(&data, layout.planes);
+    }
+    let (channels, mut data) = match kind {
+        Kind::Gray => (Channels::Gray, scaled(data, bits)),
+        Kind::GrayAlpha => (
+            Channels::Rgba,
+            data.as_chunks::<2>().0.iter().flat_map(|&[gray, alpha]| [gray, gray, gray, alpha]).collect(),
+        ),
+        Kind::Palette => {
+            let palette = decoder.get_tag_u16_vec(Tag::ColorMap).map_err(refused)?;
+            (Channels::Rgb, coloured(&data, bits, &palette)?)
+        }
+        Kind::Rgb => (Channels::Rgb, data),
+        Kind::Rgba => (Channels::Rgba, data),
+        Kind::Cmyk => (Channels::Rgb, jpeg::rgb_of_cmyk(&data, false)),
+        Kind::YCbCr => (Channels::Rgb, data.as_chunks::<3>().0.iter().flat_map(|&pixel| rgb_of_ycbcr(pixel)).collect()),
+    };
+    if data.len() != width as usize * height as usize * channels.count() {
+        return Err(ImageError::corrupt(Format::Tiff, "it has more or fewer samples than its size says"));
+    }
+    if channels == Channels::Rgba && is_premultiplied {
+        data.as_chunks_mut::<4>().0.iter_mut().for_each(divide_by_alpha);
+    }
+    Ok(Picture { width, height, channels, data })
+}
+
+fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, ImageError> {
+    let (bytes, has_palette) = as_grays(bytes);
+    let most = usize::try_from(limits.bytes_for_decoder(Format::Tiff)).unwrap_or(usize::MAX);
+    let mut for_decoder = ::tiff::decoder::Limits::default();
+    for_decoder.decoding_buffer_size = most;
+    for_decoder.intermediate_buffer_size = most;
+    for_decoder.ifd_value_size = most;
+    let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(refused)?.with_limits(for_decoder);
+    let size = decoder.dimensions().map_err(refused)?;
+    limits.check("the picture", size)?; // before tags are read, which may be large too
+    let colour = decoder.colortype().map_err(refused)?;
+    let extra = decoder.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).map_err(refused)?;
+    let extra = extra.unwrap_or_default().first().copied().and_then(ExtraSamples::from_u16);
+    let has_alpha = matches!(extra, Some(ExtraSamples::AssociatedAlpha | ExtraSamples::UnassociatedAlpha));
+    let kind = match colour {
+        ColorType::Gray(1 | 2 | 4 | 8) if has_palette => Kind::Palette,
+        ColorType::Gray(1 | 2 | 4 | 8 | 16) if !has_palette => Kind::Gray,
+        ColorType::Multiband { bit_depth: 8 | 16, num_samples: 2 } if has_alpha && !has_palette => Kind::GrayAlpha,
+        ColorType::RGB(8 | 16 | 32) => Kind::Rgb,
+        ColorType::RGBA(8 | 16 | 32) => Kind::Rgba,
+        ColorType::CMYK(8 | 16) => Kind::Cmyk,
+        ColorType::YCbCr(8) => Kind::YCbCr,
+        other => return Err(pixels_not_read(&format!("{other:?}"), other.bit_depth())),
+    };
+    let is_premultiplied = extra == Some(ExtraSamples::AssociatedAlpha);
+    Ok(Opened { decoder, size, kind, bits: colour.bit_depth(), is_premultiplied })
+}
+
+/// A file with a palette as one of grays, since the decoder knows no palettes: its grays are the places in that. Others as
+/// they are.
+fn as_grays(bytes: &[u8]) -> (Cow<'_, [u8]>, bool) {
+    const PALETTE: u32 = PhotometricInterpretation::RGBPalette.to_u16() as u32;
+    const BLACK_IS_ZERO: u8 = PhotometricInterpretation::BlackIsZero.to_u16() as u8;
+    match directory::number(bytes, Tag::PhotometricInterpretation.to_u16()) {
+        Some(number) if number.value == PALETTE => {
+            let mut grays = bytes.to_vec();
+            for digit in &mut grays[number.at..][..number.length] {
+                *digit = BLACK_IS_ZERO.min(*digit);
+            }
+            (Cow::Owned(grays), true)
+        }
+        _ => (Cow::Borrowed(bytes), false),
+    }
+}
+
+/// Gives each sample a byte; those of fewer bits keep their values.
+fn in_bytes(samples: DecodingResult, bits: u8, width: u32) -> Result<Vec<u8>, ImageError> {
+    match samples {
+        DecodingResult::U8(rows) if bits < 8 => Ok(unpacked(&rows, usize::from(bits), width as usize)),
+        DecodingResult::U8(bytes) => Ok(bytes),
+        DecodingResult::U16(words) => Ok(words.iter().map(|&word| ((u32::from(word) + 128) / 257) as u8).collect()),
+        DecodingResult::F32(shares) => Ok(shares.iter().map(|&share| (share * 255.0 + 0.5) as u8).collect()),
+        _ => Err(not_read(&format!("such samples of {bits} bits"))),
+    }
+}
+
+/// Takes samples of 1, 2 or 4 bits apart. Each row begins with a byte.
+fn unpacked(rows: &[u8], bits: usize, width: usize) -> Vec<u8> {
+    let to_a_byte = 8 / bits;
+    let sample = |row: &[u8], x: usize| (row[x / to_a_byte] >> (8 - bits * (x % to_a_byte + 1))) & ((1 << bits) - 1);
+    let rows = rows.chunks_exact(width.div_ceil(to_a_byte));
+    rows.flat_map(|row| (0..width).map(move |x| sample(row, x))).collect()
+}
+
+/// Makes pixels of planes, of which each has one sample of all.
+fn interleaved(planes: &[u8], count: usize) -> Vec<u8> {
+    let length = planes.len() / count;
+    (0..length).flat_map(|pixel| (0..count).map(move |plane| planes[plane * length + pixel])).collect()
+}
+
+/// Spreads grays of few bits over the levels of 8.
+fn scaled(mut grays: Vec<u8>, bits: u8) -> Vec<u8> {
+    if bits < 8 {
+        let step = 255 / ((1 << bits) - 1);
+        grays.iter_mut().for_each(|gray| *gray *= step);
+    }
+    grays
+}
+
+/// Looks places up in a palette: all reds, all greens, all blues, of 16 bits; of 8 in files of old programs.
+fn coloured(places: &[u8], bits: u8, palette: &[u16]) -> Result<Vec<u8>, ImageError> {
+    let colours = 1 << bits;
+    if palette.len() < 3 * colours {
+        return Err(ImageError::corrupt(Format::Tiff, "its palette has too few colours"));
+    }
+    let shift = if palette.iter().all(|&sample| sample < 256) { 0 } else { 8 };
+    let colour = |&place: &u8| [0, 1, 2].map(|sample| (palette[sample * colours + usize::from(place)] >> shift) as u8);
+    Ok(places.iter().flat_map(colour).collect())
+}
+
+/// Luma and differences become red, green and blue.
+///
+/// # Source
+/// ITU-R BT.601 over all 256 levels, which is the default of TIFF.
+fn rgb_of_ycbcr([y, cb, cr]: [u8; 3]) -> [u8; 3] {
+    let [y, cb, cr] = [f32::from(y), f32::from(cb) - 128.0, f32::from(cr) - 128.0];
+    [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb].map(|sample| (sample + 0.5) as u8)
+}
+
+fn divide_by_alpha(pixel: &mut [u8; 4]) {
+    let alpha = u32::from(pixel[3]);
+    for sample in &mut pixel[..3] {
+        *sample = (u32::from(*sample) * 255 + alpha / 2).checked_div(alpha).unwrap_or(0).min(255) as u8;
+    }
+}
+
+fn refused(error: TiffError) -> ImageError {
+    match error {
+        TiffError::UnsupportedError(what) => match what {
+            TiffUnsupportedError::InterpretationWithBits(kind, bits) => {
+                pixels_not_read(&format!("{kind:?}"), bits.first().copied().unwrap_or_default())
+            }
+            TiffUnsupportedError::UnsupportedCompressionMethod(method) => not_read(&format!("compression {method:?}")),
+            other => not_read(&other.to_string()),
+        },
+        TiffError::LimitsExceeded => ImageError::new(ErrorKind::TooLarge, "the TIFF needs too much memory"),
+        TiffError::IoError(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+            ImageError::corrupt(Format::Tiff, "it ends before the picture does")
+        }
+        other => ImageError::corrupt(Format::Tiff, other),
+    }
+}
+
+fn pixels_not_read(kind: &str, bits: u8) -> ImageError {
+    let kind = kind.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+    not_read(&format!("pixels of the kind {kind} with {bits} bits a sample"))
+}
+
+fn not_read(what: &str) -> ImageError {
+    ImageError::unsupported(format!("this variety of TIFF is not read: {what}; read are {VARIETIES}"))
+}
+
+/// Encodes, with alpha that is not premultiplied.
+///
+/// # Errors
+/// Where the file would be larger than 4 GiB.
+pub(super) fn encode(picture: &Picture) -> TiffResult<Vec<u8>> {
+    let mut bytes = Vec::new();
+    write(picture, Cursor::new(&mut bytes))?;
+    Ok(bytes)
+}
+
+fn write(picture: &Picture, to: impl Write + Seek) -> TiffResult<()> {
+    let (data, width, height) = (&picture.data[..], picture.width, picture.height);
+    let mut encoder = TiffEncoder::new(to)?;
+    match picture.channels {
+        Channels::Gray => encoder.write_image::<colortype::Gray8>(width, height, data),
+        Channels::Rgb => encoder.write_image::<colortype::RGB8>(width, height, data),
+        Channels::Rgba => {
+            let mut image = encoder.new_image::<colortype::RGB8>(width, height)?;
+            image.extra_samples(&[ExtraSamples::UnassociatedAlpha])?;
+            image.write_data(data)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::measure::psnr;
+
+    /// A file: the tags with their numbers, and where the samples are.
+    fn file(tags: &[(Tag, &[u16])], samples: &[u8]) -> Vec<u8> {
+        let mut file = b"II*\0\0\0\0\0".to_vec();
+        file.extend_from_slice(samples);
+        let place = [8_u16];
+        let length = [samples.len() as u16];
+        let mut tags = [tags, &[(Tag::StripOffsets, &place[..]), (Tag::StripByteCounts, &length[..])]].concat();
+        tags.sort_by_key(|(tag, _)| tag.to_u16());
+        let mut directory = (tags.len() as u16).to_le_bytes().to_vec();
+        for (tag, numbers) in tags {
+            directory.extend_from_slice(&tag.to_u16().to_le_bytes());
+            directory.extend_from_slice(&[3, 0]); // of 16 bits
+            directory.extend_from_slice(&(numbers.len() as u32).to_le_bytes());
+            let mut digits: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+            if digits.len() > 4 {
+                let place = (file.len() as u32).to_le_bytes();
+                file.append(&mut digits);
+                digits = place.to_vec();
+            }
+            digits.resize(4, 0);
+            directory.append(&mut digits);
+        }
+        let start = (file.len() as u32).to_le_bytes();
+        file[4..8].copy_from_slice(&start);
+        [&file[..], &directory, &[0; 4]].concat()
+    }
+
+    fn page(
+        size: [u16; 2],
+        photometric: PhotometricInterpretation,
+        bits: &[u16],
+        more: &[(Tag, &[u16])],
+        samples: &[u8],
+    ) -> Vec<u8> {
+        let (count, photometric) = ([bits.len() as u16], [photometric.to_u16()]);
+        let tags: &[(Tag, &[u16])] = &[
+            (Tag::ImageWidth, &size[..1]),
+            (Tag::ImageLength, &size[1..]),
+            (Tag::BitsPerSample, bits),
+            (Tag::SamplesPerPixel, &count),
+            (Tag::PhotometricInterpretation, &photometric),
+        ];
+        file(&[tags, more].concat(), samples)
+    }
+
+    fn read(bytes: &[u8]) -> Picture {
+        let header = Header::read(bytes, &Limits::default()).unwrap();
+        let picture = decode(bytes, &Limits::default()).unwrap();
+        assert_eq!((header.width, header.height), (picture.width, picture.height));
+        picture
+    }
+
+    #[test]
+    fn alpha_is_divided_out_where_the_file_says_that_it_is_multiplied_in() {
+        let samples = [50, 100, 25, 128, 9, 9, 9, 0, 90, 80, 70, 255];
+        for (extra, seen) in [(2, samples), (1, [100, 199, 50, 128, 0, 0, 0, 0, 90, 80, 70, 255])] {
+            let more: &[(Tag, &[u16])] = &[(Tag::ExtraSamples, &[extra])];
+
+            let picture = read(&page([3, 1], PhotometricInterpretation::RGB, &[8; 4], more, &samples));
+
+            assert_eq!((picture.channels, &picture.data[..]), (Channels::Rgba, &seen[..]), "{extra}");
+        }
+    }
+
+    #[test]
+    fn gray_with_alpha_is_read() {
+        let more: &[(Tag, &[u16])] = &[(Tag::ExtraSamples, &[2])];
+
+        let picture = read(&page([2, 1], PhotometricInterpretation::BlackIsZero, &[8; 2], more, &[60, 200, 7, 0]));
+
+        assert_eq!((picture.channels, &picture.data[..]), (Channels::Rgba, &[60, 60, 60, 200, 7, 7, 7, 0][..]));
+    }
+
+    #[test]
+    fn grays_of_few_bits_are_read() {
+        for (bits, samples, seen) in [(1, 0b0110_0000, [0, 255, 255, 0]), (2, 0b00_01_10_11, [0, 85, 170, 255])] {
+            let picture = read(&page([4, 1], PhotometricInterpretation::BlackIsZero, &[bits], &[], &[samples]));
+
+            assert_eq!((picture.channels, &picture.data[..]), (Channels::Gray, &seen[..]));
+        }
+    }
+
+    #[test]
+    fn a_palette_is_read_of_8_bits_and_of_16() {
+        for factor in [1, 0x100] {
+            let mut palette = [0_u16; 48];
+            (palette[1], palette[17], palette[33]) = (0x11 * factor, 0x22 * factor, 0x33 * factor);
+            let more: &[(Tag, &[u16])] = &[(Tag::ColorMap, &palette)];
+
+            let picture = read(&page([3, 1], PhotometricInterpretation::RGBPalette, &[4], more, &[0x10, 0x10]));
+
+            let seen = [0x11, 0x22, 0x33, 0, 0, 0, 0x11, 0x22, 0x33];
+            assert_eq!((picture.channels, &picture.data[..]), (Channels::Rgb, &seen[..]));
+        }
+        let more: &[(Tag, &[u16])] = &[(Tag::ColorMap, &[7; 9])];
+        let short = page([2, 1], PhotometricInterpretation::RGBPalette, &[8], more, &[0, 1]);
+        assert_eq!(decode(&short, &Limits::default()).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn a_jpeg_within_is_read() {
+        let mut picture = Picture::blank(70, 50, Channels::Rgb);
+        for (i, pixel) in picture.data.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+            *pixel = [(i % 70 * 3) as u8, (i / 70 * 5) as u8, 90];
+        }
+        let strip = jpeg::encode(&picture, 90).unwrap();
+        let more: &[(Tag, &[u16])] = &[(Tag::Compression, &[7])];
+
+        let read = read(&page([70, 50], PhotometricInterpretation::YCbCr, &[8; 3], more, &strip));
+
+        let distance = psnr(&read, &picture);
+
+        assert!(distance > 30.0, "{distance:.1} dB");
+    }
+
+    #[test]
+    fn what_is_not_read_is_said_in_words() {
+        let cases: [(PhotometricInterpretation, &[u16], (Tag, &[u16]), &str); 3] = [
+            (
+                PhotometricInterpretation::BlackIsZero,
+                &[32],
+                (Tag::SampleFormat, &[3]),
+                "pixels of the kind Gray with 32 bits a sample",
+            ),
+            (
+                PhotometricInterpretation::CIELab,
+                &[8, 8, 8],
+                (Tag::Compression, &[1]),
+                "pixels of the kind CIELab with 8 bits a sample",
+            ),
+            (PhotometricInterpretation::BlackIsZero, &[1], (Tag::Compression, &[3]), "compression Fax3"),
+        ];
+        for (photometric, bits, more, said) in cases {
+            let bytes = page([1, 1], photometric, bits, &[more], &[0; 12]);
+
+            let error = Header::read(&bytes, &Limits::default()).and(decode(&bytes, &Limits::default())).unwrap_err();
+
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            let wanted = format!("this variety of TIFF is not read: {said}; read are {VARIETIES}");
+            assert_eq!(error.to_string(), wanted);
+        }
+    }
+
+    #[test]
+    fn a_file_says_that_its_alpha_is_not_multiplied_in() {
+        let data = vec![200, 100, 50, 128, 1, 2, 3, 0];
+        let picture = Picture { width: 2, height: 1, channels: Channels::Rgba, data };
+
+        let bytes = encode(&picture).unwrap();
+
+        let extra = directory::number(&bytes, Tag::ExtraSamples.to_u16()).unwrap();
+        assert_eq!(extra.value, u32::from(ExtraSamples::UnassociatedAlpha.to_u16()));
+        assert_eq!(read(&bytes), picture);
+    }
+}
