@@ -94,7 +94,8 @@ fn told_to_stop_it_takes_nothing_new_and_answers_what_it_has_begun() {
 fn a_batch_that_is_cancelled_while_its_items_come_ends_with_those_that_came() {
     let served = Served::start();
     let mut stream = TcpStream::connect(&served.1).unwrap();
-    let head = "POST /v1/batches HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\nconnection: close\r\n";
+    let head =
+        "POST /v1/batches HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\nconnection: close\r\n";
     let lines = "{\"task\":\"compute.map\",\"options\":{\"expr\":\"x\"},\"idempotency_key\":\"k\"}\n1\n2\n";
     write!(stream, "{head}content-length: 1000000\r\n\r\n{lines}").unwrap();
     let body = |answer: &str| serde_json::from_str::<Value>(answer.split_once("\r\n\r\n").unwrap().1).unwrap();

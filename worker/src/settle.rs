@@ -29,7 +29,8 @@ pub(crate) async fn settle(worker: &Worker, delivery: Delivery, verdict: Verdict
                 worker.tally.items.fetch_add(outcomes.len() as u64, Ordering::Relaxed);
                 reach("worker.report.before");
                 let reply_to = &delivery.message.reply_to;
-                insist(stop_working, || worker.reporter.report(batch.clone(), outcomes.clone(), reply_to.clone())).await?;
+                insist(stop_working, || worker.reporter.report(batch.clone(), outcomes.clone(), reply_to.clone()))
+                    .await?;
                 reach("worker.report.after");
                 match &again {
                     Some(again) => insist(stop_working, || run_again(broker, again)).await,

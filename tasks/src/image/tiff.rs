@@ -369,7 +369,8 @@ mod tests {
 
     #[test]
     fn what_is_not_read_is_said_in_words() {
-        let cases: [(PhotometricInterpretation, &[u16], (Tag, &[u16]), &str); 3] = [
+        type Case = (PhotometricInterpretation, &'static [u16], (Tag, &'static [u16]), &'static str);
+        let cases: [Case; 3] = [
             (
                 PhotometricInterpretation::BlackIsZero,
                 &[32],
