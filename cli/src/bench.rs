@@ -59,7 +59,7 @@ pub(crate) fn bench(args: &Bench, settings: &Settings, vision: Option<Vision>) -
     let report = Report::new(&card, &pictures, unreadable, pool.threads(), forward, decode, whole);
     print(&match args.format {
         BenchFormat::Table => report.table(),
-        BenchFormat::Json => crate::tasks::pretty(&serde_json::json!(report)),
+        BenchFormat::Json => crate::tasks::pretty(&report),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::json;
+use serde::Serialize;
 use tidemill_core::batch::{BatchId, ItemIndex};
 use tidemill_core::outcome::Status;
 use tidemill_core::settings::Settings;
@@ -18,6 +18,14 @@ use crate::tasks::{pretty, print};
 /// More than these are shown, or run again, in several calls.
 const MANY: usize = 10_000;
 
+/// What `dead list --json` prints.
+#[derive(Serialize)]
+struct All<'a> {
+    items: &'a [DeadItem],
+    messages: &'a [Letter],
+    messages_in_queue: u64,
+}
+
 /// Does what was asked for.
 pub(crate) fn dead(args: &Dead, settings: &Settings) -> Result<Exit, CliError> {
     let client = Client::new(settings)?;
@@ -29,8 +37,8 @@ pub(crate) fn dead(args: &Dead, settings: &Settings) -> Result<Exit, CliError> {
                 let asks = batch.is_none() && !settings.broker.url.is_memory();
                 let letters = if asks { letters::list(settings, *limit).await? } else { Letters::default() };
                 let Letters { first, total } = &letters;
-                let both = || json!({ "items": items, "messages": first, "messages_in_queue": total });
-                print(&if *json { pretty(&both()) } else { listed(&items, *limit) + &unreadable(&letters) })
+                let all = All { items: &items, messages: first, messages_in_queue: *total };
+                print(&if *json { pretty(&all) } else { listed(&items, *limit) + &unreadable(&letters) })
             }
             DeadCommand::Show { item, json } => {
                 let mut found = find(&client, item).await?;
@@ -39,7 +47,7 @@ pub(crate) fn dead(args: &Dead, settings: &Settings) -> Result<Exit, CliError> {
                 }
                 match &found[..] {
                     [] => Err(not_dead(item)),
-                    [found] => print(&if *json { pretty(&json!(found)) } else { shown(found) }),
+                    [found] => print(&if *json { pretty(found) } else { shown(found) }),
                     _ => Err(which(item)),
                 }
             }

@@ -40,7 +40,7 @@ pub(crate) fn models(args: &ModelsArgs, settings: &Settings, vision: Option<Visi
             let card = find(name, Card::list(&models.folders))?;
             print(&if args.json { pretty(&as_json(&card)) } else { shown(&card) })
         }
-        (None, None) if args.json => print(&pretty(&values(models).into())),
+        (None, None) if args.json => print(&pretty(&values(models))),
         (None, None) => print(&listed(models, &Card::list(&models.folders))),
     }
 }

@@ -3,7 +3,6 @@
 use std::io::{IsTerminal as _, stdout};
 use std::time::Duration;
 
-use serde_json::json;
 use tidemill_core::batch::unix_millis;
 use tidemill_core::outcome::Status as Ended;
 use tidemill_core::settings::Settings;
@@ -29,12 +28,12 @@ pub(crate) fn status(args: &Status, settings: &Settings) -> Result<Exit, CliErro
         match &args.batch {
             None => {
                 let infos = client.batches(args.limit).await?;
-                print(&if args.json { pretty(&json!(infos)) } else { listed(&infos, args.limit) })
+                print(&if args.json { pretty(&infos) } else { listed(&infos, args.limit) })
             }
             Some(_) if args.watch => watch(&client, args).await,
             Some(batch) => {
                 let info = client.batch(batch).await?;
-                print(&if args.json { pretty(&json!(info)) } else { shown(&info, &notes::of(&client, batch).await) })
+                print(&if args.json { pretty(&info) } else { shown(&info, &notes::of(&client, batch).await) })
             }
         }
     })
@@ -72,7 +71,7 @@ async fn watch(client: &Client, args: &Status) -> Result<Exit, CliError> {
                 terminal.clear_last_lines(lines).unwrap_or_default();
             }
             let text = if args.json {
-                format!("{}\n", json!(info))
+                serde_json::to_string(&info).unwrap_or_default() + "\n"
             } else if stdout().is_terminal() {
                 shown(&info, &notes)
             } else {

@@ -6,6 +6,7 @@ mod fields;
 use std::io::{self, Write};
 
 use console::style;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tidemill_core::nearest::did_you_mean;
 use tidemill_core::task::{Kind, Register};
@@ -25,7 +26,7 @@ pub(crate) fn tasks(args: &Tasks, register: &Register) -> Result<Exit, CliError>
             if args.json { pretty(&as_json(kind)) } else { shown(kind) }
         }
         None if args.markdown => catalogue::page(register),
-        None if args.json => pretty(&values(register).into()),
+        None if args.json => pretty(&values(register)),
         None => listed(register),
     };
     print(&text)
@@ -41,9 +42,10 @@ pub(crate) fn print(text: &str) -> Result<Exit, CliError> {
     }
 }
 
-/// JSON for people's eyes too.
-pub(crate) fn pretty(value: &Value) -> String {
-    format!("{value:#}\n")
+/// JSON for people's eyes too. Not by way of a [`Value`]: it does not hold what an input may be, such as 1e999.
+pub(crate) fn pretty(value: &impl Serialize) -> String {
+    // Plain structs, to memory: it cannot fail.
+    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
 }
 
 /// Every task, as JSON.

@@ -1,6 +1,5 @@
 //! `workers`: who works.
 
-use serde_json::json;
 use tidemill_core::broker::Heartbeat;
 use tidemill_core::notes::Note;
 use tidemill_core::settings::{Settings, format_size};
@@ -16,7 +15,7 @@ use crate::tasks::{pretty, print};
 pub(crate) fn workers(args: &Workers, settings: &Settings) -> Result<Exit, CliError> {
     let client = Client::new(settings)?;
     let workers = crate::block_on(async { Ok(client.workers().await?) })?;
-    print(&if args.json { pretty(&json!(workers)) } else { listed(&workers) })
+    print(&if args.json { pretty(&workers) } else { listed(&workers) })
 }
 
 fn listed(workers: &[Heartbeat]) -> String {

@@ -87,8 +87,11 @@ async fn turn(
     let Some(Ok(_alone)) = alone else { return false };
     let until = Instant::now() + TURN;
     while Instant::now() < until && !stop.is_cancelled() {
+        let _in_hand = worker.held.token();
         let Some(delivery) = take_one(worker, lane).await else { break };
         let verdict = match decode::decode(worker, &delivery.message) {
+            // It came as this worker was told to stop.
+            Ok(work) if stop.is_cancelled() => Verdict::Suspect(suspected(&work)),
             Ok(work) => match judge(worker, &delivery, &work) {
                 Some(verdict) => verdict,
                 None => {
