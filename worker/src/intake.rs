@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidemill_core::broker::{BrokerError, Delivery, Notice, Permits, Queue};
 use tidemill_core::failpoint::reach;
-use tidemill_core::task::Lane;
+use tidemill_core::task::{Engine, Lane};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -22,8 +22,7 @@ pub(crate) async fn start(
     held: TaskTracker,
 ) -> Result<JoinHandle<()>, BrokerError> {
     let permits = (worker.setup.permits)(lane, &worker.setup);
-    // What the broker hands out besides, where messages are short, waits here for its turn: how much runs at a time is
-    // what an item of the lane needs.
+    // Where messages are short the broker hands out more. Of items that hold something while they wait, no more are begun.
     let hands = Arc::new(Semaphore::new(permits));
     let mut deliveries = worker.broker.consume(Queue::Jobs(lane), Permits(permits), stop).await?;
     Ok(tokio::spawn(async move {
@@ -63,7 +62,11 @@ async fn handle(worker: Worker, delivery: Delivery, hands: Arc<Semaphore>, stop_
             Ok(work) if suspects::is_one(&worker, &delivery) => Verdict::Suspect(suspects::suspected(&work)),
             Ok(work) => {
                 let running = async {
-                    let _hand = hands.acquire().await;
+                    let _hand = match work.job.engine() {
+                        Engine::Wait(_) => Some(hands.acquire().await),
+                        // They wait for a thread, and hold nothing before; another wait costs as much as a short item.
+                        Engine::Compute => None,
+                    };
                     let _beside_others = worker.gate.read().await;
                     reach("worker.run.before");
                     let verdict = run::run(&worker, work).await;
