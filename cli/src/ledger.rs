@@ -88,7 +88,7 @@ impl Ledger {
                 return Err(is_complete(&path.display()));
             }
             return Err(CliError::usage(format!("--out: {} is there already", there.display()))
-                .hint("--resume goes on with it; or remove it, or name another file with --out"));
+                .hint("--resume goes on with one in input order; or remove it, or name another file with --out"));
         }
         let is_begun = resume && journal.exists();
         // What is there and no label is somebody else's, and is not replaced by one.

@@ -155,7 +155,7 @@ fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
     }
     match args.command {
         Command::Run(run) => run::run(run, &args.shared, settings, vision),
-        Command::Status(status) => status::status(&status, settings),
+        Command::Status(status) => status::status(&status, &args.shared, settings),
         Command::Results(results) => results::results(&results, &args.shared, settings, vision),
         Command::Cancel(cancel) => cancel::cancel(&cancel, settings),
         Command::Verify(verify) => verify::verify(&verify, settings),

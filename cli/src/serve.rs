@@ -85,7 +85,10 @@ async fn run(
     let api = Api { is_broker_shared: false, ..api };
 
     if let Some(engine) = &engine {
-        networks::preload(settings, &**engine).await;
+        let loading = stop.run_until_cancelled(networks::preload(settings, &**engine));
+        if signals.govern(&stop, loading).await.flatten().is_none() {
+            return Ok(None);
+        }
     }
     // The worker first, then whoever takes its outcomes, then whoever reads them: nothing that was begun is lost to a
     // reader that waits for it.

@@ -9,7 +9,7 @@ use tidemill_core::settings::Settings;
 use tidemill_core::store::{BatchInfo, Progress};
 use tidemill_results_api::http::State;
 
-use crate::args::Status;
+use crate::args::{Shared, Status};
 use crate::client::Client;
 use crate::columns::{ago, columns};
 use crate::error::{CliError, Exit};
@@ -22,7 +22,7 @@ use crate::tasks::{pretty, print};
 const TICK: Duration = Duration::from_secs(1);
 
 /// Shows them.
-pub(crate) fn status(args: &Status, settings: &Settings) -> Result<Exit, CliError> {
+pub(crate) fn status(args: &Status, shared: &Shared, settings: &Settings) -> Result<Exit, CliError> {
     let client = Client::new(settings)?;
     crate::block_on(async {
         match &args.batch {
@@ -30,7 +30,7 @@ pub(crate) fn status(args: &Status, settings: &Settings) -> Result<Exit, CliErro
                 let infos = client.batches(args.limit).await?;
                 print(&if args.json { pretty(&infos) } else { listed(&infos, args.limit) })
             }
-            Some(_) if args.watch => watch(&client, args).await,
+            Some(_) if args.watch => watch(&client, args, shared.quiet > 0).await,
             Some(batch) => {
                 let info = client.batch(batch).await?;
                 print(&if args.json { pretty(&info) } else { shown(&info, &notes::of(&client, batch).await) })
@@ -41,7 +41,7 @@ pub(crate) fn status(args: &Status, settings: &Settings) -> Result<Exit, CliErro
 
 /// Shows a batch whenever it has changed. On a terminal each takes the place of the one before. A results API that goes
 /// away meanwhile is waited for.
-async fn watch(client: &Client, args: &Status) -> Result<Exit, CliError> {
+async fn watch(client: &Client, args: &Status, is_quiet: bool) -> Result<Exit, CliError> {
     let Some(batch) = &args.batch else { return Ok(Exit::Ok) };
     let _guard = interrupt::ends_at_once({
         let batch = batch.clone();
@@ -49,7 +49,7 @@ async fn watch(client: &Client, args: &Status) -> Result<Exit, CliError> {
     });
     let terminal = console::Term::stdout();
     let mut last: Option<(Progress, Vec<String>, usize)> = None;
-    let mut patience = Patience::of_watcher();
+    let mut patience = Patience::of_watcher(is_quiet);
     loop {
         let info = match client.batch(batch).await {
             Ok(info) => info,

@@ -88,7 +88,7 @@ pub(crate) fn submit(
         let begun = limits.hold(Submission::begin(&args, shared, settings, prepared, client.clone())).await;
         match begun {
             Ok(submission) => submission?.send(sources, folder.as_deref(), file, &mut limits).await,
-            Err(over) => nothing_is_sent(over, shared, || unanswered_by(&client)),
+            Err(over) => nothing_is_sent(over, None, shared, || unanswered_by(&client)),
         }
     });
     // One of its threads may wait for the next line of standard input, and nobody for it.
@@ -178,7 +178,7 @@ impl<'a> Submission<'a> {
                 }
                 Err(over) => {
                     kept.discard_if_empty();
-                    return nothing_is_sent(over, self.shared, || unanswered_by(&self.client));
+                    return self.nothing_is_sent(over, || unanswered_by(&self.client));
                 }
             }
             self.say(&format!("batch {id} was accepted whole before: {total} items"));
@@ -192,7 +192,7 @@ impl<'a> Submission<'a> {
         let broker = cluster::broker(self.settings, "submit", Some(patience), Some(&used))?;
         match limits.hold(cluster::ready(&broker, Some(patience))).await {
             Ok(ready) => ready?,
-            Err(over) => return nothing_is_sent(over, self.shared, || held_up_by(&broker)),
+            Err(over) => return self.nothing_is_sent(over, || held_up_by(&broker)),
         }
         let from = self.known.as_ref().map_or(0, |known| known.accepted);
         // What cannot be written is said before anything is sent.
@@ -201,7 +201,7 @@ impl<'a> Submission<'a> {
             Ok(checked) => checked?,
             Err(over) => {
                 kept.discard_if_empty();
-                return nothing_is_sent(over, self.shared, || unanswered_by(&self.client));
+                return self.nothing_is_sent(over, || unanswered_by(&self.client));
             }
         }
         let accepted = watch::Sender::new(from);
@@ -211,6 +211,14 @@ impl<'a> Submission<'a> {
         match sent {
             Ok(Produced { total, is_whole }) => {
                 tracing::info!(batch = id.as_str(), total, "the batch is accepted");
+                if self.known.is_some()
+                    && let Err(error) = self.must_hold(total).await
+                {
+                    if let Some(reading) = reading {
+                        reading.give_up().await;
+                    }
+                    return Err(error);
+                }
                 if !is_whole {
                     self.say(&format!("batch {id} was cancelled: it ends with the {total} items that were sent"));
                 }
@@ -235,6 +243,10 @@ impl<'a> Submission<'a> {
         let resume = self.args.resume.is_some() || self.args.idempotency_key.is_some();
         let name = file.as_ref().map(|(path, _)| path.display().to_string()).unwrap_or_default();
         Kept::open(folder, Some(inputs), file, resume)?.ok_or_else(|| is_complete(&name))
+    }
+
+    fn nothing_is_sent(&self, over: Over, why: impl FnOnce() -> String) -> Result<Exit, CliError> {
+        nothing_is_sent(over, self.known.as_ref().map(|known| &known.batch.id), self.shared, why)
     }
 
     /// Why it was not accepted whole, and how to go on.
@@ -326,6 +338,20 @@ impl<'a> Submission<'a> {
         };
         let checked = Inputs::walk(sources).must_be(total, last.as_deref()).await;
         checked.map_err(|problem| self.has_other_inputs(problem))
+    }
+
+    /// Checks that what came of the batch before it was gone on with lies within its end: else that is not its end, whatever
+    /// the broker was told.
+    async fn must_hold(&self, total: u64) -> Result<(), CliError> {
+        // An API that does not answer will be asked by whoever reads.
+        let Ok(Some(known)) = self.client.find_batch(&self.batch.id).await else { return Ok(()) };
+        let recorded = known.progress.recorded();
+        if known.progress.total.is_some() || recorded <= total {
+            return Ok(());
+        }
+        let problem = format!("there are {total} now, and {recorded} of them have outcomes");
+        Err(CliError::usage(format!("batch {} was begun with other inputs: {problem}", self.batch.id))
+            .hint("give the same inputs in the same order; or `tidemill cancel` it and submit these as a new batch"))
     }
 
     fn has_other_inputs(&self, problem: NotTheSame) -> CliError {
@@ -439,18 +465,27 @@ impl<'a> Submission<'a> {
     }
 }
 
-/// It is over before anything was sent; `why` says after the deadline what it was that did not come.
-fn nothing_is_sent(over: Over, shared: &Shared, why: impl FnOnce() -> String) -> Result<Exit, CliError> {
-    const HOW_TO_GO_ON: &str = "nothing was sent; the same command again sends it";
+/// It is over before anything was sent, or anything more of a batch that is known; `why` says after the deadline what it was
+/// that did not come.
+fn nothing_is_sent(
+    over: Over,
+    known: Option<&BatchId>,
+    shared: &Shared,
+    why: impl FnOnce() -> String,
+) -> Result<Exit, CliError> {
+    let how_to_go_on = match known {
+        None => "nothing was sent; the same command again sends it".to_owned(),
+        Some(batch) => format!("batch {batch}: nothing more was sent; the same command again goes on with it"),
+    };
     match over {
         Over::Interrupted => {
             if shared.quiet == 0 {
-                printer::say(HOW_TO_GO_ON);
+                printer::say(&how_to_go_on);
             }
             Ok(Exit::Interrupted)
         }
         Over::Deadline => {
-            Err(CliError::new(Exit::Unreachable, format!("the deadline is over{}", why())).hint(HOW_TO_GO_ON))
+            Err(CliError::new(Exit::Unreachable, format!("the deadline is over{}", why())).hint(how_to_go_on))
         }
     }
 }

@@ -285,6 +285,11 @@ impl DeadItem {
     }
 }
 
+/// What a broker had and has not come for so long will not come: it was lost, or never there.
+pub(crate) const LOST: Duration = Duration::from_secs(60 * 60);
+/// A submission that was killed leaves no larger gap: it has so much under way at most.
+pub(crate) const MOST_MISSING: u64 = 10_000_000;
+
 /// What a store can do that many machines share, over [`Store`].
 #[async_trait]
 pub trait Shared: Store {
@@ -356,7 +361,8 @@ pub trait Shared: Store {
     /// later ones is dropped.
     ///
     /// Gives the items of a batch that was closed, now or before, of which nothing has come and may never come, since the
-    /// broker is not known to have them; some of these, where they are many.
+    /// broker is not known to have them or nothing at all has come for [`LOST`]; some of these, where they are many. A batch
+    /// of which more than [`MOST_MISSING`] would be missing is left as it is.
     ///
     /// # Errors
     /// [`StoreErrorKind::Unknown`]

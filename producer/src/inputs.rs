@@ -284,6 +284,8 @@ impl Sink for Bundler {
     }
 
     fn fail(&mut self, failure: InputsError) -> ControlFlow<()> {
+        // What came before it is good.
+        self.flush()?;
         self.failure.get_or_init(|| failure);
         ControlFlow::Break(())
     }

@@ -240,18 +240,23 @@ async fn bounded(extract::State(served): extract::State<Arc<Served>>, request: R
     let only_reads = request.method().is_safe();
     let gives_up = async {
         let late = Instant::now() + ANSWER_WITHIN;
+        let mut problem = Problem::late();
         loop {
             tokio::time::sleep(PATIENT_FOR).await;
             let health = tokio::time::timeout_at(late, served.api.store.health()).await;
-            let is_late = Instant::now() >= late;
             match health {
                 Ok(Health::Away(reason)) => return Problem::away(format!("the store is away: {reason}")),
-                // A store that is full can still be read, which may take its time.
-                Ok(Health::Blocked(reason)) if is_late || !only_reads => {
-                    return Problem::away(format!("the store takes nothing now: {reason}"));
+                Ok(Health::Blocked(reason)) => {
+                    problem = Problem::away(format!("the store takes nothing now: {reason}"));
+                    // One that is full can still be read, which may take its time.
+                    if !only_reads {
+                        return problem;
+                    }
                 }
-                _ if is_late => return Problem::late(),
                 _ => {}
+            }
+            if Instant::now() >= late {
+                return problem;
             }
         }
     };

@@ -106,25 +106,22 @@ async fn remind(broker: &dyn Broker, store: &dyn Shared) {
 /// Ends a cancelled batch whose submission is gone. Where that was killed, an item may never have reached the broker, and a
 /// later one may have: nobody but us can give the first its outcome, nor say what its input was.
 async fn close(store: &dyn Shared, batch: &BatchId) -> Result<(), StoreError> {
-    loop {
-        let open = store.close(batch, QUIET).await?;
-        if open.is_empty() {
-            return Ok(());
-        }
-        let nobody = Arc::new(Maker::default());
-        let cancelled = open.into_iter().map(|index| {
-            Arc::new(Outcome {
-                index,
-                input: RawValue::NULL.to_owned(),
-                name: None,
-                source: None,
-                ending: Ending::Cancelled,
-                attempts: Attempt(0),
-                maker: Arc::clone(&nobody),
-                queued: Duration::ZERO,
-                run: Duration::ZERO,
-            })
-        });
-        store.record(batch, &cancelled.collect::<Vec<_>>()).await?;
-    }
+    let nobody = Arc::new(Maker::default());
+    let open = store.close(batch, QUIET).await?.into_iter();
+    let cancelled = open.map(|index| {
+        Arc::new(Outcome {
+            index,
+            input: RawValue::NULL.to_owned(),
+            name: None,
+            source: None,
+            ending: Ending::Cancelled,
+            attempts: Attempt(0),
+            maker: Arc::clone(&nobody),
+            queued: Duration::ZERO,
+            run: Duration::ZERO,
+        })
+    });
+    let cancelled: Vec<_> = cancelled.collect();
+    // If there are more, they come with the next reminder: others wait to be reminded of too.
+    if cancelled.is_empty() { Ok(()) } else { store.record(batch, &cancelled).await }
 }

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 const REMEMBERED: usize = 4096;
 
 /// The results API tells of a cancelled batch every two seconds, until it is complete. One of which nobody has told for so
-/// long is over, and its id may come again: it may be made of a key.
-const TOLD: Duration = Duration::from_secs(60);
+/// long is over, and its id may come again: it may be made of a key. Whoever tells may be away for a while.
+const TOLD: Duration = Duration::from_secs(60 * 60);
 
 /// Cancelled once its batch is.
 pub(crate) type Token = Arc<CancellationToken>;

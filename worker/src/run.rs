@@ -196,9 +196,10 @@ async fn late(worker: &Worker, pass: &Pass, timeout: Duration) -> Stopped {
     ))
 }
 
-/// Finds out whether an item of a cancelled batch gives its thread back. Its outcome does not wait for that.
+/// Finds out whether an item of a cancelled batch gives its thread back. Its outcome does not wait for that, and it has more
+/// time than one that is overdue: a cancel alone is no sign that something is wrong.
 fn watch(worker: &Worker, pass: Arc<Pass>) {
-    let (patience, pool, tally) = (worker.setup.stuck_after, worker.compute().clone(), Arc::clone(&worker.tally));
+    let (patience, pool, tally) = (6 * worker.setup.stuck_after, worker.compute().clone(), Arc::clone(&worker.tally));
     tokio::spawn(async move { leaves(&pass, patience, &pool, &tally).await });
 }
 

@@ -17,7 +17,7 @@ use crate::report::{run_again, suspect};
 use crate::{Refusal, Verdict, Worker};
 
 /// The first pause before the broker is asked again to take what it refused, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 /// Publishes what the verdict holds, confirmed, and only then settles. Where the broker does not take it until
 /// `stop_working`, the delivery is given back and will come again: recording is once, so that does no harm.

@@ -29,23 +29,18 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    pub(super) fn new(following: &Following) -> Self {
-        let Following { waits, is_patient, is_quiet, .. } = *following;
-        let pause = if is_patient { UNTIL_KNOWN } else { FIRST };
-        Self { waits, is_patient, is_quiet, was_reached: false, away_since: None, is_told: false, pause }
+    pub(super) fn of(following: &Following) -> Self {
+        Self::new(following.waits, following.is_patient, following.is_quiet)
     }
 
     /// That of somebody who only watches: an API that was reached once is waited for.
-    pub(crate) fn of_watcher() -> Self {
-        Self {
-            waits: true,
-            is_patient: false,
-            is_quiet: false,
-            was_reached: false,
-            away_since: None,
-            is_told: false,
-            pause: FIRST,
-        }
+    pub(crate) fn of_watcher(is_quiet: bool) -> Self {
+        Self::new(true, false, is_quiet)
+    }
+
+    fn new(waits: bool, is_patient: bool, is_quiet: bool) -> Self {
+        let pause = if is_patient { UNTIL_KNOWN } else { FIRST };
+        Self { waits, is_patient, is_quiet, was_reached: false, away_since: None, is_told: false, pause }
     }
 
     /// Waits a while, longer each time; or gives the error back where waiting will not help or is not wanted.

@@ -38,7 +38,7 @@ impl<'a> Reader<'a> {
         sink: Sink,
         place: Arc<AtomicU64>,
     ) -> Self {
-        let patience = Patience::new(&following);
+        let patience = Patience::of(&following);
         Self { client, batch, following, sink, place, begun: Vec::new(), patience }
     }
 

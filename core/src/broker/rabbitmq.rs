@@ -183,12 +183,13 @@ const CONNECTION_TIMEOUT_MS: u64 = 10_000;
 impl Broker for RabbitMq {
     async fn publish(&self, queue: Queue, message: Message) -> Result<(), BrokerError> {
         let bodies = wire::encode(&message.body);
-        if let Some(bytes) = bodies.iter().map(bytes::Bytes::len).find(|bytes| *bytes > wire::MAX_BYTES) {
+        let most = if matches!(message.body, Body::Chunk(_)) { wire::MAX_CHUNK_BYTES } else { wire::MAX_BYTES };
+        if let Some(bytes) = bodies.iter().map(bytes::Bytes::len).find(|bytes| *bytes > most) {
             // The broker would close the channel, with all that is under way on it.
             return Err(BrokerError {
                 kind: BrokerErrorKind::Refused,
                 action: format!("publish to {queue}"),
-                reason: format!("a message of {bytes} bytes is larger than the {} that it may have", wire::MAX_BYTES),
+                reason: format!("a message of {bytes} bytes is larger than the {most} that it may have"),
             });
         }
         let bytes = || bodies.iter().map(bytes::Bytes::len).sum::<usize>();

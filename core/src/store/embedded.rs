@@ -223,6 +223,13 @@ impl Store for Embedded {
                 return Ok(());
             }
             let least = ledger.recorded_end();
+            let is_cut_short = ledger.progress.total.is_none() && ledger.progress.cancelled && least > total;
+            if is_cut_short {
+                // Whoever went on with it was stopped before they came to where it was.
+                (ledger.is_closed, ledger.progress.total) = (true, Some(least));
+                ledger.changed();
+                return Ok(());
+            }
             let holds = ledger.progress.total.or((least > total).then_some(least));
             if let Some(sealed) = holds.filter(|holds| *holds != total) {
                 return Err(StoreError {
@@ -263,7 +270,8 @@ impl Store for Embedded {
 
     async fn cancel(&self, batch: &BatchId) -> Result<(), StoreError> {
         self.with("cancel a batch", batch, |ledger| {
-            ledger.progress.cancelled = true;
+            // One that has become complete meanwhile was not cancelled.
+            ledger.progress.cancelled |= ledger.completed.is_none();
             ledger.changed();
             Ok(())
         })

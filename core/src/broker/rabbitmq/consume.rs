@@ -58,6 +58,7 @@ pub(super) async fn consume(
         stop,
         subscription: None,
         first: Some(live),
+        is_told: false,
     }))
 }
 
@@ -125,6 +126,8 @@ struct Intake {
     stop: CancellationToken,
     subscription: Option<Subscription>,
     first: Option<Arc<Live>>,
+    /// Whether it was said that it cannot subscribe.
+    is_told: bool,
 }
 
 /// What a channel delivers until it breaks.
@@ -143,13 +146,13 @@ struct Subscription {
 impl Subscription {
     /// Asks for so many messages at a time: a consumer keeps the prefetch that it began with, so new ones take the places
     /// of the old ones on the same channel. What was delivered stays ours.
-    async fn ask_for(&mut self, prefetch: u16) {
+    async fn ask_for(&mut self, queue: Queue, prefetch: u16) {
         let asking = async {
             self.channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
             for old in &mut self.queues {
                 let name = old.queue();
                 let fresh =
-                    self.channel.basic_consume(name, "".into(), BasicConsumeOptions::default(), asked()).await?;
+                    self.channel.basic_consume(name, "".into(), BasicConsumeOptions::default(), asked(queue)).await?;
                 let old = std::mem::replace(old, fresh);
                 self.channel.basic_cancel(old.tag(), BasicCancelOptions::default()).await?;
                 self.leftover.push(old);
@@ -205,16 +208,15 @@ impl Intake {
                 tracing::debug!(queue = %self.queue, before, prefetch, "messages are shorter or longer now, asking for others at a time");
                 self.permit(before.into(), prefetch.into());
                 if let Some(subscription) = &mut self.subscription {
-                    subscription.ask_for(prefetch).await;
+                    subscription.ask_for(self.queue, prefetch).await;
                 }
             }
             let subscription = match &mut self.subscription {
                 Some(subscription) => subscription,
                 none => {
-                    let Some(fresh) = subscribe(&self.broker, self.queue, self.pace.prefetch, self.first.take()).await
-                    else {
-                        continue;
-                    };
+                    let (prefetch, first) = (self.pace.prefetch, self.first.take());
+                    let fresh = subscribe(&self.broker, self.queue, prefetch, first, &mut self.is_told).await;
+                    let Some(fresh) = fresh else { continue };
                     none.insert(fresh)
                 }
             };
@@ -284,7 +286,13 @@ impl Subscription {
 }
 
 /// Subscribes over the connection there is; `None` where that breaks meanwhile.
-async fn subscribe(broker: &RabbitMq, queue: Queue, prefetch: u16, first: Option<Arc<Live>>) -> Option<Subscription> {
+async fn subscribe(
+    broker: &RabbitMq,
+    queue: Queue,
+    prefetch: u16,
+    first: Option<Arc<Live>>,
+    is_told: &mut bool,
+) -> Option<Subscription> {
     let live = match first.filter(|live| !live.broken.is_cancelled()) {
         Some(live) => live,
         // It waits as long as it takes; only what no waiting mends comes back as an error.
@@ -298,11 +306,15 @@ async fn subscribe(broker: &RabbitMq, queue: Queue, prefetch: u16, first: Option
         },
     };
     match open(broker, queue, prefetch, &live).await {
-        Ok(subscription) => Some(subscription),
+        Ok(subscription) => {
+            *is_told = false;
+            Some(subscription)
+        }
         Err(error) => {
-            tracing::debug!(error = why(&error), %queue, "cannot subscribe");
             if !live.connection.status().connected() {
                 live.broken.cancel();
+            } else if !std::mem::replace(is_told, true) {
+                tracing::warn!(error = why(&error), %queue, "cannot subscribe, trying again");
             }
             // A channel error alone (the queue was deleted, say) must not make this spin.
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -318,11 +330,11 @@ async fn open(broker: &RabbitMq, queue: Queue, prefetch: u16, live: &Arc<Live>) 
     let mut queues = Vec::new();
     let names = broker.topology.names(queue);
     for (place, name) in names.iter().enumerate() {
-        let consumer =
-            channel.basic_consume(name.as_str().into(), "".into(), BasicConsumeOptions::default(), asked()).await?;
+        let (name, options) = (name.as_str().into(), BasicConsumeOptions::default());
+        let consumer = channel.basic_consume(name, "".into(), options, asked(queue)).await?;
         queues.push(consumer);
         if place + 1 < names.len() {
-            wait_for_urgent(&channel, name).await?;
+            wait_for_urgent(&channel, &names[place]).await?;
         }
     }
     let (settler, settled) = mpsc::channel(usize::from(prefetch.max(Pace::MOST)));
@@ -331,10 +343,13 @@ async fn open(broker: &RabbitMq, queue: Queue, prefetch: u16, live: &Arc<Live>) 
     Ok(Subscription { live: Arc::clone(live), queues, channel, settler, prefetch, leftover: Vec::new() })
 }
 
-/// What a consumer asks for besides. RabbitMQ before 4.3 does not look at it: there its own settings decide.
-fn asked() -> FieldTable {
+/// What a consumer asks for besides. RabbitMQ before 4.3 does not look at it: there its own settings decide. From then on it
+/// refuses it for a queue that is no quorum queue.
+fn asked(queue: Queue) -> FieldTable {
     let mut fields = FieldTable::default();
-    fields.insert("x-consumer-timeout".into(), AMQPValue::LongLongInt(WAIT_FOR_ACK_MS));
+    if queue != Queue::Workers {
+        fields.insert("x-consumer-timeout".into(), AMQPValue::LongLongInt(WAIT_FOR_ACK_MS));
+    }
     fields
 }
 

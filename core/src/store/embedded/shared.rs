@@ -9,7 +9,7 @@ use super::{Embedded, Ledger, lock};
 use crate::batch::{BatchId, ItemIndex, unix_millis};
 use crate::broker::{Health, Heartbeat};
 use crate::outcome::{Outcome, Status};
-use crate::store::{BatchInfo, Books, DeadItem, Shared, StoreError, StoreErrorKind};
+use crate::store::{BatchInfo, Books, DeadItem, LOST, MOST_MISSING, Shared, StoreError, StoreErrorKind};
 
 /// Ranges of missing items that are named.
 const NAMED: usize = 16;
@@ -56,11 +56,16 @@ impl Ledger {
             if !self.progress.cancelled || self.progress.total.is_some() || !is_quiet {
                 return Vec::new();
             }
+            let upto = self.accepted.max(self.recorded_end());
+            if upto - self.accepted.max(self.progress.recorded()) > MOST_MISSING {
+                return Vec::new();
+            }
             self.is_closed = true;
-            self.progress.total = Some(self.accepted.max(self.recorded_end()));
+            self.progress.total = Some(upto);
             self.changed();
         }
-        let items = self.accepted..self.progress.total.unwrap_or(0);
+        let is_lost = self.touched.is_some_and(|touched| touched.elapsed() >= LOST);
+        let items = if is_lost { 0 } else { self.accepted }..self.progress.total.unwrap_or(0);
         items.filter(|index| !self.is_recorded(*index)).take(AT_ONCE).map(ItemIndex).collect()
     }
 

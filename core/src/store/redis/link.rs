@@ -181,7 +181,7 @@ impl Link {
 
     fn is_gone(&self, action: &'static str, error: &RedisError) {
         if !self.is_away.swap(true, Ordering::Relaxed) {
-            *self.refused() = (Trouble::of(error) == Trouble::Server).then_some(action);
+            *self.refused() = (Trouble::of(error) == Trouble::Full).then_some(action);
             tracing::warn!(url = %self.url, error = %reason(error), "the store is away, trying again until it is back");
         }
     }

@@ -14,7 +14,7 @@ use super::{PROGRESS, Redis, millis, number, progress_of, script};
 use crate::batch::{Batch, BatchId, ItemIndex, unix_millis};
 use crate::broker::{Health, Heartbeat};
 use crate::outcome::Status;
-use crate::store::{BatchInfo, Books, DeadItem, Shared, StoreError, StoreErrorKind};
+use crate::store::{BatchInfo, Books, DeadItem, LOST, MOST_MISSING, Shared, StoreError, StoreErrorKind};
 
 /// Batches that are asked about at a time.
 const ABREAST: usize = 32;
@@ -179,9 +179,9 @@ impl Shared for Redis {
     async fn close(&self, batch: &BatchId, quiet: Duration) -> Result<Vec<ItemIndex>, StoreError> {
         let action = "close a cancelled batch";
         let call = self.call(&script::CLOSE, batch).arg(millis(quiet)).arg(millis(self.ttl));
-        let (accepted, total): (u64, u64) = self.run(action, batch, &call).await?;
+        let (from, total): (u64, u64) = self.run(action, batch, &call.arg(millis(LOST)).arg(MOST_MISSING)).await?;
         let mut open = Vec::new();
-        for page in accepted / PAGE..total.div_ceil(PAGE) {
+        for page in from / PAGE..total.div_ceil(PAGE) {
             let mut command = redis::cmd("GET");
             command.arg(self.keys.bits(batch, page));
             let bytes: Option<Vec<u8>> = self.ask(action, &command).await?;
@@ -190,7 +190,7 @@ impl Shared for Redis {
                 let byte = usize::try_from(index % PAGE / 8).ok().and_then(|byte| bytes.get(byte));
                 byte.is_some_and(|byte| is_set(*byte, index))
             };
-            let items = accepted.max(page * PAGE)..total.min((page + 1) * PAGE);
+            let items = from.max(page * PAGE)..total.min((page + 1) * PAGE);
             open.extend(items.filter(|index| !is_recorded(*index)).map(ItemIndex));
             if !open.is_empty() {
                 break;
@@ -228,7 +228,7 @@ impl Shared for Redis {
     async fn health(&self) -> Health {
         match self.link.probe(&self.index.probe()).await {
             Ok(()) => Health::Ready,
-            Err((Trouble::Server, reason)) => Health::Blocked(reason),
+            Err((Trouble::Full, reason)) => Health::Blocked(reason),
             Err((_, reason)) => Health::Away(reason),
         }
     }

@@ -9,6 +9,8 @@ pub(super) enum Trouble {
     Connection,
     /// Try again; the connection is good.
     Server,
+    /// The same, and it can be read from: it has no room, or may not write.
+    Full,
     /// Trying again is of no use, and neither is anything else that is asked of it.
     Refused,
     /// Trying again is of no use: what is held there is not ours.
@@ -36,7 +38,8 @@ impl Trouble {
             _ => {
                 let Answer { code, detail } = Answer::of(error);
                 match &*code {
-                    "OOM" | "MISCONF" | "NOREPLICAS" | "BUSY" => Self::Server,
+                    "OOM" | "MISCONF" | "NOREPLICAS" => Self::Full,
+                    "BUSY" => Self::Server,
                     "WRONGTYPE" => Self::Broken,
                     _ if detail.contains("max number of clients") => Self::Connection,
                     // The batch's slot moves to another node of the cluster just now.

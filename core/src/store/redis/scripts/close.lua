@@ -1,21 +1,33 @@
--- ARGV: milliseconds without any change, ttl in milliseconds.
--- Gives, of a cancelled batch that was never sealed and has not changed for so long, how many items the broker is known to
--- have and how many it has from now on; the same again where that was done before; twice 0 for any other, nothing for an
--- unknown one.
+-- ARGV: milliseconds without any change, ttl in milliseconds, milliseconds after which what the broker had is lost, how many
+-- outcomes may be missing.
+-- Gives, of a cancelled batch that was never sealed and has not changed for so long, the first item of which nothing may
+-- come any more and how many items it has from now on; the same again where that was done before; twice 0 for any other,
+-- nothing for an unknown one.
 if not go_on() then
   return false
 end
 
+local function quiet_for()
+  return tonumber(now()) - tonumber(call('HGET', batch, 'touched') or call('HGET', batch, 'created'))
+end
+
 local closed = call('HGET', batch, 'closed')
 if not closed then
-  local since = tonumber(call('HGET', batch, 'touched') or call('HGET', batch, 'created'))
-  local is_over = call('HEXISTS', batch, 'stopped') == 1 and tonumber(now()) - since >= tonumber(ARGV[1])
+  local is_over = call('HEXISTS', batch, 'stopped') == 1 and quiet_for() >= tonumber(ARGV[1])
   if not is_over or call('HEXISTS', batch, 'total') == 1 then
     return {0, 0}
   end
-  closed = whole(math.max(number('accepted'), recorded_end()))
+  local upto, recorded = math.max(number('accepted'), recorded_end()), 0
+  for _, name in ipairs({'ok', 'failed', 'dead', 'cancelled', 'expired'}) do
+    recorded = recorded + number(name)
+  end
+  -- Somebody has sent outcomes of items that are far from all others: they are not to be filled up to there.
+  if upto - math.max(number('accepted'), recorded) > tonumber(ARGV[4]) then
+    return {0, 0}
+  end
+  closed = whole(upto)
   call('HSET', batch, 'total', closed, 'closed', closed)
   complete(ARGV[2])
   changed()
 end
-return {number('accepted'), tonumber(closed)}
+return {quiet_for() >= tonumber(ARGV[3]) and 0 or number('accepted'), tonumber(closed)}

@@ -9,11 +9,15 @@ if call('HEXISTS', batch, 'closed') == 1 then
 end
 if call('HEXISTS', batch, 'total') == 0 then
   local least = recorded_end()
-  if least > tonumber(ARGV[1]) then
+  if least <= tonumber(ARGV[1]) then
+    call('HSET', batch, 'total', ARGV[1])
+  elseif call('HEXISTS', batch, 'stopped') == 1 then
+    -- Whoever went on with it was stopped before they came to where it was.
+    call('HSET', batch, 'total', whole(least), 'closed', whole(least))
+  else
     return whole(least)
   end
-  call('HSET', batch, 'total', ARGV[1])
   complete(ARGV[2])
   changed()
 end
-return call('HGET', batch, 'total')
+return call('HEXISTS', batch, 'closed') == 1 and ARGV[1] or call('HGET', batch, 'total')
