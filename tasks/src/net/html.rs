@@ -23,7 +23,7 @@ const PIECE_BYTES: usize = 4 << 10;
 const MAX_DEPTH: u32 = 5000;
 /// A page has fewer elements and attributes than bytes, but what it leaves open is made anew in every block that follows:
 /// so many more are made for it.
-const MAX_MADE_ANEW: usize = 1 << 18;
+const MAX_MADE_ANEW: usize = 1 << 22;
 /// A longer address is none that a server takes, and a page of relative links below a base of megabytes has no end.
 const MAX_LINK_BYTES: usize = 8 << 10;
 /// The links of a page take no more than this together, so that its outcome fits into a message.

@@ -39,8 +39,6 @@ impl Exercise for Identity {
     type Fields = Fields;
     type Extras = Pids;
 
-    const MOST_TICKS: u64 = 0;
-
     fn about(&self) -> About {
         About {
             name: "process.identity",

@@ -55,8 +55,6 @@ impl Exercise for Kill {
     type Fields = Fields;
     type Extras = Extras;
 
-    const MOST_TICKS: u64 = 0;
-
     fn about(&self) -> About {
         About {
             name: "process.kill",

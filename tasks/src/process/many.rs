@@ -43,8 +43,6 @@ impl Exercise for Many {
     type Fields = Fields;
     type Extras = Pids;
 
-    const MOST_TICKS: u64 = 0;
-
     fn about(&self) -> About {
         About {
             name: "process.many",

@@ -34,8 +34,6 @@ impl Exercise for Pipe {
     type Fields = Fields;
     type Extras = Received;
 
-    const MOST_TICKS: u64 = 0;
-
     fn about(&self) -> About {
         About {
             name: "process.pipe",

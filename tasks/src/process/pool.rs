@@ -85,8 +85,6 @@ impl Exercise for Pool {
     type Fields = Fields;
     type Extras = Extras;
 
-    const MOST_TICKS: u64 = 0;
-
     fn about(&self) -> About {
         About {
             name: "process.pool",

@@ -63,8 +63,6 @@ impl Exercise for Queue {
     type Fields = Fields;
     type Extras = Received;
 
-    const MOST_TICKS: u64 = 0;
-
     fn about(&self) -> About {
         About {
             name: "process.queue",

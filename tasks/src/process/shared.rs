@@ -75,8 +75,6 @@ impl Exercise for SharedMemory {
     type Fields = Fields;
     type Extras = Extras;
 
-    const MOST_TICKS: u64 = 0;
-
     fn about(&self) -> About {
         About {
             name: "process.shared",

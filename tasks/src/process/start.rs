@@ -35,8 +35,6 @@ impl Exercise for Start {
     type Fields = Fields;
     type Extras = Pids;
 
-    const MOST_TICKS: u64 = 0;
-
     fn about(&self) -> About {
         About {
             name: "process.start",

@@ -38,8 +38,6 @@ impl Exercise for Subclass {
     type Fields = Fields;
     type Extras = Pids;
 
-    const MOST_TICKS: u64 = 0;
-
     fn about(&self) -> About {
         About {
             name: "process.subclass",

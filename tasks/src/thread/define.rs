@@ -22,8 +22,6 @@ impl Exercise for Define {
     type Fields = Fields;
     type Extras = Nothing;
 
-    const MOST_TICKS: u64 = 0;
-
     fn about(&self) -> About {
         About {
             name: "thread.define",
