@@ -77,13 +77,18 @@ fn fine_stripes_before_a_shrink_are_not_reduced_without_a_blur_that_dissolves_th
 }
 
 #[test]
-fn before_a_step_that_magnifies_a_shrink_is_exact() {
+fn before_a_step_that_magnifies_strongly_a_shrink_is_exact_and_before_another_nearly() {
     let stripes = drawn(640, 480, |x, y| if (x / 3 + y / 5) % 2 == 0 { 160 } else { 90 });
     let jpeg = encode(stripes, Format::Jpeg, 90).unwrap();
-    for step in [r#"{"contrast": 3}"#, r#"{"brightness": 1.5}"#, r#"{"sharpen": 2}"#] {
+    for step in [r#"{"contrast": 3}"#, r#"{"sharpen": {"sigma": 2, "amount": 3}}"#] {
         let steps = format!(r#"[{{"thumbnail": 70}}, {step}]"#);
 
         assert_eq!(carried_out(&jpeg, &steps, false), carried_out(&jpeg, &steps, true), "{step}");
+    }
+    for step in [r#"{"contrast": 1.5}"#, r#"{"brightness": 1.5}"#, r#"{"sharpen": 2}"#] {
+        let distance = distance(&jpeg, &format!(r#"[{{"thumbnail": 70}}, {step}]"#));
+
+        assert!(distance > 40.0, "{step}: {distance:.1} dB");
     }
 }
 

@@ -153,6 +153,7 @@ fn what_is_planned_is_what_is_exact_to_40_db() {
         r#"[{"thumbnail": 200}]"#,
         r#"[{"flip": "vertical"}, {"thumbnail": 120}, "grayscale"]"#,
         r#"[{"thumbnail": 60}, {"sharpen": 1}]"#,
+        r#"[{"thumbnail": 100}, {"contrast": 1.5}]"#,
         r#"[{"blur": 30}]"#,
     ];
     let mut misses = Vec::new();

@@ -13,12 +13,15 @@ use super::header::{Format, Header, MAX_PROFILE};
 use super::picture::{Channels, Picture};
 use super::turn::Turn;
 
-/// Cameras put so many bytes before the end marker, whatever they are. Where the decoder lost step more are left: in 300
-/// damaged files never fewer than 17.
-const PADDING: usize = 2;
+/// Cameras put so many bytes before a restart marker (1 to 4) or the end marker (8), whatever they are. Where the decoder
+/// lost step more are left: in 300 damaged files never fewer than 17.
+const PADDING: usize = 8;
 
 /// How libjpeg calls bytes that belong to nothing.
 const STRAYS: &str = " extraneous bytes";
+
+/// What libjpeg warns of in a header and reads over.
+const MENDABLE: [&str; 3] = [STRAYS, "unknown JFIF revision", "Unknown Adobe color transform"];
 
 /// Scans that a progressive file may have: encoders write about ten, and each costs a pass over all coefficients.
 const MAX_SCANS: u32 = 200;
@@ -79,7 +82,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, ImageError> {
 ///
 /// # Errors
 /// [`ErrorKind::Corrupt`] also where libjpeg only warns and fills up with gray, such as when the file is cut off.
-/// Stray bytes before the first scan are passed over, and what fills up before the end marker.
+/// Stray bytes before the first scan are passed over, and what fills up before a restart marker or the end marker.
 pub(super) fn decode(bytes: &[u8], scale: Eighths) -> Result<(Picture, Eighths), ImageError> {
     let mut decompressor = Decompressor::new().map_err(refused)?;
     decompressor.set_scan_limit(MAX_SCANS).map_err(refused)?;
@@ -97,8 +100,8 @@ pub(super) fn decode(bytes: &[u8], scale: Eighths) -> Result<(Picture, Eighths),
     let mut data = vec![0; pitch * height];
     let image = turbojpeg::Image { pixels: &mut data[..], width, pitch, height, format };
     if let Err(error) = decompressor.decompress(&bytes, image) {
-        let is_padding = strays_before_end(&error.to_string()).is_some_and(|count| is_padding(&bytes, count));
-        if !is_padding {
+        let strays = strays(&error.to_string());
+        if !strays.is_some_and(|(count, marker)| is_padding(&bytes, count, marker)) {
             return Err(refused(error));
         }
     }
@@ -108,37 +111,41 @@ pub(super) fn decode(bytes: &[u8], scale: Eighths) -> Result<(Picture, Eighths),
     Ok((Picture { width: width as u32, height: height as u32, channels, data }, scale))
 }
 
-/// Reads the header; gives also the bytes to go on with. Here libjpeg-turbo makes a failure of every warning, so bytes
-/// that belong to no segment are taken out where it warns of them.
+/// Reads the header; gives also the bytes to go on with. Here libjpeg-turbo makes a failure of every warning, so what it
+/// would read over is mended where it warns of it.
 fn read_header<'a>(
     decompressor: &mut Decompressor,
     bytes: &'a [u8],
 ) -> Result<(DecompressHeader, Cow<'a, [u8]>), ImageError> {
     match decompressor.read_header(bytes) {
-        Err(error) if error.to_string().contains(STRAYS) => {
-            let clean = without_strays(bytes);
-            Ok((decompressor.read_header(&clean).map_err(refused)?, Cow::Owned(clean)))
+        Err(error) if MENDABLE.iter().any(|warning| error.to_string().contains(warning)) => {
+            let mended = mended(bytes);
+            Ok((decompressor.read_header(&mended).map_err(refused)?, Cow::Owned(mended)))
         }
         read => Ok((read.map_err(refused)?, Cow::Borrowed(bytes))),
     }
 }
 
-/// How many stray bytes libjpeg warns of, if they stand before the end marker.
-///
-/// Before another marker in or behind a scan they are what is left of it since the decoder lost step. libjpeg tells of its
-/// first warning only, and its fast path of no wrong code, so that this is often the one sign of a damage.
-fn strays_before_end(warning: &str) -> Option<usize> {
-    let (before, marker) = warning.split_once(STRAYS)?;
-    if !marker.starts_with(" before marker 0xd9") {
-        return None;
-    }
-    before.rsplit(' ').next()?.parse().ok()
+/// How many stray bytes libjpeg warns of, and the marker before which they stand.
+fn strays(warning: &str) -> Option<(usize, u8)> {
+    let (before, after) = warning.split_once(STRAYS)?;
+    let marker = after.strip_prefix(" before marker 0x")?.get(..2)?;
+    Some((before.rsplit(' ').next()?.parse().ok()?, u8::from_str_radix(marker, 16).ok()?))
 }
 
-/// Whether as many bytes before the end marker only fill up: few, or all 0.
-fn is_padding(bytes: &[u8], count: usize) -> bool {
+/// Whether as many bytes before a marker only fill up: few before a restart or the end, or before the end all 0. A file
+/// without an end is cut off, of which libjpeg does not tell then.
+///
+/// Otherwise they are what is left of a scan since the decoder lost step. libjpeg tells of its first warning only, and its
+/// fast path of no wrong code, so that this is often the one sign of a damage.
+fn is_padding(bytes: &[u8], count: usize, marker: u8) -> bool {
     let Some(scans) = up_to_end(bytes) else { return false };
-    count <= PADDING || scans.iter().rev().skip_while(|&&byte| byte == 0xFF).take(count).all(|&byte| byte == 0)
+    let are_zeros = || scans.iter().rev().skip_while(|&&byte| byte == 0xFF).take(count).all(|&byte| byte == 0);
+    match marker {
+        0xD0..=0xD7 => count <= PADDING,
+        0xD9 => count <= PADDING || are_zeros(),
+        _ => false,
+    }
 }
 
 /// What stands from the first scan to the end marker. One before the scan is that of a thumbnail.
@@ -149,12 +156,57 @@ fn up_to_end(bytes: &[u8]) -> Option<&[u8]> {
     walk.rest.starts_with(&[0xFF, 0xDA]).then_some(&walk.rest[..end])
 }
 
-fn without_strays(bytes: &[u8]) -> Vec<u8> {
+/// Takes out bytes that belong to no segment, and makes of JFIF and Adobe segments that libjpeg does not know those for
+/// which it takes them. To leave them out would change how it takes the colours.
+fn mended(bytes: &[u8]) -> Vec<u8> {
+    let samples = frames(bytes).next().map_or(0, |frame| frame.samples);
     let mut walk = Walk::of(bytes);
-    let mut clean = vec![0xFF, 0xD8];
-    walk.by_ref().for_each(|segment| clean.extend_from_slice(segment));
-    clean.extend_from_slice(walk.rest);
-    clean
+    let mut mended = vec![0xFF, 0xD8];
+    for segment in walk.by_ref() {
+        let start = mended.len();
+        mended.extend_from_slice(segment);
+        match &mut mended[start..] {
+            [_, 0xE0, _, _, b'J', b'F', b'I', b'F', 0, major, ..] => *major = 1,
+            [_, 0xEE, _, _, b'A', b'd', b'o', b'b', b'e', _, _, _, _, _, _, transform, ..] => match samples {
+                // YCbCr and YCCK.
+                3 if *transform > 1 => *transform = 1,
+                4 if *transform != 0 => *transform = 2,
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    mended.extend_from_slice(walk.rest);
+    mended
+}
+
+/// What the header of a frame says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Frame {
+    /// Width and height.
+    pub(super) size: (u32, u32),
+    /// Samples of a pixel.
+    samples: u8,
+}
+
+/// The frames of a JPEG without stray bytes, of others none: another decoder may take these for something else, and find
+/// another frame there.
+pub(super) fn frames_of_plain(bytes: &[u8]) -> Vec<Frame> {
+    let mut walk = Walk::of(bytes);
+    let segments: usize = walk.by_ref().map(<[u8]>::len).sum();
+    let is_plain = bytes.starts_with(&[0xFF, 0xD8]) && 2 + segments + walk.rest.len() == bytes.len();
+    if is_plain { frames(bytes).collect() } else { Vec::new() }
+}
+
+/// The frames whose headers stand before the first scan: one, if the file is sound.
+fn frames(bytes: &[u8]) -> impl Iterator<Item = Frame> {
+    Walk::of(bytes).filter_map(|segment| match *segment {
+        [_, 0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF, _, _, _, a, b, c, d, samples, ..] => {
+            let length = |digits| u32::from(u16::from_be_bytes(digits));
+            Some(Frame { size: (length([c, d]), length([a, b])), samples })
+        }
+        _ => None,
+    })
 }
 
 fn refused(error: turbojpeg::Error) -> ImageError {
@@ -330,7 +382,7 @@ mod tests {
         let jpeg = encode(&gradient(), 90).unwrap();
         for strays in [&[0, 0][..], &[7, 0xFF, 0, 9], &[0xFF]] {
             let bytes = with_before_each(&jpeg, strays);
-            assert_eq!((header(&bytes).unwrap().width, without_strays(&bytes)), (70, jpeg.clone()), "{strays:?}");
+            assert_eq!((header(&bytes).unwrap().width, mended(&bytes)), (70, jpeg.clone()), "{strays:?}");
             assert_eq!(decode(&bytes, Eighths::Eight).unwrap(), decode(&jpeg, Eighths::Eight).unwrap());
         }
     }
@@ -349,10 +401,58 @@ mod tests {
     fn what_fills_up_before_the_end_marker_is_passed_over() {
         let jpeg = encode(&gradient(), 90).unwrap();
         let (scans, end) = jpeg.split_at(jpeg.len() - 2);
-        for padding in [&[0x5A; 2][..], &[0; 40], &[0, 0, 0, 0, 0xFF]] {
+        for padding in [&[0x5A; 8][..], &[0; 40], &[0, 0, 0, 0, 0xFF]] {
             let padded = decode(&[scans, padding, end].concat(), Eighths::Eight);
             assert_eq!(padded.unwrap(), decode(&jpeg, Eighths::Eight).unwrap(), "{padding:?}");
         }
+    }
+
+    /// Two blocks with a restart marker between, and so many bytes before that.
+    fn with_a_restart(strays: usize) -> Vec<u8> {
+        let jpeg = encode(&Picture::blank(8, 8, Channels::Gray), 90).unwrap();
+        let at = |marker| jpeg.windows(2).position(|pair| pair == [0xFF, marker]).unwrap();
+        let (frame, scan) = (at(0xC0), at(0xDA));
+        let block = scan + 2 + usize::from(u16::from_be_bytes([jpeg[scan + 2], jpeg[scan + 3]]));
+        let mut bytes = jpeg[..scan].to_vec();
+        bytes[frame + 8] = 16; // the width
+        bytes.extend_from_slice(&[0xFF, 0xDD, 0, 4, 0, 1]); // a restart after each block
+        bytes.extend_from_slice(&jpeg[scan..jpeg.len() - 2]);
+        bytes.extend(std::iter::repeat_n(0x5A, strays));
+        bytes.extend_from_slice(&[0xFF, 0xD0]);
+        bytes.extend_from_slice(&jpeg[block..]);
+        bytes
+    }
+
+    #[test]
+    fn what_fills_up_before_a_restart_is_passed_over() {
+        let clean = decode(&with_a_restart(0), Eighths::Eight).unwrap();
+        for strays in [1, 4, PADDING] {
+            let bytes = with_a_restart(strays);
+            assert_eq!(decode(&bytes, Eighths::Eight).unwrap(), clean, "{strays}");
+            let cut = decode(&bytes[..bytes.len() - 2], Eighths::Eight).unwrap_err();
+            assert_eq!(cut.kind(), ErrorKind::Corrupt, "{strays}");
+        }
+        assert_eq!(decode(&with_a_restart(17), Eighths::Eight).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn segments_of_unknown_versions_are_taken_as_libjpeg_takes_them() {
+        let jpeg = encode(&gradient(), 90).unwrap();
+        let wanted = decode(&jpeg, Eighths::Eight).unwrap();
+        let jfif = jpeg.windows(5).position(|name| name == b"JFIF\0").unwrap();
+        for version in [[0, 0], [2, 1]] {
+            let mut bytes = jpeg.clone();
+            bytes[jfif + 5..jfif + 7].copy_from_slice(&version);
+
+            assert_eq!(header(&bytes).unwrap().width, 70);
+            assert_eq!(decode(&bytes, Eighths::Eight).unwrap(), wanted, "{version:?}");
+        }
+        // In the place of JFIF, which says more.
+        let adobe = b"\xFF\xEE\0\x0EAdobe\0\x64\0\0\0\0\x05";
+        let bytes = [&jpeg[..2], adobe, &jpeg[jfif - 4 + 18..]].concat();
+
+        assert_eq!(header(&bytes).unwrap().width, 70);
+        assert_eq!(decode(&bytes, Eighths::Eight).unwrap(), wanted);
     }
 
     #[test]

@@ -48,16 +48,14 @@ fn covered(at: u32, block: u32, margin: u32, side: u32) -> impl Iterator<Item = 
 
 fn add<const N: usize>(sums: &mut [[u32; N]], line: &[u8]) {
     if N == 4 {
-        for (sum, pixel) in sums.iter_mut().zip(line.as_chunks::<N>().0) {
-            let mut samples = pixel.map(u32::from);
-            if let [red, green, blue, alpha] = &mut samples[..] {
-                for colour in [red, green, blue] {
-                    *colour *= *alpha;
-                }
-            }
-            for (sum, sample) in sum.iter_mut().zip(samples) {
-                *sum += sample;
-            }
+        // Plain products: a loop over the colours in here costs more.
+        let sums = sums.as_flattened_mut().as_chunks_mut::<4>().0;
+        for (sum, pixel) in sums.iter_mut().zip(line.as_chunks::<4>().0) {
+            let [red, green, blue, alpha] = pixel.map(u32::from);
+            sum[0] += red * alpha;
+            sum[1] += green * alpha;
+            sum[2] += blue * alpha;
+            sum[3] += alpha;
         }
     } else {
         for (sum, &sample) in sums.as_flattened_mut().iter_mut().zip(line) {

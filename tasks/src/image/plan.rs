@@ -12,8 +12,8 @@
 //!
 //! The result of a photograph differs from the exact one by a PSNR of 40 dB or more (`tests/image_references.rs` holds
 //! that; most in `examples/` reach 45 to 57 dB). What is not like a photograph may differ by more: along a hard edge at
-//! the border of a JPEG, of which a fraction holds only the mean, or in fine stripes. So nothing is decoded at a fraction
-//! if a later step makes differences larger; and `exact` turns it off.
+//! the border of a JPEG, of which a fraction holds only the mean, or in fine stripes. If a later step makes differences
+//! larger, twice as much is left, and above `MOST_MAGNIFIED` nothing is decoded at a fraction; and `exact` turns it off.
 
 use super::adjust;
 use super::blur;
@@ -31,6 +31,11 @@ use super::turn::Turn;
 pub const LEFT_TO_SHRINK: f64 = 1.8;
 /// How wide a blur is in a reduced picture, at least: standard deviation in its pixels.
 pub const LEFT_TO_BLUR: f64 = 1.8;
+/// What is left is so many times as much if a later step magnifies. That makes the difference 5 to 10 dB less in a page
+/// of text.
+const LEFT_TO_MAGNIFY: f64 = 2.0;
+/// How much differences may be magnified by the later steps together, at most: by 3.5 dB.
+const MOST_MAGNIFIED: f64 = 1.5;
 /// Decoding at a fraction leaves at least so many pixels to a side: to decode less saves no time that counts.
 const LEAST_SIDE: u32 = 64;
 
@@ -147,8 +152,10 @@ impl Plan {
             head.steps = index + 1;
             let wanted = head.turn.size(wanted);
             head.shrink = Some((wanted, filter));
-            if !self.options.exact && !self.steps()[index + 1..].iter().any(magnifies) {
-                head.scale = scale(header, wanted, head.variance);
+            let magnified: f64 = self.steps()[index + 1..].iter().map(magnifies).product();
+            if !self.options.exact && magnified <= MOST_MAGNIFIED {
+                let left = if magnified > 1.0 { LEFT_TO_MAGNIFY } else { 1.0 };
+                head.scale = scale(header, wanted, head.variance, left);
             }
             return head;
         }
@@ -156,26 +163,29 @@ impl Plan {
     }
 }
 
-/// The smallest fraction at which a picture may be decoded that is blurred by a variance and then shrunk.
-fn scale(header: &Header, wanted: (u32, u32), variance: f64) -> Eighths {
+/// The smallest fraction at which a picture may be decoded that is blurred by a variance and then shrunk, if `times` the
+/// usual is left.
+fn scale(header: &Header, wanted: (u32, u32), variance: f64, times: f64) -> Eighths {
     if header.format != Format::Jpeg {
         return Eighths::Eight;
     }
     let is_enough = |scale: &Eighths| {
-        let left = |whole: u32, wanted: u32| f64::from(whole) * scale.factor() >= LEFT_TO_SHRINK * f64::from(wanted);
-        let is_blurred = variance.sqrt() * scale.factor() >= LEFT_TO_BLUR;
+        let least = times * LEFT_TO_SHRINK;
+        let left = |whole: u32, wanted: u32| f64::from(whole) * scale.factor() >= least * f64::from(wanted);
+        let is_blurred = variance.sqrt() * scale.factor() >= times * LEFT_TO_BLUR;
         scale.scale(header.width.min(header.height)) >= LEAST_SIDE
             && (is_blurred || (left(header.width, wanted.0) && left(header.height, wanted.1)))
     };
     Eighths::ALL.into_iter().find(is_enough).unwrap_or(Eighths::Eight)
 }
 
-/// Whether a step makes larger by what a picture differs from the exact one.
-fn magnifies(step: &Step) -> bool {
+/// How many times larger a step makes by what a picture differs from the exact one; at least 1. Sharpening counts by a third
+/// of its amount, so that the usual one (150 %) passes: it magnifies only what is fine.
+fn magnifies(step: &Step) -> f64 {
     match *step {
-        Step::Sharpen(by) => by.amount > 0.0,
-        Step::Brightness(factor) | Step::Contrast(factor) => factor > 1.0,
-        _ => false,
+        Step::Sharpen(by) => 1.0 + by.amount.max(0.0) / 3.0,
+        Step::Brightness(factor) | Step::Contrast(factor) => factor.max(1.0),
+        _ => 1.0,
     }
 }
 
@@ -276,16 +286,25 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_decoded_at_a_fraction_before_a_step_that_magnifies() {
-        let scale = |step| plan(vec![Step::Thumbnail(Bound(100, 100)), Step::Rotate(180), step]).head(&photo()).scale;
+    fn more_is_left_to_a_step_that_magnifies_and_all_to_one_that_does_so_strongly() {
+        let scale = |then: &[Step]| {
+            let steps = [&[Step::Thumbnail(Bound(400, 400)), Step::Rotate(180)], then].concat();
+            plan(steps).head(&photo()).scale
+        };
         let sharpen = |amount| Step::Sharpen(Sharpen { sigma: 1.0, amount });
 
-        for step in [Step::Contrast(1.1), Step::Brightness(1.1), sharpen(1.0)] {
-            assert_eq!(scale(step), Eighths::Eight);
-        }
         for step in [Step::Contrast(0.9), Step::Brightness(1.0), sharpen(0.0), Step::Grayscale] {
-            assert_eq!(scale(step), Eighths::One);
+            assert_eq!(scale(&[step]), Eighths::One);
         }
+        for step in [Step::Contrast(1.1), Step::Brightness(1.5), sharpen(1.5)] {
+            assert_eq!(scale(&[step]), Eighths::Two);
+        }
+        for steps in [&[Step::Contrast(1.6)][..], &[sharpen(1.6)], &[Step::Contrast(1.3), Step::Brightness(1.3)]] {
+            assert_eq!(scale(steps), Eighths::Eight);
+        }
+        let blurred =
+            |step| plan(vec![Step::Blur(15.0), Step::Thumbnail(Bound(1200, 1200)), step]).head(&photo()).scale;
+        assert_eq!([blurred(Step::Contrast(1.0)), blurred(Step::Contrast(1.5))], [Eighths::One, Eighths::Two]);
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::io::{self, Cursor, Seek, Write};
 
 use ::image::metadata::Orientation;
-use ::tiff::decoder::{Decoder, DecodingResult};
+use ::tiff::decoder::{ChunkType, Decoder, DecodingResult};
 use ::tiff::encoder::{TiffEncoder, colortype};
-use ::tiff::tags::{ExtraSamples, PhotometricInterpretation, Tag};
+use ::tiff::tags::{CompressionMethod, ExtraSamples, PhotometricInterpretation, PlanarConfiguration, Tag};
 use ::tiff::{ColorType, TiffError, TiffResult, TiffUnsupportedError};
 
 use super::directory;
@@ -18,6 +18,9 @@ use super::turn::Turn;
 
 /// The varieties that are read, as a message lists them.
 const VARIETIES: &str = "gray, palette, RGB, CMYK and YCbCr with up to 16 bits a sample";
+
+/// The largest block of a JPEG: 8 pixels, sampled by 4.
+const LARGEST_BLOCK: u32 = 32;
 
 /// What the samples of a pixel are.
 #[derive(Debug, Clone, Copy)]
@@ -116,7 +119,54 @@ fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, ImageError> 
         other => return Err(pixels_not_read(&format!("{other:?}"), other.bit_depth())),
     };
     let is_premultiplied = extra == Some(ExtraSamples::AssociatedAlpha);
+    let planes = decoder.find_tag_unsigned::<u16>(Tag::PlanarConfiguration).map_err(refused)?;
+    let is_planar = planes == Some(PlanarConfiguration::Planar.to_u16()) && colour.num_samples() > 1;
+    if is_planar && decoder.get_chunk_type() == ChunkType::Tile {
+        return Err(not_read("tiles that hold one colour each")); // there the decoder panics
+    }
+    let compression = decoder.find_tag_unsigned::<u16>(Tag::Compression).map_err(refused)?;
+    if compression == Some(CompressionMethod::ModernJPEG.to_u16()) {
+        check_jpegs(&mut decoder, limits)?;
+    }
     Ok(Opened { decoder, size, kind, bits: colour.bit_depth(), is_premultiplied })
+}
+
+/// Holds the JPEGs within against the limits and their strips or tiles: the decoder makes room for whatever size they say.
+fn check_jpegs(decoder: &mut Decoder<Cursor<Cow<'_, [u8]>>>, limits: &Limits) -> Result<(), ImageError> {
+    let (starts, lengths) = match decoder.get_chunk_type() {
+        ChunkType::Strip => (Tag::StripOffsets, Tag::StripByteCounts),
+        ChunkType::Tile => (Tag::TileOffsets, Tag::TileByteCounts),
+    };
+    let mut numbers = |tag| decoder.find_tag_unsigned_vec::<u64>(tag).map(Option::unwrap_or_default).map_err(refused);
+    let (starts, lengths) = (numbers(starts)?, numbers(lengths)?);
+    let tables = decoder.find_tag(Tag::JPEGTables).map_err(refused)?;
+    let tables = tables.map(|_| decoder.get_tag_u8_vec(Tag::JPEGTables)).transpose().map_err(refused)?;
+    let (width, height) = decoder.chunk_dimensions();
+    let with_padding = |side: u32| side.checked_next_multiple_of(LARGEST_BLOCK).unwrap_or(side);
+    let bytes = &decoder.inner().get_ref()[..];
+    for (start, length) in starts.into_iter().zip(lengths) {
+        let rest = usize::try_from(start).ok().and_then(|start| bytes.get(start..)).unwrap_or_default();
+        let chunk = &rest[..usize::try_from(length).map_or(rest.len(), |length| length.min(rest.len()))];
+        // As the decoder joins them: the end of the tables and the start of the chunk left out.
+        let joined = tables
+            .as_ref()
+            .map(|tables| [&tables[..tables.len().saturating_sub(2)], chunk.get(2..).unwrap_or_default()].concat());
+        let frames = jpeg::frames_of_plain(joined.as_deref().unwrap_or(chunk));
+        if frames.is_empty() {
+            return Err(ImageError::corrupt(Format::Tiff, "a JPEG in it does not say its size, or not plainly"));
+        }
+        for frame in frames {
+            limits.check("a JPEG in the TIFF", frame.size)?;
+            if frame.size.0 > with_padding(width) || frame.size.1 > with_padding(height) {
+                let what = format!(
+                    "a JPEG in it has {}×{} pixels, its strip or tile {width}×{height}",
+                    frame.size.0, frame.size.1
+                );
+                return Err(ImageError::corrupt(Format::Tiff, what));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A file with a palette as one of grays, since the decoder knows no palettes: its grays are the places in that. Others as
@@ -252,20 +302,29 @@ mod tests {
     use super::*;
     use crate::image::measure::psnr;
 
-    /// A file: the tags with their numbers, and where the samples are.
+    /// A file of one strip: the tags with their numbers, and where the samples are.
     fn file(tags: &[(Tag, &[u16])], samples: &[u8]) -> Vec<u8> {
-        let mut file = b"II*\0\0\0\0\0".to_vec();
-        file.extend_from_slice(samples);
         let place = [8_u16];
         let length = [samples.len() as u16];
-        let mut tags = [tags, &[(Tag::StripOffsets, &place[..]), (Tag::StripByteCounts, &length[..])]].concat();
+        file_of(&[tags, &[(Tag::StripOffsets, &place[..]), (Tag::StripByteCounts, &length[..])]].concat(), samples)
+    }
+
+    /// A file: the tags with their numbers, and the samples from its 8th byte on.
+    fn file_of(tags: &[(Tag, &[u16])], samples: &[u8]) -> Vec<u8> {
+        let mut file = b"II*\0\0\0\0\0".to_vec();
+        file.extend_from_slice(samples);
+        let mut tags = tags.to_vec();
         tags.sort_by_key(|(tag, _)| tag.to_u16());
         let mut directory = (tags.len() as u16).to_le_bytes().to_vec();
         for (tag, numbers) in tags {
             directory.extend_from_slice(&tag.to_u16().to_le_bytes());
-            directory.extend_from_slice(&[3, 0]); // of 16 bits
+            let is_of_bytes = tag == Tag::JPEGTables;
+            directory.extend_from_slice(&[if is_of_bytes { 1 } else { 3 }, 0]); // of 8 or 16 bits
             directory.extend_from_slice(&(numbers.len() as u32).to_le_bytes());
             let mut digits: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+            if is_of_bytes {
+                digits = digits.into_iter().step_by(2).collect();
+            }
             if digits.len() > 4 {
                 let place = (file.len() as u32).to_le_bytes();
                 file.append(&mut digits);
@@ -365,6 +424,48 @@ mod tests {
         let distance = psnr(&read, &picture);
 
         assert!(distance > 30.0, "{distance:.1} dB");
+    }
+
+    #[test]
+    fn a_jpeg_within_may_not_be_larger_than_its_strip() {
+        let jpeg = jpeg::encode(&Picture::blank(70, 50, Channels::Gray), 90).unwrap();
+        let frame = jpeg.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
+        let more: &[(Tag, &[u16])] = &[(Tag::Compression, &[7])];
+        for (size, kind) in [(16_000_u16, ErrorKind::TooLarge), (97, ErrorKind::Corrupt)] {
+            let mut strip = jpeg.clone();
+            strip[frame + 5..frame + 7].copy_from_slice(&size.to_be_bytes());
+            strip[frame + 7..frame + 9].copy_from_slice(&size.to_be_bytes());
+            let bytes = page([70, 50], PhotometricInterpretation::BlackIsZero, &[8], more, &strip);
+
+            assert_eq!(Header::read(&bytes, &Limits::default()).unwrap_err().kind(), kind, "{size}");
+        }
+        let strays = [&jpeg[..2], &[0xFF, 0], &jpeg[2..]].concat();
+        let bytes = page([70, 50], PhotometricInterpretation::BlackIsZero, &[8], more, &strays);
+        assert_eq!(Header::read(&bytes, &Limits::default()).unwrap_err().kind(), ErrorKind::Corrupt);
+        // Without a size, and with one in the tables that stand apart.
+        let apart: Vec<u16> = jpeg.iter().map(|&byte| u16::from(byte)).collect();
+        for (more, is_read) in [(more, false), (&[more[0], (Tag::JPEGTables, &apart[..])], true)] {
+            let bytes = page([70, 50], PhotometricInterpretation::BlackIsZero, &[8], more, &[0xFF, 0xD8, 0xFF, 0xD9]);
+
+            assert_eq!(Header::read(&bytes, &Limits::default()).is_ok(), is_read);
+        }
+    }
+
+    #[test]
+    fn planes_in_tiles_are_not_read() {
+        let sides: [(Tag, &[u16]); 2] = [(Tag::TileWidth, &[16]), (Tag::TileLength, &[16])];
+        let places: [(Tag, &[u16]); 2] = [(Tag::TileOffsets, &[8; 6]), (Tag::TileByteCounts, &[256; 6])];
+        let more = [&sides[..], &places, &[(Tag::PlanarConfiguration, &[2])]].concat();
+        // Tiles only: strips beside them are refused.
+        let size: [(Tag, &[u16]); 2] = [(Tag::ImageWidth, &[20]), (Tag::ImageLength, &[10])];
+        let pixel: [(Tag, &[u16]); 3] =
+            [(Tag::BitsPerSample, &[8; 3]), (Tag::SamplesPerPixel, &[3]), (Tag::PhotometricInterpretation, &[2])];
+        let bytes = file_of(&[&size[..], &pixel, &more].concat(), &[7; 256]);
+
+        let error = Header::read(&bytes, &Limits::default()).unwrap_err();
+
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("is not read: tiles that hold one colour each; read are"), "{error}");
     }
 
     #[test]
