@@ -3,30 +3,31 @@
 mod by_path;
 mod limits;
 mod reading;
+mod same;
 mod upload;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::value::RawValue;
-use tidemill_core::batch::{Batch, BatchId, ItemIndex, Priority, unix_millis};
+use tidemill_core::batch::{Batch, BatchId, Priority, unix_millis};
 use tidemill_core::broker::rabbitmq::RabbitMq;
 use tidemill_core::broker::{Broker as _, Health, Queue};
 use tidemill_core::settings::Settings;
 use tidemill_core::store::BatchInfo;
 use tidemill_core::task::{Arguments, Job, Lane};
-use tidemill_producer::inputs::{Inputs, NotTheSame, Source};
+use tidemill_producer::inputs::{Inputs, Source};
 use tidemill_producer::{ProduceError, Produced, Producer, Ready, Span, UnderWay};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::by_path::ByPath;
-use self::limits::{Limits, Over};
+use self::limits::{Limits, Over, held_up_by, nothing_is_sent, unanswered_by};
 use self::reading::Reading;
+use self::same::check_same;
 use self::upload::Uploads;
 use crate::args::{Shared, Submit};
-use crate::client::{Client, Trouble};
+use crate::client::Client;
 use crate::cluster;
 use crate::error::{CliError, Exit};
 use crate::follow::{Following, Kept, must_be_in_input_order};
@@ -313,60 +314,6 @@ impl<'a> Submission<'a> {
         (accepted, sent)
     }
 
-    /// What the input of an item was, where it has an outcome that says so by now.
-    async fn input_of(&self, index: u64) -> Result<Option<Box<RawValue>>, CliError> {
-        match self.client.outcome(&self.batch.id, ItemIndex(index)).await {
-            Ok(outcome) => Ok(Some(outcome.input)),
-            // It has none, or none any more.
-            Err(error) if matches!(error.trouble, Trouble::Unknown | Trouble::Refused) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Passes over the inputs that were accepted before: they are taken for the same where the last of them is.
-    async fn pass_over(&self, inputs: &mut Inputs, count: u64) -> Result<(), CliError> {
-        let Some(last) = count.checked_sub(1) else { return Ok(()) };
-        let last = self.input_of(last).await?;
-        inputs.pass_over(count, last.as_deref()).await.map_err(|problem| self.has_other_inputs(problem))
-    }
-
-    /// Checks that the inputs are those of the batch, which has so many.
-    async fn must_be_whole(&self, sources: Vec<Source>, total: u64) -> Result<(), CliError> {
-        let last = match total.checked_sub(1) {
-            Some(last) => self.input_of(last).await?,
-            None => None,
-        };
-        let checked = Inputs::walk(sources).must_be(total, last.as_deref()).await;
-        checked.map_err(|problem| self.has_other_inputs(problem))
-    }
-
-    /// Checks that what came of the batch before it was gone on with lies within its end: else that is not its end, whatever
-    /// the broker was told.
-    async fn must_hold(&self, total: u64) -> Result<(), CliError> {
-        // An API that does not answer will be asked by whoever reads.
-        let Ok(Some(known)) = self.client.find_batch(&self.batch.id).await else { return Ok(()) };
-        let recorded = known.progress.recorded();
-        if known.progress.total.is_some() || recorded <= total {
-            return Ok(());
-        }
-        let problem = format!("there are {total} now, and {recorded} of them have outcomes");
-        Err(CliError::usage(format!("batch {} was begun with other inputs: {problem}", self.batch.id))
-            .hint("give the same inputs in the same order; or `tidemill cancel` it and submit these as a new batch"))
-    }
-
-    fn has_other_inputs(&self, problem: NotTheSame) -> CliError {
-        match problem {
-            NotTheSame::Broken(error) => run::not_produced(error.into()),
-            problem if self.known.as_ref().is_some_and(|known| known.progress.cancelled) => CliError::usage(format!(
-                "batch {} was cancelled before all its inputs were sent: {problem}",
-                self.batch.id
-            ))
-            .hint("submit them as a new batch, with another key or none"),
-            problem => CliError::usage(format!("batch {} was begun with other inputs: {problem}", self.batch.id))
-                .hint("give the same inputs in the same order; other ones are another batch, with another key or none"),
-        }
-    }
-
     /// What brings files to the workers, or tells them where these lie; nothing where inputs are no files.
     fn ready(&self) -> Option<Box<dyn Ready>> {
         let arguments = self.arguments;
@@ -463,50 +410,6 @@ impl<'a> Submission<'a> {
             printer::say(text);
         }
     }
-}
-
-/// It is over before anything was sent, or anything more of a batch that is known; `why` says after the deadline what it was
-/// that did not come.
-fn nothing_is_sent(
-    over: Over,
-    known: Option<&BatchId>,
-    shared: &Shared,
-    why: impl FnOnce() -> String,
-) -> Result<Exit, CliError> {
-    let how_to_go_on = match known {
-        None => "nothing was sent; the same command again sends it".to_owned(),
-        Some(batch) => format!("batch {batch}: nothing more was sent; the same command again goes on with it"),
-    };
-    match over {
-        Over::Interrupted => {
-            if shared.quiet == 0 {
-                printer::say(&how_to_go_on);
-            }
-            Ok(Exit::Interrupted)
-        }
-        Over::Deadline => {
-            Err(CliError::new(Exit::Unreachable, format!("the deadline is over{}", why())).hint(how_to_go_on))
-        }
-    }
-}
-
-fn unanswered_by(client: &Client) -> String {
-    format!(", and the results API at {} has not answered", client.url())
-}
-
-fn held_up_by(broker: &RabbitMq) -> String {
-    match broker.health() {
-        Health::Ready => String::new(),
-        Health::Blocked(reason) => format!(", and the broker takes nothing: {reason}"),
-        Health::Away(reason) => format!(", and the broker is away: {reason}"),
-    }
-}
-
-/// A batch is resumed with what it was begun with.
-fn check_same(known: &Batch, given: &Batch) -> Result<(), CliError> {
-    let Some(problem) = identity::difference(known, given) else { return Ok(()) };
-    Err(CliError::usage(format!("batch {} was begun in another way: {problem}", known.id))
-        .hint("give the same task, options and inputs, or submit a new batch"))
 }
 
 fn millis(duration: Duration) -> u64 {

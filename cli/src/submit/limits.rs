@@ -2,10 +2,16 @@
 
 use std::time::Duration;
 
+use tidemill_core::batch::BatchId;
+use tidemill_core::broker::rabbitmq::RabbitMq;
+use tidemill_core::broker::{Broker as _, Health};
 use tokio::time::Instant;
 
+use crate::args::Shared;
+use crate::client::Client;
 use crate::cluster::Signals;
-use crate::error::CliError;
+use crate::error::{CliError, Exit};
+use crate::printer;
 
 /// The limits of one submission, from its beginning on.
 pub(super) struct Limits {
@@ -49,6 +55,43 @@ impl Limits {
             came = waited_for => Ok(came),
             over = self.over() => Err(over),
         }
+    }
+}
+
+/// It is over before anything was sent, or anything more of a batch that is known; `why` says after the deadline what it was
+/// that did not come.
+pub(super) fn nothing_is_sent(
+    over: Over,
+    known: Option<&BatchId>,
+    shared: &Shared,
+    why: impl FnOnce() -> String,
+) -> Result<Exit, CliError> {
+    let how_to_go_on = match known {
+        None => "nothing was sent; the same command again sends it".to_owned(),
+        Some(batch) => format!("batch {batch}: nothing more was sent; the same command again goes on with it"),
+    };
+    match over {
+        Over::Interrupted => {
+            if shared.quiet == 0 {
+                printer::say(&how_to_go_on);
+            }
+            Ok(Exit::Interrupted)
+        }
+        Over::Deadline => {
+            Err(CliError::new(Exit::Unreachable, format!("the deadline is over{}", why())).hint(how_to_go_on))
+        }
+    }
+}
+
+pub(super) fn unanswered_by(client: &Client) -> String {
+    format!(", and the results API at {} has not answered", client.url())
+}
+
+pub(super) fn held_up_by(broker: &RabbitMq) -> String {
+    match broker.health() {
+        Health::Ready => String::new(),
+        Health::Blocked(reason) => format!(", and the broker takes nothing: {reason}"),
+        Health::Away(reason) => format!(", and the broker is away: {reason}"),
     }
 }
 
