@@ -4,6 +4,8 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use axum::extract::{Path, Query, State};
@@ -53,6 +55,10 @@ impl Server {
     }
 
     fn run(&self, args: &[&str]) -> Ended {
+        self.command(args).output().unwrap().into()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = tidemill(&[&["run"], args].concat());
         command.env("AWS_ENDPOINT_URL", &self.endpoint).env("AWS_REGION", "here");
         command.env("AWS_ACCESS_KEY_ID", "miller").env("AWS_SECRET_ACCESS_KEY", "flour");
@@ -60,7 +66,7 @@ impl Server {
         command.env("AZBLOB_ENDPOINT", format!("{}/miller", self.endpoint));
         // "flour" in Base64.
         command.env("AZURE_STORAGE_ACCOUNT_NAME", "miller").env("AZURE_STORAGE_ACCOUNT_KEY", "ZmxvdXI=");
-        command.output().unwrap().into()
+        command
     }
 }
 
@@ -253,4 +259,20 @@ fn a_bucket_that_cannot_be_listed_is_said_so_and_a_broken_list_can_be_gone_on_wi
     let ended = Server::start(texts(&names), None).run(&["text.count", "s3://mill/", "--out", &file, "--resume"]);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 20);
+}
+
+#[test]
+fn an_object_that_does_not_come_is_given_up_after_a_while() {
+    let server = Server::start([], None);
+    // It takes connections, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+
+    let mut command = server.command(&["text.count", "s3://mill/a.txt", "-o", "word=the", "--retries", "0"]);
+    command.env("AWS_ENDPOINT_URL", endpoint).env("TIDEMILL__FETCH__TIMEOUT", "500ms");
+    let ended: Ended = command.output().unwrap().into();
+
+    assert_eq!(ended.code, Some(5), "{}", ended.stderr);
+    let error = &ended.lines()[0]["error"];
+    assert_eq!((&error["kind"], &error["retryable"]), (&json!("unreachable"), &json!(true)), "{error}");
 }

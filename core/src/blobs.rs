@@ -7,6 +7,7 @@ mod place;
 mod spool;
 mod write;
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -266,11 +267,26 @@ impl Blobs {
     }
 
     async fn fetch_file(&self, path: &Path) -> Result<Vec<u8>, BlobError> {
-        let failed = |error: std::io::Error| BlobError::unreadable(path, &error);
-        let metadata = tokio::fs::metadata(path).await.map_err(failed)?;
-        must_be_file(&metadata).map_err(failed)?;
-        self.check_size(&path.display().to_string(), metadata.len())?;
-        tokio::fs::read(path).await.map_err(failed)
+        let (path, most) = (path.to_owned(), self.limits.max_bytes.saturating_add(1));
+        let reading = tokio::task::spawn_blocking({
+            let path = path.clone();
+            move || {
+                let metadata = std::fs::metadata(&path)?;
+                must_be_file(&metadata)?;
+                if metadata.len() >= most {
+                    return Ok((metadata.len(), Vec::new()));
+                }
+                let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default());
+                // What it says of its size need not be so: a file may grow, and one of /proc says 0.
+                std::fs::File::open(&path)?.take(most).read_to_end(&mut bytes)?;
+                Ok((bytes.len() as u64, bytes))
+            }
+        });
+        // It ends early with the runtime only.
+        let read = reading.await.unwrap_or_else(|gone| Err(std::io::Error::other(gone)));
+        let (size, bytes) = read.map_err(|error: std::io::Error| BlobError::unreadable(&path, &error))?;
+        self.check_size(&path.display().to_string(), size)?;
+        Ok(bytes)
     }
 
     /// Asks for what is at an `http(s):` URL; see [`Web::get`].
@@ -286,7 +302,7 @@ impl Blobs {
             rest.trim_start_matches('/').split_once('/').filter(|(_, key)| !key.is_empty()).ok_or_else(|| {
                 permanent("invalid_input", format!("{location} names no object; it should be {scheme}://bucket/key"))
             })?;
-        let operator = bucket::operator(location, scheme, bucket)?;
+        let operator = bucket::operator(location, scheme, bucket, self.limits.timeout)?;
         let failed = |error: opendal::Error| BlobError {
             kind: if error.kind() == opendal::ErrorKind::NotFound { "not_found" } else { "unreachable" },
             message: format!("cannot fetch {location}: {}", why(&error)),

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use opendal::layers::RetryLayer;
+use opendal::layers::{RetryLayer, TimeoutLayer};
 use opendal::{EntryMode, Operator, services};
 
 use super::{BlobError, install_opendal, permanent, scheme, why};
 
 /// The first wait before a page of names is asked for again; it doubles.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
+
+/// How long a page of names, or the place where blobs are stored, may be silent.
+pub(super) const SILENT: Duration = Duration::from_secs(60);
 
 /// An object, as a list tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +57,7 @@ pub fn list(url: &str) -> Result<BoxStream<'static, Result<Object, BlobError>>, 
         }
     };
     let retry = RetryLayer::new().with_min_delay(FIRST_WAIT).with_jitter();
-    let operator = operator(url, scheme, bucket)?.map_err(&failed)?.layer(retry);
+    let operator = operator(url, scheme, bucket, SILENT)?.map_err(&failed)?.layer(retry);
     let (start, folder) = (format!("{scheme}://{bucket}/"), folder.to_owned());
     let listing = async move {
         let lister = operator.lister_with(&folder).recursive(true).await.map_err(&failed)?;
@@ -77,14 +80,21 @@ pub fn list(url: &str) -> Result<BoxStream<'static, Result<Object, BlobError>>, 
     Ok(stream.boxed())
 }
 
-/// What speaks to a bucket. Credentials and endpoints come from the environment, by each provider's own names.
+/// Ends what hears nothing for so long; it may be tried again.
+pub(super) fn within(silent: Duration) -> TimeoutLayer {
+    TimeoutLayer::new().with_timeout(silent).with_io_timeout(silent)
+}
+
+/// What speaks to a bucket, which may be silent for so long. Credentials and endpoints come from the environment, by each
+/// provider's own names.
 pub(super) fn operator(
     location: &str,
     scheme: &str,
     bucket: &str,
+    silent: Duration,
 ) -> Result<Result<Operator, opendal::Error>, BlobError> {
     install_opendal();
-    Ok(match scheme {
+    let operator = match scheme {
         "s3" => Operator::new(services::S3::default().bucket(bucket)),
         "gs" => Operator::new(google(bucket)),
         "az" => {
@@ -96,7 +106,8 @@ pub(super) fn operator(
             let known = "file, http, https, s3, gs and az";
             return Err(permanent("invalid_input", format!("{location}: {scheme}: is not among {known}")));
         }
-    })
+    };
+    Ok(operator.map(|operator| operator.layer(within(silent))))
 }
 
 /// What the environment says, where it says something.

@@ -163,7 +163,8 @@ where
     // Once is enough, and more does no harm: without it opendal has nothing to speak HTTP with.
     super::install_opendal();
     let uri = OperatorUri::new(url.expose(), std::iter::empty::<(String, String)>())?;
-    Operator::new(complete(C::from_uri(&uri)?)?.into_builder())
+    let operator = Operator::new(complete(C::from_uri(&uri)?)?.into_builder())?;
+    Ok(operator.layer(super::bucket::within(super::bucket::SILENT)))
 }
 
 fn azure(mut config: services::AzblobConfig) -> Result<services::AzblobConfig, opendal::Error> {

@@ -28,6 +28,13 @@ fn what_the_system_is_short_of_now_may_be_there_later() {
 }
 
 #[tokio::test]
+async fn no_more_of_a_file_is_read_than_may_be_whatever_it_says_of_its_size() {
+    let blobs = Blobs::without_store(FetchLimits { max_bytes: 10, ..LIMITS });
+    assert_eq!(std::fs::metadata("/proc/self/maps").unwrap().len(), 0);
+    assert_eq!(blobs.fetch("/proc/self/maps").await.unwrap_err().kind, "too_large");
+}
+
+#[tokio::test]
 async fn a_store_that_is_no_folder_does_the_same() {
     let blobs = Blobs::at(&"memory://".parse().unwrap(), LIMITS, None).unwrap();
     let blob = blobs.put(b"flour".to_vec(), "text/plain", "txt").await.unwrap();
