@@ -116,9 +116,7 @@ impl Place {
             }
             Kind::Glob(glob) => {
                 let entries = glob.walk(false).flatten();
-                // It takes files, and none of a folder that it matches.
-                let mut matched =
-                    entries.filter(|entry| !entry.file_type().is_dir() && glob.matches(glob.relative(entry.path())));
+                let mut matched = entries.filter(|entry| glob.matches(glob.relative(entry.path())));
                 let mut last = (PathBuf::new(), false);
                 let found = matched.find(|entry| {
                     let parent =
