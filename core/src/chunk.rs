@@ -16,9 +16,9 @@ pub struct Item {
     /// The relative path under which a file made of this item is stored, for inputs that are files:
     /// never absolute, never with `..`.
     pub name: Option<Box<str>>,
-    /// Where the worker finds the bytes of the file that the input names, where it cannot see that file itself: a blob
-    /// (`blob:sha256:…`), or these very bytes (`data:…`). The input stays as it was written, for whoever reads the
-    /// outcome.
+    /// Where the worker finds the bytes of the file that the input names, where the input does not say that to it: a blob
+    /// (`blob:sha256:…`), these very bytes (`data:…`), or the whole path. The input stays as it was written, for whoever
+    /// reads the outcome.
     pub source: Option<Box<str>>,
 }
 
