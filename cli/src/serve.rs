@@ -86,8 +86,10 @@ async fn run(
 
     if let Some(engine) = &engine {
         let loading = stop.run_until_cancelled(networks::preload(settings, &**engine));
-        if signals.govern(&stop, loading).await.flatten().is_none() {
-            return Ok(None);
+        match signals.govern(&stop, loading).await {
+            Some(Some(())) => {}
+            // It was told to stop before it served: once, or twice.
+            told => return Ok(told.map(drop)),
         }
     }
     // The worker first, then whoever takes its outcomes, then whoever reads them: nothing that was begun is lost to a

@@ -38,7 +38,7 @@ pub(crate) struct Submit {
     /// A name of yours for this batch: the same one never makes a second batch, however often it is submitted
     #[arg(long, value_name = "KEY", value_parser = parse_key, conflicts_with = "resume", help_heading = "How it is sent")]
     pub(crate) idempotency_key: Option<String>,
-    /// End after this long, whatever was accepted by then, and say how to go on
+    /// End the sending after this long, whatever was accepted by then, and say how to go on
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout, help_heading = "How it is sent")]
     pub(crate) deadline: Option<Duration>,
     /// Send paths instead of files, relative ones made absolute: the workers see the same folders (shared storage)

@@ -64,8 +64,10 @@ impl Ledger {
             self.progress.total = Some(upto);
             self.changed();
         }
-        let is_lost = self.touched.is_some_and(|touched| touched.elapsed() >= LOST);
-        let items = if is_lost { 0 } else { self.accepted }..self.progress.total.unwrap_or(0);
+        if self.touched.is_some_and(|touched| touched.elapsed() >= LOST) {
+            self.accepted = 0;
+        }
+        let items = self.accepted..self.progress.total.unwrap_or(0);
         items.filter(|index| !self.is_recorded(*index)).take(AT_ONCE).map(ItemIndex).collect()
     }
 

@@ -3,7 +3,7 @@
 -- Gives, of a cancelled batch that was never sealed and has not changed for so long, the first item of which nothing may
 -- come any more and how many items it has from now on; the same again where that was done before; twice 0 for any other,
 -- nothing for an unknown one.
-if not go_on() then
+if call('EXISTS', batch) == 0 then
   return false
 end
 
@@ -25,9 +25,14 @@ if not closed then
   if upto - math.max(number('accepted'), recorded) > tonumber(ARGV[4]) then
     return {0, 0}
   end
+  -- Not before: one that is left as it is goes when nobody goes on with it.
+  go_on()
   closed = whole(upto)
   call('HSET', batch, 'total', closed, 'closed', closed)
   complete(ARGV[2])
   changed()
 end
-return {quiet_for() >= tonumber(ARGV[3]) and 0 or number('accepted'), tonumber(closed)}
+if quiet_for() >= tonumber(ARGV[3]) then
+  call('HSET', batch, 'accepted', 0)
+end
+return {number('accepted'), tonumber(closed)}

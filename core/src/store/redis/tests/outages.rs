@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tidemill_testing::Redis as Server;
 
 use super::*;
@@ -15,13 +17,18 @@ fn patient_and_hasty(server: &Server, patience: Duration) -> [Redis; 2] {
 async fn operations_go_on_when_a_server_that_was_killed_is_back() {
     let Some(mut server) = or_skip(Server::own()) else { return };
     let store = connect(&server.url());
-    let id = opened(&store, Some(1000)).await;
+    let id = opened(&store, None).await;
+    let enough = Arc::new(AtomicBool::new(false));
     let recording = tokio::spawn({
-        let (store, id) = (Arc::clone(&store), id.clone());
+        let (store, id, enough) = (Arc::clone(&store), id.clone(), Arc::clone(&enough));
         async move {
-            for start in (0..1000).step_by(10) {
-                store.record(&id, &oks(start..start + 10)).await.unwrap();
+            let mut total = 0;
+            // Whoever waits below waits for a change: there is one as long as that goes on.
+            while !enough.load(Ordering::SeqCst) {
+                store.record(&id, &oks(total..total + 10)).await.unwrap();
+                total += 10;
             }
+            total
         }
     });
 
@@ -37,11 +44,13 @@ async fn operations_go_on_when_a_server_that_was_killed_is_back() {
         server.start();
         tokio::time::timeout(PATIENCE, waiting).await.expect("it wakes").unwrap().unwrap();
     }
-    recording.await.unwrap();
+    enough.store(true, Ordering::SeqCst);
+    let total = recording.await.unwrap();
+    store.seal(&id, total).await.unwrap();
 
     let books = store.verify(&id).await.unwrap();
     assert!(books.balance(), "{books:?}");
-    assert_eq!(read_all(&store, &id, Order::Input, 64).await, Vec::from_iter(0..1000));
+    assert_eq!(read_all(&store, &id, Order::Input, 64).await, Vec::from_iter(0..total));
 }
 
 #[tokio::test]

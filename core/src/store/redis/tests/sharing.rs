@@ -177,6 +177,47 @@ async fn a_cancelled_batch_that_nobody_goes_on_with_is_closed() {
 }
 
 #[tokio::test]
+async fn what_the_broker_had_of_a_closed_batch_is_lost_when_nothing_comes_for_long() {
+    let Some(store) = store() else { return };
+    let id = opened(&store, None).await;
+    store.accept(&id, 70_001).await.unwrap();
+    store.cancel(&id).await.unwrap();
+    assert!(store.close(&id, Duration::ZERO).await.unwrap().is_empty(), "it will come");
+    // Redis's clock cannot be paused.
+    ask::<u64>(&store, &["HSET", &store.keys.batch(&id), "touched", "1"]).await;
+
+    let mut open = Vec::new();
+    loop {
+        let some = store.close(&id, Duration::ZERO).await.unwrap();
+        if some.is_empty() {
+            break;
+        }
+        let cancelled: Vec<_> = some.iter().map(|index| outcome(index.0, Ending::Cancelled)).collect();
+        store.record(&id, &cancelled).await.unwrap();
+        open.extend(some.into_iter().map(|index| index.0));
+    }
+
+    assert!(open.into_iter().eq(0..70_001), "all of it, though some of it was given an outcome just now");
+    assert!(store.verify(&id).await.unwrap().balance());
+}
+
+#[tokio::test]
+async fn a_cancelled_batch_with_an_outcome_far_from_all_others_is_left_as_it_is_and_goes_as_others_do() {
+    let Some(store) = store() else { return };
+    let id = opened(&store, None).await;
+    store.record(&id, &oks([1 << 40])).await.unwrap();
+    store.cancel(&id).await.unwrap();
+    ask::<u64>(&store, &["HSET", &store.keys.batch(&id), "created", "1", "touched", "1"]).await;
+    ask::<u64>(&store, &["ZADD", &store.index.batches(), "1", id.as_str()]).await;
+    assert_eq!(store.sweep().await.unwrap(), 1);
+
+    assert!(store.close(&id, Duration::ZERO).await.unwrap().is_empty());
+
+    assert_eq!(store.progress(&id).await.unwrap().total, None);
+    assert!(lives(&store, &id).await.iter().all(is_short), "to look at it is not to go on with it");
+}
+
+#[tokio::test]
 async fn a_worker_is_listed_until_it_has_been_silent_for_three_beats() {
     let Some(store) = store() else { return };
     let now = unix_millis();
