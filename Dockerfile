@@ -4,13 +4,17 @@
 #     docker build --target worker .                          with libtorch and the models: workers on every lane
 #     docker build --target worker --build-arg TORCH=cuda .   the same, and able to use a GPU
 #
-# Whatever is fetched is pinned: crates by Cargo.lock, libtorch and the models' weights by bin/pinned.toml. Behind a proxy
-# with a certificate authority of its own, hand its certificates in: --secret id=ca,src=FILE.
+# What goes into the executables is pinned: crates by Cargo.lock, libtorch and the models' weights by bin/pinned.toml. The
+# images below, and what apt gets from Debian, are not: they follow their release, so that an image built anew has the
+# corrections of its day. To pin these images too, name them by digest: --build-arg DEBIAN=trixie-slim@sha256:…
+#
+# Behind a proxy with a certificate authority of its own, hand its certificates in: --secret id=ca,src=FILE.
 
-# 1: Cargo.toml says which Rust it needs at least, and any later one builds it. trixie: the builder's libc must not be newer
-# than that of the image below.
+# 1: Cargo.toml says which Rust it needs at least, and any later one builds it; another major would be another language.
+# trixie: the builder's libc must not be newer than that of the image below.
 ARG RUST=1-trixie
-# The stable Debian of that name, in its small form: libc, libstdc++ and certificates are all that the command needs.
+# The stable Debian of that name, in its small form: libc, libstdc++ and certificates are all that the command needs. Another
+# release would be another libc; within this one there are only corrections.
 ARG DEBIAN=trixie-slim
 # cpu, or cuda: which libraries the worker's image gets. The executable is the same.
 ARG TORCH=cpu
@@ -25,12 +29,15 @@ RUN bin/setup build
 # A mount that is not asked for is not there, and the line does nothing.
 RUN --mount=type=secret,id=ca,target=/usr/local/share/ca-certificates/build.crt update-ca-certificates
 
-# Both builds name both packages, and one executable: so the crates that both need are compiled alike, and once.
+# Both builds name both packages, and one executable: so the crates that both need are compiled alike, and once. Their
+# target/ is that of every build on this machine, of other checkouts too, and COPY keeps the files' times, by which cargo
+# tells what it has compiled: bin/date-sources makes these times true.
 FROM tools AS build
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,id=tidemill-target,target=/src/target,sharing=locked \
-    cargo build --locked --release --package tidemill-cli --package tidemill-vision --bin tidemill \
+    bin/date-sources \
+ && cargo build --locked --release --package tidemill-cli --package tidemill-vision --bin tidemill \
  && install -D --target-directory=/out target/release/tidemill
 
 FROM tools AS fetch
@@ -52,7 +59,8 @@ FROM torch-cpu AS build-vision
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,id=tidemill-target,target=/src/target,sharing=locked \
-    cargo build --locked --release --package tidemill-cli --package tidemill-vision --bin tidemill-vision \
+    bin/date-sources \
+ && cargo build --locked --release --package tidemill-cli --package tidemill-vision --bin tidemill-vision \
  && install -D --target-directory=/out target/release/tidemill-vision
 
 

@@ -93,8 +93,7 @@ fix: ## format the code and apply what clippy can mend by itself
 
 .PHONY: catalogue
 catalogue: ## write docs/catalogue.md anew, from the register of tasks
-	cargo run $(locked) --quiet -p tidemill-cli --bin tidemill -- tasks --markdown > target/catalogue.md
-	mv target/catalogue.md docs/catalogue.md
+	page=$$(cargo run $(locked) --quiet -p tidemill-cli --bin tidemill -- tasks --markdown) && printf '%s\n' "$$page" > docs/catalogue.md
 
 .PHONY: bench
 bench: setup build models ## measure, beside the peers, and print the ratios

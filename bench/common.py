@@ -25,11 +25,6 @@ def peer(script, *arguments, folder=PEERS, **environment):
     return json.loads(text.splitlines()[-1])
 
 
-def take_turns(reps, ours, theirs):
-    """Runs ours and theirs in turn; the figures of each."""
-    return rounds(reps, ours, theirs)
-
-
 def rounds(reps, *runs):
     """Runs all of them in turn, again and again; the figures of each. What is None has none."""
     figures = [[] for _ in runs]

@@ -20,6 +20,7 @@ pub(crate) use self::cluster::{Cancel, Dead, DeadCommand, ItemName, Results, Sta
 pub(crate) use self::models::{CardArgs, ImportArgs, ModelsArgs, ModelsCommand};
 pub(crate) use self::roles::{Health, ResultsApi, ServeArgs, Submit, WorkerArgs};
 use crate::error::{CliError, Exit};
+use crate::printer;
 
 /// Run a task over many inputs, on every core and GPU, and get every outcome once and in order
 #[derive(Debug, Parser)]
@@ -53,6 +54,20 @@ pub(crate) struct Shared {
     /// Say more (twice, three times: even more)
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Everywhere")]
     pub(crate) verbose: u8,
+}
+
+impl Shared {
+    /// Whether nothing is to be said but errors.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet > 0
+    }
+
+    /// Says something on standard error, unless it is to be quiet.
+    pub(crate) fn say(&self, text: &str) {
+        if !self.is_quiet() {
+            printer::say(text);
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -200,7 +215,7 @@ pub(crate) struct Show {
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub(crate) format: Option<Format>,
     /// The folder for produced files (names and folders of the inputs are kept), or a file for outcomes: .ndjson,
-    /// .parquet, .coco.json; may be given twice, once for each
+    /// .jsonl, .parquet, .coco.json; may be given twice, once for each
     #[arg(long, value_name = "DIR|FILE")]
     pub(crate) out: Vec<PathBuf>,
 }
@@ -400,6 +415,19 @@ mod tests {
     #[test]
     fn the_arguments_are_sound() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_list_of_nothing_is_not_asked_for() {
+        for command in [&["status"][..], &["dead", "list"]] {
+            let asked = |limit| {
+                let args = ["tidemill"].iter().chain(command).copied().chain(["--limit", limit]);
+                Args::try_parse_from(args).map(drop)
+            };
+            assert!(asked("1").is_ok(), "{command:?}");
+            let refused = asked("0").unwrap_err().to_string();
+            assert!(refused.contains("invalid value '0' for '--limit <N>': 0 is not in 1.."), "{refused}");
+        }
     }
 
     #[test]

@@ -35,12 +35,8 @@ pub(crate) fn bench(args: &Bench, settings: &Settings, vision: Option<Vision>) -
     let Some(vision) = vision else { return Err(handover::hand_over(settings)) };
     // Before any thread is started.
     let engine = networks::start(vision, settings)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| CliError::new(Exit::Fault, format!("cannot start the runtime: {error}")))?;
-    let pool = Pool::new(settings.worker.threads).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?;
+    let runtime = crate::runtime()?;
+    let pool = Pool::new(settings.worker.threads).map_err(CliError::fault)?;
     let time = Duration::from_secs(u64::from(args.seconds));
 
     let found = runtime.block_on(pictures(place))?;

@@ -22,7 +22,7 @@ use crate::line;
 
 /// A machine that does not answer by then is not there.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// How long an answer may take that is no stream.
+/// How long an answer may take that is no stream, and for which not all of a batch is read.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// A stream may be silent for hours; that its other end is gone is found out within about a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -181,7 +181,11 @@ impl Client {
             Some(body) => request.header(header::CONTENT_TYPE, "application/json").body(body),
             None => request,
         };
-        let response = self.begin(method, path, |request| with_body(request.timeout(ANSWER_WITHIN))).await?;
+        self.told(self.begin(method, path, |request| with_body(request.timeout(ANSWER_WITHIN))).await?).await
+    }
+
+    /// What an answer says.
+    async fn told<T: DeserializeOwned>(&self, response: Response) -> Result<T, ApiError> {
         let body = response.bytes().await.map_err(|error| self.unreachable(error))?;
         serde_json::from_slice(&body).map_err(|error| ApiError {
             trouble: Trouble::Fault,
@@ -229,9 +233,10 @@ impl Client {
         self.ask(Method::DELETE, &format!("/v1/batches/{batch}"), None).await
     }
 
-    /// Counts a batch's outcomes anew.
+    /// Counts a batch's outcomes anew, which takes as long as the batch is large.
     pub(crate) async fn verify(&self, batch: &BatchId) -> Result<Books, ApiError> {
-        self.get(&format!("/v1/batches/{batch}/verify")).await
+        let path = format!("/v1/batches/{batch}/verify");
+        self.told(self.begin(Method::GET, &path, |request| request).await?).await
     }
 
     /// The dead items, of one batch or of all.

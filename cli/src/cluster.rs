@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemill_core::blobs::{Blobs, FetchLimits};
+use tidemill_core::blobs::Blobs;
 use tidemill_core::broker::rabbitmq::{self, RabbitMq};
 use tidemill_core::broker::{BrokerError, BrokerErrorKind, Queue};
 use tidemill_core::settings::Settings;
@@ -85,7 +85,7 @@ pub(crate) fn store(settings: &Settings) -> Result<Arc<Redis>, CliError> {
 
 /// Where workers store and fetch bytes.
 pub(crate) fn blobs(settings: &Settings) -> Result<Blobs, CliError> {
-    let limits = FetchLimits { max_bytes: settings.fetch.max_bytes, timeout: settings.fetch.timeout };
+    let limits = crate::fetch_limits(settings);
     let blobs = match &settings.blobs.url {
         None => Ok(Blobs::without_store(limits)),
         Some(url) => Blobs::at(url, limits, Some(settings.blobs.keep)),
@@ -100,7 +100,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| CliError::new(Exit::Fault, format!("cannot start the runtime: {error}")))
+        .map_err(|error| CliError::fault(format!("cannot start the runtime: {error}")))
 }
 
 /// Runs a role to its end. Where a second signal has dropped it, which gives `None`, nothing is waited for any more.
@@ -123,8 +123,7 @@ pub(crate) struct Signals {
 impl Signals {
     /// Listens from now on.
     pub(crate) fn listen() -> Result<Self, CliError> {
-        let heard =
-            |kind| signal(kind).map_err(|error| CliError::new(Exit::Fault, format!("cannot hear signals: {error}")));
+        let heard = |kind| signal(kind).map_err(|error| CliError::fault(format!("cannot hear signals: {error}")));
         Ok(Self { interrupt: heard(SignalKind::interrupt())?, terminate: heard(SignalKind::terminate())? })
     }
 

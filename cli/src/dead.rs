@@ -32,13 +32,14 @@ pub(crate) fn dead(args: &Dead, settings: &Settings) -> Result<Exit, CliError> {
     crate::block_on(async {
         match &args.command {
             DeadCommand::List { batch, limit, json } => {
-                let items = client.dead(batch.as_ref(), *limit).await?;
+                let limit = *limit as usize;
+                let items = client.dead(batch.as_ref(), limit).await?;
                 // Messages that could not be read belong to no batch; without a broker there are none to be seen.
                 let asks = batch.is_none() && !settings.broker.url.is_memory();
-                let letters = if asks { letters::list(settings, *limit).await? } else { Letters::default() };
+                let letters = if asks { letters::list(settings, limit).await? } else { Letters::default() };
                 let Letters { first, total } = &letters;
                 let all = All { items: &items, messages: first, messages_in_queue: *total };
-                print(&if *json { pretty(&all) } else { listed(&items, *limit) + &unreadable(&letters) })
+                print(&if *json { pretty(&all) } else { listed(&items) + &unreadable(&letters) })
             }
             DeadCommand::Show { item, json } => {
                 let mut found = find(&client, item).await?;
@@ -130,11 +131,7 @@ fn count(items: usize) -> String {
     if items == 1 { "1 item is".into() } else { format!("{items} items are") }
 }
 
-fn listed(items: &[DeadItem], limit: usize) -> String {
-    if limit == 0 {
-        // Whether there are any was not asked.
-        return String::new();
-    }
+fn listed(items: &[DeadItem]) -> String {
     if items.is_empty() {
         return "no dead items\n".into();
     }

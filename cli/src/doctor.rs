@@ -1,10 +1,12 @@
-//! `doctor`: what is installed, what is missing, and how to mend it.
+//! `doctor`: what is installed, what can be reached, what is missing or slow, and how to mend it.
 
 mod reach;
 
 use std::io::Write as _;
+use std::time::{Duration, Instant};
 
 use console::style;
+use tidemill_core::blobs::file_behind;
 use tidemill_core::compute::available_cores;
 use tidemill_core::settings::{Loaded, Settings};
 use tidemill_tasks::vision::card::Card;
@@ -12,6 +14,9 @@ use tidemill_tasks::vision::card::Card;
 use crate::error::{CliError, Exit};
 use crate::tasks::print;
 use crate::{Vision, handover};
+
+/// What takes as long as this is slow: a machine of the same network, and a disk of one's own, take some milliseconds.
+const SLOW_FROM: Duration = Duration::from_millis(250);
 
 /// One thing that was looked at.
 pub(crate) struct Finding {
@@ -25,6 +30,14 @@ pub(crate) struct Finding {
 impl Finding {
     pub(crate) fn well(what: impl Into<String>) -> Self {
         Self { is_well: true, exit: Exit::Ok, what: what.into(), remedy: None }
+    }
+
+    /// It is well, and took so long to show it; with what to do where that is slow.
+    fn after(took: Duration, what: impl Into<String>, remedy: &str) -> Self {
+        let millis = took.as_secs_f64() * 1e3;
+        let shown = if millis < 10.0 { format!("{millis:.1} ms") } else { format!("{millis:.0} ms") };
+        let remedy = (took >= SLOW_FROM).then(|| remedy.to_owned());
+        Self { remedy, ..Self::well(format!("{} ({shown})", what.into())) }
     }
 
     pub(crate) fn ill(what: impl Into<String>, remedy: impl Into<String>) -> Self {
@@ -50,6 +63,7 @@ pub(crate) fn doctor(settings: &Settings, vision: Option<Vision>) -> Result<Exit
     ];
     findings.extend(networks(settings, vision));
     findings.extend(models(settings));
+    findings.extend(blobs_folder(settings));
     findings.extend(reach::cluster(settings));
     let mut text = String::new();
     for finding in &findings {
@@ -74,6 +88,29 @@ fn temporary_folder() -> Finding {
             "make room there, or name another folder in TMPDIR",
         ),
     }
+}
+
+/// Whether blobs can be written, where they lie in a folder that this machine has, and how long it takes until they are
+/// safe there.
+fn blobs_folder(settings: &Settings) -> Option<Finding> {
+    let url = settings.blobs.url.as_ref()?;
+    let folder = file_behind(url.expose()).ok().flatten().filter(|folder| folder.is_dir())?;
+    let asked = Instant::now();
+    let written = tempfile::tempfile_in(folder).and_then(|mut file| {
+        file.write_all(b"grist")?;
+        file.sync_all()
+    });
+    Some(match written {
+        Ok(()) => Finding::after(
+            asked.elapsed(),
+            format!("blobs can be written to {}", folder.display()),
+            "a slow or busy disk: workers and the results API wait for it; name a quicker place in blobs.url",
+        ),
+        Err(error) => Finding::ill(
+            format!("blobs cannot be written to {}: {error}", folder.display()),
+            "make room there, let whoever runs workers and results API write there, or name another place in blobs.url",
+        ),
+    })
 }
 
 /// What networks can run on. The small command asks the other one, which also shows whether that one starts.
@@ -125,10 +162,43 @@ fn models(settings: &Settings) -> Vec<Finding> {
 }
 
 /// Prints what networks can run on, for the small command's doctor.
-pub(crate) fn devices(vision: Option<Vision>) -> Exit {
+pub(crate) fn devices(vision: Option<Vision>) -> Result<Exit, CliError> {
     let lines = vision.map(|vision| (vision.describe)()).unwrap_or_default();
-    match print(&lines.iter().map(|line| format!("{line}\n")).collect::<String>()) {
-        Ok(exit) => exit,
-        Err(error) => error.exit,
+    print(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_slow_is_well_and_what_to_do_is_said() {
+        let found = |micros| {
+            let Finding { is_well, exit, what, remedy } =
+                Finding::after(Duration::from_micros(micros), "Redis lets us in", "far or overloaded");
+            assert!(is_well && exit == Exit::Ok);
+            (what, remedy)
+        };
+        assert_eq!(found(420), ("Redis lets us in (0.4 ms)".into(), None));
+        assert_eq!(found(249_000), ("Redis lets us in (249 ms)".into(), None));
+        assert_eq!(found(250_000), ("Redis lets us in (250 ms)".into(), Some("far or overloaded".into())));
+    }
+
+    #[test]
+    fn blobs_are_looked_for_where_their_folder_is_on_this_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let found = |url: &str| {
+            let mut settings = Settings::default();
+            settings.blobs.url = Some(url.parse().unwrap());
+            blobs_folder(&settings)
+        };
+
+        let written = found(&format!("file://{}", folder.path().display())).unwrap();
+
+        assert!(written.is_well && written.what.starts_with("blobs can be written to /"), "{}", written.what);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        for elsewhere in ["file:///nowhere/here", "s3://bucket/blobs", "memory://"] {
+            assert!(found(elsewhere).is_none(), "{elsewhere}");
+        }
     }
 }

@@ -48,6 +48,11 @@ impl CliError {
         Self { exit, message: message.into(), hint: None }
     }
 
+    /// A fault of ours, without a hint.
+    pub fn fault(error: impl fmt::Display) -> Self {
+        Self::new(Exit::Fault, error.to_string())
+    }
+
     /// The command was not understood.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)

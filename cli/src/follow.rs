@@ -91,13 +91,16 @@ pub(crate) async fn follow(
             format!("interrupted: the batch goes on, and `tidemill cancel {batch}` ends it; {back}")
         }
     };
-    let shown = [show_progress(client, batch, &following), tell_notes(client, batch, &following)];
+    let sent = CancellationToken::new();
+    let shown = [show_progress(client, batch, &following, sent.clone()), tell_notes(client, batch, &following)];
     let mut reader = Reader::new(client, batch, following, Sink::new(&following, kept), Arc::clone(&place));
     let given_up = CancellationToken::new();
     let all_is_sent = {
-        let given_up = given_up.clone();
+        let (given_up, sent) = (given_up.clone(), sent.clone());
         async move {
-            if !published.await {
+            if published.await {
+                sent.cancel();
+            } else {
                 given_up.cancel();
                 std::future::pending::<()>().await;
             }
@@ -106,7 +109,9 @@ pub(crate) async fn follow(
     let guard = interrupt::ends_at_once_from(all_is_sent, goodbye);
     let read = given_up.run_until_cancelled(reader.read()).await;
     shown.into_iter().flatten().for_each(|shown| shown.abort());
-    printer::clear();
+    if sent.is_cancelled() {
+        printer::clear();
+    }
     let Some(read) = read else {
         reader.give_up()?.discard_if_empty();
         return Ok(Exit::NotAllOk);
@@ -149,14 +154,21 @@ fn is_at_the_end(info: &BatchInfo, place: u64) -> bool {
     info.progress.is_complete() && info.progress.total.is_some_and(|total| place >= total)
 }
 
-/// The bar follows the batch, not what was read of it: a reader may begin late and be slow.
-fn show_progress(client: &Client, batch: &BatchId, following: &Following) -> Option<tokio::task::JoinHandle<()>> {
+/// The bar follows the batch, not what was read of it: a reader may begin late and be slow. Until all is sent, it is that of
+/// whoever sends.
+fn show_progress(
+    client: &Client,
+    batch: &BatchId,
+    following: &Following,
+    sent: CancellationToken,
+) -> Option<tokio::task::JoinHandle<()>> {
     let is_quiet = following.is_quiet;
     if !Bar::new("", None, is_quiet).is_wanted() || !following.waits {
         return None;
     }
     let (client, batch) = (client.clone(), batch.clone());
     Some(tokio::spawn(async move {
+        sent.cancelled().await;
         let mut bar = None;
         let mut tick = tokio::time::interval(TICK);
         loop {

@@ -2,8 +2,7 @@
 
 use std::io::Write as _;
 
-use tokio::signal::unix::{SignalKind, signal};
-
+use crate::cluster::Signals;
 use crate::error::Exit;
 use crate::printer;
 
@@ -20,23 +19,19 @@ pub(crate) fn ends_at_once_from(
 ) -> Guard {
     Guard(tokio::spawn(async move {
         begun.await;
-        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-        else {
-            return; // then a signal does what it does to every process
-        };
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        // Where they cannot be heard, a signal does what it does to every process.
+        let Ok(mut signals) = Signals::listen() else { return };
+        signals.next().await;
         printer::clear();
         // A closed standard error is no reason to stay.
         drop(writeln!(std::io::stderr().lock(), "{}", printer::harmless(&goodbye())));
-        end();
+        end_at_once();
     }))
 }
 
-#[expect(clippy::disallowed_methods, reason = "whatever else runs only watches, and may be blocked by whoever reads")]
-fn end() {
+/// Ends the process as interrupted, whatever else runs in it.
+#[expect(clippy::disallowed_methods, reason = "whatever else runs only watches, or was told before")]
+pub(crate) fn end_at_once() {
     std::process::exit(i32::from(Exit::Interrupted as u8));
 }
 

@@ -31,7 +31,7 @@ pub(crate) use self::journal::Begun;
 use self::journal::Journal;
 pub(crate) use self::label::{Label, Whole};
 pub(crate) use self::record::Record;
-use crate::error::{CliError, Exit};
+use crate::error::CliError;
 
 /// The file of one batch.
 #[derive(Debug)]
@@ -155,7 +155,7 @@ impl Ledger {
             Form::Ndjson | Form::Parquet(_) => self.journal.add(outcome, self.has_names(), None),
             Form::Coco(coco) => {
                 let note = coco.note(outcome, blobs).map_err(|problem| {
-                    CliError::new(Exit::Fault, format!("{}: item {}: {problem}", self.path.display(), outcome.index))
+                    CliError::fault(format!("{}: item {}: {problem}", self.path.display(), outcome.index))
                 })?;
                 self.journal.add(outcome, self.has_names(), note)
             }
@@ -176,7 +176,7 @@ impl Ledger {
     /// Where that cannot be written; the journal stays then.
     pub(crate) async fn finish(self) -> Result<(), CliError> {
         let finishing = tokio::task::spawn_blocking(|| self.finish_here());
-        finishing.await.map_err(|error| CliError::new(Exit::Fault, error.to_string()))?
+        finishing.await.map_err(CliError::fault)?
     }
 
     fn finish_here(mut self) -> Result<(), CliError> {
@@ -321,6 +321,6 @@ fn not_written(path: &Path, error: &io::Error, is_in_order: bool) -> CliError {
         true => "The same command with --resume goes on",
         false => "In the order of completion nothing goes on: remove what is there and run it again",
     };
-    CliError::new(Exit::Fault, format!("cannot write {}: {error}", path.display()))
+    CliError::fault(format!("cannot write {}: {error}", path.display()))
         .hint(format!("is there room on the disk, and may you write there? {again}"))
 }

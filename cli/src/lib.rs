@@ -4,7 +4,9 @@
 //!  args ─▶ settings ─▶ ┬ run: words ─▶ producer ─▶ [broker ─▶ worker ─▶ collector ─▶ store] ─▶ printer
 //!                      ├ status, results, cancel, verify, dead, workers: client ─▶ results API
 //!                      ├ submit ─▶ producer ─▶ RabbitMQ ─▶ worker ─▶ RabbitMQ ─▶ results-api ─▶ Redis
+//!                      │   (the roles worker and results-api are commands too; health asks one whether it is ready)
 //!                      ├ serve: results API over [broker ─▶ worker ─▶ collector ─▶ store]
+//!                      ├ bench: a network, the reading of pictures, and both as run does it
 //!                      ├ tasks, models, doctor, completions
 //!                      └ handover ─▶ tidemill-vision, where a network is to run
 //! ```
@@ -29,6 +31,7 @@ mod models;
 mod networks;
 mod notes;
 mod out;
+mod prepared;
 mod printer;
 mod results;
 mod results_api;
@@ -49,6 +52,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser as _;
+use tidemill_core::blobs::FetchLimits;
 use tidemill_core::settings::{Settings, Sources, VisionSettings};
 use tidemill_core::task::Register;
 use tidemill_core::telemetry;
@@ -56,6 +60,7 @@ use tidemill_tasks::vision::card::Card;
 use tidemill_tasks::vision::train::Place;
 use tidemill_tasks::vision::{Engine, Import, Models};
 use tidemill_tasks::{House, image, net};
+use tokio::runtime::Runtime;
 
 use crate::args::{Args, Command};
 pub use crate::error::{CliError, Exit};
@@ -111,7 +116,7 @@ pub fn main(vision: Option<Vision>) -> ExitCode {
             return end(match error.print() {
                 _ if error.use_stderr() => Ok(Exit::Usage),
                 Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                    Err(CliError::new(Exit::Fault, format!("cannot print: {error}")))
+                    Err(CliError::fault(format!("cannot print: {error}")))
                 }
                 _ => Ok(Exit::Ok),
             });
@@ -149,7 +154,7 @@ fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
     .map_err(|error| CliError::new(Exit::Configuration, error.to_string()))?;
     let settings = &loaded.settings;
     telemetry::init(&settings.log, telemetry::TextStyle::for_stderr(), printer::stderr_beside_the_bar)
-        .map_err(|error| CliError::new(Exit::Fault, format!("cannot start the log: {error}")))?;
+        .map_err(|error| CliError::fault(format!("cannot start the log: {error}")))?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -172,18 +177,23 @@ fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
         Command::Doctor if wants_settings => doctor::settings(&loaded),
         Command::Doctor => doctor::doctor(settings, vision),
         Command::Completions { shell } => args::completions(shell),
-        Command::Devices => Ok(doctor::devices(vision)),
+        Command::Devices => doctor::devices(vision),
     }
+}
+
+/// A runtime of two threads: an interrupt is heard also while the other one is held up by whoever reads our output. Roles
+/// have a [larger one](cluster::runtime).
+fn runtime() -> Result<Runtime, CliError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::fault(format!("cannot start the runtime: {error}")))
 }
 
 /// Waits for what a command asks of the cluster.
 fn block_on<T>(asking: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
-    // Two threads: an interrupt is heard also while the other one is held up by whoever reads our output.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| CliError::new(Exit::Fault, format!("cannot start the runtime: {error}")))?;
+    let runtime = runtime()?;
     let asked = runtime.block_on(asking);
     runtime.shutdown_background();
     asked
@@ -195,11 +205,21 @@ fn register(settings: &Settings, engine: Option<Arc<dyn Engine>>) -> Register {
 
 /// Every task, with models trained in that place.
 fn register_in(settings: &Settings, engine: Option<Arc<dyn Engine>>, training: Place) -> Register {
-    let image_limits = image::Limits { max_pixels: settings.image.max_pixels, max_bytes: settings.image.max_bytes };
+    let image_limits = image_limits(settings);
     let net_limits = net::Limits::from(&settings.net);
     let children = handover::children();
     let models = models_of(settings);
     tidemill_tasks::register(&House { image_limits, net_limits, models, engine, training, children })
+}
+
+/// How large a picture may be.
+fn image_limits(settings: &Settings) -> image::Limits {
+    image::Limits { max_pixels: settings.image.max_pixels, max_bytes: settings.image.max_bytes }
+}
+
+/// What inputs may be fetched.
+fn fetch_limits(settings: &Settings) -> FetchLimits {
+    FetchLimits { max_bytes: settings.fetch.max_bytes, timeout: settings.fetch.timeout }
 }
 
 /// The folders of the settings, then those beside the executable, so that an installed or freshly built command finds

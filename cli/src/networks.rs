@@ -37,7 +37,7 @@ impl Networks for Seen {
 
 /// The error of a command whose device is lost.
 pub(crate) fn device_lost(reason: &str) -> CliError {
-    CliError::new(Exit::Fault, format!("the device is lost to this process: {reason}"))
+    CliError::fault(format!("the device is lost to this process: {reason}"))
 }
 
 /// Loads the models of `vision.preload`, else the default one. One that cannot be loaded is told of when it is asked for,

@@ -45,8 +45,8 @@ impl Out {
             CliError::usage(format!("--out: cannot write to {}: {error}", folder.display()))
                 .hint("name a folder that you may write to, on a disk with room")
         };
-        std::fs::create_dir_all(folder).map_err(|error| unusable(&error))?;
-        let real = folder.canonicalize().map_err(|error| unusable(&error))?;
+        // Before it is made: where it is refused nothing is left of it.
+        let real = place_of(folder).map_err(|error| unusable(&error))?;
         for place in inputs.into_iter().flatten().filter_map(Source::place) {
             let Some(input) = place.overlap(&real) else { continue };
             let (out, is_around) = (folder.display(), is_folder_around(&input, &real));
@@ -59,6 +59,7 @@ impl Out {
                 .hint("produced files would overwrite inputs or become inputs; name a folder outside"));
         }
         let replaces = inputs.is_some_and(|inputs| !inputs.iter().any(|input| matches!(input, Source::Lines { .. })));
+        std::fs::create_dir_all(folder).map_err(|error| unusable(&error))?;
         let staging = Staging::within(folder).map_err(|error| unusable(&error))?;
         Ok(Self { folder: folder.to_owned(), replaces, staging, given: HashSet::new() })
     }
@@ -232,6 +233,29 @@ fn hash(path: &Path) -> u64 {
     hasher.finish()
 }
 
+/// Where a folder lies, without links; where it is not there, where it will once it is made.
+///
+/// # Errors
+/// Where something on the way to it is no folder, or cannot be looked at.
+fn place_of(folder: &Path) -> io::Result<PathBuf> {
+    let mut place = PathBuf::new();
+    for part in std::path::absolute(folder)?.components() {
+        if part == Component::ParentDir {
+            place.pop();
+            continue;
+        }
+        place.push(part);
+        match place.canonicalize() {
+            Ok(real) if real.is_dir() => place = real,
+            Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+            // What is made here is no link.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(place)
+}
+
 /// Whether an input is a folder that has this one within it.
 fn is_folder_around(input: &Path, out: &Path) -> bool {
     input.is_dir() && input.canonicalize().is_ok_and(|input| out.starts_with(input))
@@ -262,4 +286,53 @@ fn put(from: &Path, to: &Path, outcome: &Outcome) -> io::Result<()> {
         std::fs::copy(from, &beside).map(drop)
     };
     put.and_then(|()| std::fs::rename(&beside, to)).inspect_err(|_| drop(std::fs::remove_file(&beside)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use tidemill_producer::inputs::Place;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_is_placed_where_it_will_be_made() {
+        let here = tempfile::tempdir().unwrap();
+        let real = here.path().canonicalize().unwrap();
+        std::fs::create_dir(real.join("there")).unwrap();
+        std::fs::write(real.join("file"), b"").unwrap();
+        symlink("there", real.join("link")).unwrap();
+
+        for (given, place) in [
+            ("there", "there"),
+            ("link", "there"),
+            ("link/new/newer", "there/new/newer"),
+            ("new", "new"),
+            ("./new/../link/../new", "new"),
+        ] {
+            let made = real.join(given);
+            assert_eq!(place_of(&made).unwrap(), real.join(place), "{given}");
+            std::fs::create_dir_all(&made).unwrap();
+            assert_eq!(made.canonicalize().unwrap(), real.join(place), "{given}");
+        }
+        assert!(place_of(&real.join("file")).is_err());
+        assert!(place_of(&real.join("file/new")).is_err());
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_folder_that_is_refused() {
+        let here = tempfile::tempdir().unwrap();
+        let photos = here.path().join("photos");
+        std::fs::create_dir(&photos).unwrap();
+        std::fs::write(photos.join("a.jpg"), b"").unwrap();
+        let inputs = [Source::Place(Place::find(photos.to_str().unwrap(), false).unwrap())];
+
+        let refused = Out::open(&photos.join("small/ones"), Some(&inputs)).unwrap_err();
+
+        assert!(refused.message.contains("lies within the input"), "{}", refused.message);
+        assert!(!photos.join("small").exists());
+        let beside = here.path().join("small/ones");
+        assert!(Out::open(&beside, Some(&inputs)).is_ok() && beside.is_dir());
+    }
 }

@@ -12,7 +12,7 @@ use tidemill_core::outcome::Outcome;
 pub(crate) use self::bar::{Bar, clear, say, stderr_beside_the_bar};
 use self::table::Table;
 use crate::args::Format;
-use crate::error::{CliError, Exit};
+use crate::error::CliError;
 use crate::ledger::Record;
 
 /// Prints outcomes.
@@ -136,8 +136,7 @@ impl Printer {
 
 /// Standard output takes nothing more.
 pub(crate) fn not_printed(error: &io::Error) -> CliError {
-    CliError::new(Exit::Fault, format!("cannot print outcomes: {error}"))
-        .hint("is the disk full that they are written to?")
+    CliError::fault(format!("cannot print outcomes: {error}")).hint("is the disk full that they are written to?")
 }
 
 /// A text for people without what a terminal would obey: the name of a file may have anything in it. Its lines stay.

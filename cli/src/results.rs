@@ -6,12 +6,12 @@ use tidemill_core::batch::Batch;
 use tidemill_core::outcome::Status;
 use tidemill_core::settings::Settings;
 
+use crate::Vision;
 use crate::args::{OrderArg, Results, Shared};
 use crate::client::Client;
 use crate::error::{CliError, Exit};
 use crate::follow::{Following, Kept, follow, is_well, must_be_in_input_order};
 use crate::ledger::{FileForm, Form, Label, Whole};
-use crate::{Vision, printer};
 
 /// Prints them, or writes them into a file.
 pub(crate) fn results(
@@ -21,7 +21,6 @@ pub(crate) fn results(
     vision: Option<Vision>,
 ) -> Result<Exit, CliError> {
     let client = Client::new(settings)?;
-    let is_quiet = shared.quiet > 0;
     let following = Following {
         order: args.order.into(),
         format: args.format,
@@ -29,7 +28,7 @@ pub(crate) fn results(
         limit: args.limit,
         waits: args.follow,
         is_patient: false,
-        is_quiet,
+        is_quiet: shared.is_quiet(),
     };
     let file = args.out.as_deref().map(|path| form_of(path, args.order)).transpose()?;
     crate::block_on(async {
@@ -50,9 +49,7 @@ pub(crate) fn results(
             }
         };
         let Some(kept) = Kept::open(args.download.as_deref(), None, file, args.resume)? else {
-            if !is_quiet {
-                printer::say("the file of --out is complete; there is nothing to go on with");
-            }
+            shared.say("the file of --out is complete; there is nothing to go on with");
             return Ok(if is_all_ok { Exit::Ok } else { Exit::NotAllOk });
         };
         kept.must_be_of(&client, &args.batch).await?;

@@ -40,7 +40,9 @@ async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
     let blobs = settings.blobs.url.is_some().then(|| cluster::blobs(settings)).transpose()?;
     let ahead = Ahead::default();
     let stop = CancellationToken::new();
-    let api = api(settings, broker.clone(), store.clone(), blobs.clone(), ahead.clone(), stop.clone());
+    // Whoever asks over HTTP does not wait for ever for a broker that is there and confirms nothing.
+    let asked = Arc::new(broker.with_patience(settings.submit.patience));
+    let api = api(settings, asked, store.clone(), blobs.clone(), ahead.clone(), stop.clone());
     let collecting = async {
         let (store, told): (&dyn Store, _) = (&*store, stop.clone());
         collect(&*broker, store, |_| {}, told).await.map_err(|error| cluster::broker_error(&error))

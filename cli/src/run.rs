@@ -1,39 +1,37 @@
 //! `run`: broker, worker, collector and store inside this process, and the way of every item through them.
 
 mod kept;
+mod tally;
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
-use tidemill_core::batch::{Batch, BatchId, ItemIndex, Priority};
-use tidemill_core::blobs::{Blobs, FetchLimits};
+use tidemill_core::batch::{Batch, BatchId, ItemIndex};
+use tidemill_core::blobs::Blobs;
 use tidemill_core::broker::{self, Broker, Notice};
 use tidemill_core::compute::Pool;
-use tidemill_core::nearest::{did_you_mean, nearest};
 use tidemill_core::outcome::{Outcome, Status};
-use tidemill_core::retry::RetryPolicy;
-use tidemill_core::settings::{RetrySettings, Settings};
+use tidemill_core::settings::Settings;
 use tidemill_core::store::{self, Progress, Store};
-use tidemill_core::task::{Engine, Hands, Job, Kind, Lane, Register, Tools, raw};
+use tidemill_core::task::{Engine, Hands, Job, Lane, Register, Tools};
 use tidemill_core::web::Web;
 use tidemill_producer::inputs::Inputs;
-use tidemill_producer::{Cut, ProduceError, Produced, Producer, Span, UnderWay, Window};
+use tidemill_producer::{Cut, Producer, Span, UnderWay, Window};
 use tidemill_results_api::{Stream, collect};
-use tidemill_tasks::vision::DEFAULT_MODEL;
 use tidemill_worker::{OwnNetworks, Setup, Worker};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::kept::{Begin, Kept, Plan};
-use crate::args::{Run, Shared, Work};
-use crate::cluster::own_name;
+use self::tally::Tally;
+use crate::args::{Run, Shared};
+use crate::cluster::{Signals, own_name};
 use crate::error::{CliError, Exit};
-use crate::follow::counts;
-use crate::printer::{self, Bar, Printer, clear};
+use crate::interrupt::end_at_once;
+use crate::prepared::{Prepared, batch_of, cut_of, not_produced, prepare};
+use crate::printer::{Bar, Printer, clear};
 use crate::{Vision, handover, networks, out, words};
 
 /// How often the bar moves.
@@ -51,16 +49,12 @@ pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option
     let register = crate::register(settings, engine.clone());
     let sources = words::sources(&run.work, kind, &job)?;
     let plan = Plan::of(&run, kind, &options, settings, vision.as_ref())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| CliError::new(Exit::Fault, format!("cannot start the runtime: {error}")))?;
+    let runtime = crate::runtime()?;
     let exit = runtime.block_on(async {
         let (kept, inputs) = match plan.begin(&run, sources).await? {
             Begin::Run(kept, inputs) => (*kept, inputs),
             Begin::Whole(progress) => {
-                say(shared, "the file of --out is complete; there is nothing to go on with");
+                shared.say("the file of --out is complete; there is nothing to go on with");
                 let is_all_ok = progress.recorded() == progress.count(Status::Ok);
                 return Ok(if is_all_ok { Exit::Ok } else { Exit::NotAllOk });
             }
@@ -70,37 +64,6 @@ pub(crate) fn run(run: Run, shared: &Shared, settings: &Settings, vision: Option
     // Threads that block (a terminal that is read from, an item over its timeout) are not waited for.
     runtime.shutdown_background();
     exit
-}
-
-/// The task that was asked for, with its options.
-pub(crate) struct Prepared<'a> {
-    pub(crate) kind: &'a dyn Kind,
-    pub(crate) job: Arc<dyn Job>,
-    /// As JSON.
-    pub(crate) options: Map<String, Value>,
-}
-
-/// Finds the task and makes its options ready.
-pub(crate) fn prepare<'a>(work: &Work, register: &'a Register) -> Result<Prepared<'a>, CliError> {
-    let kind = register.find(&work.task).map_err(|unknown| {
-        CliError::usage(format!("{unknown}{}", did_you_mean(&unknown.nearest))).hint("`tidemill tasks` lists them")
-    })?;
-    let options = work.options(kind.schemas().options.as_value());
-    let job = kind.prepare(&raw(&options)).map_err(|invalid| {
-        if invalid.0.starts_with(DEFAULT_MODEL) {
-            return CliError::new(Exit::Configuration, invalid.0).hint(
-                "name one that is there with -o model=NAME, or where models are: TIDEMILL__VISION__MODELS=FOLDER",
-            );
-        }
-        let known = kind.schemas().options;
-        let known = known.get("properties").and_then(Value::as_object);
-        let known: Vec<&str> = known.into_iter().flat_map(Map::keys).map(String::as_str).collect();
-        let unknown = options.keys().find(|key| !known.contains(&key.as_str()));
-        let near = unknown.map(|key| did_you_mean(&nearest(key, known.iter().copied()))).unwrap_or_default();
-        CliError::usage(format!("options of {}: {invalid}{near}", work.task))
-            .hint(format!("`tidemill tasks {}` shows its options", work.task))
-    })?;
-    Ok(Prepared { kind, job, options })
 }
 
 /// All that works on the batch.
@@ -126,9 +89,8 @@ impl Mill {
         job: &dyn Job,
         kept: Kept,
     ) -> Result<Self, CliError> {
-        let pool = Pool::new(settings.worker.threads).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?;
-        let limits = FetchLimits { max_bytes: settings.fetch.max_bytes, timeout: settings.fetch.timeout };
-        let blobs = kept.blobs(limits)?.with_web(Web::new(settings.net.clone()));
+        let pool = Pool::new(settings.worker.threads).map_err(CliError::fault)?;
+        let blobs = kept.blobs(crate::fetch_limits(settings))?.with_web(Web::new(settings.net.clone()));
         let broker: Arc<dyn Broker> = Arc::new(broker::embedded::Embedded::new(settings.broker.queue_bytes));
         let cut = cut_of(&run.work, settings, job, pool.threads());
         let setup = Setup {
@@ -192,7 +154,7 @@ impl Mill {
             self.device.clone(),
         ));
         // Opened before anybody reads of it; the producer's word opens it once more, which changes nothing.
-        self.store.open(&self.batch).await.map_err(fault)?;
+        self.store.open(&self.batch).await.map_err(CliError::fault)?;
 
         let mut kept = std::mem::take(&mut self.kept);
         let (produced, tally) = {
@@ -246,18 +208,18 @@ impl Mill {
         cancel: &CancellationToken,
     ) -> Result<Tally, CliError> {
         let before = kept.before.clone();
-        let mut tally = Tally { progress: before.clone(), is_deaf: false };
+        let mut tally = Tally::new(before.clone());
         // Outcomes in a file are printed too where somebody says how.
         let is_printed = kept.ledger.is_none() || run.show.format.is_some();
         let mut printer = is_printed.then(|| Printer::new(run.show.format));
-        let mut bar = Bar::new(&run.work.task, total, shared.quiet > 0);
+        let mut bar = Bar::new(&run.work.task, total, shared.is_quiet());
         let mut stream = Stream::new(Arc::clone(&self.store), self.batch.id.clone(), run.show.order.into(), 0);
         let mut tick = tokio::time::interval(TICK);
         loop {
             let page = tokio::select! {
-                page = stream.next() => page.map_err(fault)?,
+                page = stream.next() => page.map_err(CliError::fault)?,
                 _ = tick.tick() => {
-                    bar.update(&together(&before, self.store.progress(&self.batch.id).await.map_err(fault)?));
+                    bar.update(&together(&before, self.store.progress(&self.batch.id).await.map_err(CliError::fault)?));
                     continue;
                 }
             };
@@ -278,7 +240,7 @@ impl Mill {
             if let Some(printer) = printer.as_mut().filter(|_| !tally.is_deaf) {
                 tally.hear(printer.flush(), cancel)?;
             }
-            stream.forget().await.map_err(fault)?;
+            stream.forget().await.map_err(CliError::fault)?;
             self.window.give(weight);
         }
         clear();
@@ -305,61 +267,6 @@ impl Device {
     }
 }
 
-/// What was read.
-#[derive(Default)]
-struct Tally {
-    progress: Progress,
-    /// Whoever read our output has closed it (`| head`): the rest is not printed, and not run.
-    is_deaf: bool,
-}
-
-impl Tally {
-    fn hear(&mut self, printed: io::Result<()>, cancel: &CancellationToken) -> Result<(), CliError> {
-        match printed {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                self.is_deaf = true;
-                cancel.cancel();
-                Ok(())
-            }
-            Err(error) => Err(printer::not_printed(&error)),
-        }
-    }
-
-    fn end(
-        &self,
-        took: Duration,
-        produced: Produced,
-        is_cancelled: bool,
-        unfinished: Option<String>,
-        shared: &Shared,
-    ) -> Result<Exit, CliError> {
-        if self.is_deaf {
-            // Who has had enough of the output may still want the file.
-            let Some(unfinished) = unfinished else { return Ok(Exit::Ok) };
-            say(shared, &unfinished);
-            return Ok(Exit::Interrupted);
-        }
-        let progress = &self.progress;
-        let is_all_ok = progress.recorded() == progress.count(Status::Ok);
-        let is_told = shared.quiet == 0 && (!is_all_ok || is_cancelled || io::IsTerminal::is_terminal(&io::stderr()));
-        if is_told {
-            let counts = if progress.recorded() == 0 { "nothing to do".to_owned() } else { counts(progress) };
-            let interrupted = if is_cancelled { "interrupted: " } else { "" };
-            let rest = if produced.is_whole { "" } else { "; the inputs after these were not read" };
-            printer::say(&format!("{interrupted}{counts} in {:.1} s{rest}", took.as_secs_f64()));
-        }
-        if let Some(unfinished) = unfinished {
-            say(shared, &unfinished);
-        }
-        Ok(match (is_cancelled, is_all_ok) {
-            (true, _) => Exit::Interrupted,
-            (false, true) => Exit::Ok,
-            (false, false) => Exit::NotAllOk,
-        })
-    }
-}
-
 /// The progress of a run that goes on: what was there before, and what has come since.
 fn together(before: &Progress, mut since: Progress) -> Progress {
     since.total = since.total.map(|total| total + before.recorded());
@@ -374,12 +281,6 @@ fn moved(outcome: &Outcome, before: u64) -> Option<Outcome> {
     (before > 0).then(|| Outcome { index: ItemIndex(outcome.index.0 + before), ..outcome.clone() })
 }
 
-fn say(shared: &Shared, text: &str) {
-    if shared.quiet == 0 {
-        printer::say(text);
-    }
-}
-
 /// The first signal cancels the batch, and so does the loss of the device; the next one ends the process at once.
 async fn interrupts(
     cancel: CancellationToken,
@@ -389,14 +290,12 @@ async fn interrupts(
     staging: Option<PathBuf>,
     device: Device,
 ) {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
+    let Ok(mut signals) = Signals::listen() else {
         tracing::warn!("signals cannot be heard; an interrupt ends the command at once");
         return;
     };
     tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        () = signals.next() => {}
         () = cancel.cancelled() => {}
         () = device.lost() => {}
     }
@@ -409,56 +308,7 @@ async fn interrupts(
             tracing::warn!(error, "the batch could not be cancelled");
         }
     }
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    signals.next().await;
     out::remove_at_once(staging.as_deref());
     end_at_once();
-}
-
-#[expect(clippy::disallowed_methods, reason = "this is the impolite stop: a second signal means now")]
-fn end_at_once() {
-    std::process::exit(i32::from(Exit::Interrupted as u8));
-}
-
-/// The batch that the arguments describe.
-pub(crate) fn batch_of(
-    work: &Work,
-    options: &Map<String, Value>,
-    settings: &Settings,
-    job: &dyn Job,
-    id: BatchId,
-) -> Batch {
-    let RetrySettings { attempts, base, max } = settings.retry;
-    Batch {
-        id,
-        task: work.task.clone(),
-        options: raw(options),
-        retry: RetryPolicy { attempts, base, max },
-        timeout: work.timeout.or(job.timeout()).unwrap_or(settings.task.timeout),
-        priority: Priority::default(),
-        expires: None,
-    }
-}
-
-/// How its chunks are cut.
-pub(crate) fn cut_of(work: &Work, settings: &Settings, job: &dyn Job, cores: usize) -> Cut {
-    let chunk = &settings.chunk;
-    match work.chunk {
-        Some(items) => Cut::fixed(items as usize, chunk.max_bytes),
-        None => Cut::by_cost(job.cost(), chunk.target, chunk.max_items, chunk.max_bytes, cores),
-    }
-}
-
-pub(crate) fn not_produced(error: ProduceError) -> CliError {
-    let exit = match &error {
-        ProduceError::Inputs(error) if !error.is_fault => Exit::Unreachable,
-        _ => Exit::Fault,
-    };
-    CliError::new(exit, error.to_string())
-}
-
-fn fault(error: impl std::fmt::Display) -> CliError {
-    CliError::new(Exit::Fault, error.to_string())
 }

@@ -27,10 +27,10 @@ pub(crate) fn status(args: &Status, shared: &Shared, settings: &Settings) -> Res
     crate::block_on(async {
         match &args.batch {
             None => {
-                let infos = client.batches(args.limit).await?;
-                print(&if args.json { pretty(&infos) } else { listed(&infos, args.limit) })
+                let infos = client.batches(args.limit as usize).await?;
+                print(&if args.json { pretty(&infos) } else { listed(&infos) })
             }
-            Some(_) if args.watch => watch(&client, args, shared.quiet > 0).await,
+            Some(_) if args.watch => watch(&client, args, shared.is_quiet()).await,
             Some(batch) => {
                 let info = client.batch(batch).await?;
                 print(&if args.json { pretty(&info) } else { shown(&info, &notes::of(&client, batch).await) })
@@ -88,11 +88,7 @@ async fn watch(client: &Client, args: &Status, is_quiet: bool) -> Result<Exit, C
     }
 }
 
-fn listed(infos: &[BatchInfo], limit: usize) -> String {
-    if limit == 0 {
-        // Whether there are any was not asked.
-        return String::new();
-    }
+fn listed(infos: &[BatchInfo]) -> String {
     if infos.is_empty() {
         return "no batches; `tidemill submit TASK INPUT…` makes one\n".into();
     }

@@ -4,6 +4,7 @@ mod by_path;
 mod limits;
 mod reading;
 mod same;
+mod sent;
 mod upload;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use self::by_path::ByPath;
 use self::limits::{Limits, Over, held_up_by, nothing_is_sent, unanswered_by};
 use self::reading::Reading;
 use self::same::check_same;
+use self::sent::Sent;
 use self::upload::Uploads;
 use crate::args::{Shared, Submit};
 use crate::client::Client;
@@ -32,8 +34,9 @@ use crate::cluster;
 use crate::error::{CliError, Exit};
 use crate::follow::{Following, Kept, must_be_in_input_order};
 use crate::ledger::{Form, Outs, is_complete, must_be_outside};
-use crate::run::Prepared;
-use crate::{Vision, identity, printer, run, words};
+use crate::prepared::{Prepared, batch_of, cut_of, prepare};
+use crate::printer::{Bar, clear};
+use crate::{Vision, identity, words};
 
 /// Messages and bytes that may be published and not confirmed yet: enough to keep the broker busy, little enough to
 /// hold in memory.
@@ -42,6 +45,8 @@ pub(crate) const UNDER_WAY: UnderWay = UnderWay { messages: 1024, bytes: 32 << 2
 pub(crate) const MAX_INPUT_BYTES: usize = 6 << 20;
 /// How often the results API is told how far the submission has come.
 const NOTE: Duration = Duration::from_secs(2);
+/// How often the bar moves.
+const TICK: Duration = Duration::from_millis(200);
 /// How often is looked whether the broker takes anything.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long the question may take whether somebody serves the lane; without an answer it goes on without one.
@@ -57,7 +62,7 @@ pub(crate) fn submit(
     vision: Option<Vision>,
 ) -> Result<Exit, CliError> {
     let register = crate::register(settings, None);
-    let prepared = run::prepare(&args.work, &register)?;
+    let prepared = prepare(&args.work, &register)?;
     let sources = words::sources(&args.work, prepared.kind, &prepared.job)?;
     let about = prepared.kind.about();
     let Outs { folder, file } = Outs::of(&args.show.out)?;
@@ -92,6 +97,8 @@ pub(crate) fn submit(
             Err(over) => nothing_is_sent(over, None, shared, || unanswered_by(&client)),
         }
     });
+    // The bar of the sending, however that ended. Where outcomes were waited for it is gone already.
+    clear();
     // One of its threads may wait for the next line of standard input, and nobody for it.
     runtime.shutdown_background();
     sent
@@ -130,10 +137,10 @@ impl<'a> Submission<'a> {
         let Prepared { kind, job, options } = prepared;
         let id = match (&args.resume, &args.idempotency_key) {
             (Some(batch), _) => batch.clone(),
-            (None, Some(key)) => identity::id_of(key).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?,
+            (None, Some(key)) => identity::id_of(key).map_err(CliError::fault)?,
             (None, None) => BatchId::new(),
         };
-        let mut batch = run::batch_of(&args.work, &options, settings, &*job, id);
+        let mut batch = batch_of(&args.work, &options, settings, &*job, id);
         batch.priority = Priority(args.priority);
         batch.expires = args.expires_in.map(|after| unix_millis().saturating_add(millis(after)));
         let known = if args.resume.is_some() || args.idempotency_key.is_some() {
@@ -182,7 +189,7 @@ impl<'a> Submission<'a> {
                     return self.nothing_is_sent(over, || unanswered_by(&self.client));
                 }
             }
-            self.say(&format!("batch {id} was accepted whole before: {total} items"));
+            self.shared.say(&format!("batch {id} was accepted whole before: {total} items"));
             let (_, accepted) = watch::channel(total);
             let reading = self.read(kept, accepted)?;
             return self.accepted(reading).await;
@@ -211,6 +218,9 @@ impl<'a> Submission<'a> {
         let ((accepted, sent), ()) = tokio::join!(publishing, self.warn_if_nobody_serves(self.job.lane()));
         match sent {
             Ok(Produced { total, is_whole }) => {
+                // Outcomes are waited for without it, which may take long. And to end a connection the client begins a
+                // runtime of its own: 2 ms that nobody notices now, and everybody would at the end.
+                drop(broker);
                 tracing::info!(batch = id.as_str(), total, "the batch is accepted");
                 if self.known.is_some()
                     && let Err(error) = self.must_hold(total).await
@@ -221,7 +231,8 @@ impl<'a> Submission<'a> {
                     return Err(error);
                 }
                 if !is_whole {
-                    self.say(&format!("batch {id} was cancelled: it ends with the {total} items that were sent"));
+                    let end = format!("it ends with the {total} items that were sent");
+                    self.shared.say(&format!("batch {id} was cancelled: {end}"));
                 }
                 let exit = self.accepted(reading).await?;
                 Ok(if is_whole || exit != Exit::Ok { exit } else { Exit::NotAllOk })
@@ -255,7 +266,7 @@ impl<'a> Submission<'a> {
         match ended {
             Ended::Other(error) => Err(error),
             Ended::Over(Over::Interrupted) => {
-                self.say(&self.how_to_go_on(accepted));
+                self.shared.say(&self.how_to_go_on(accepted));
                 Ok(Exit::Interrupted)
             }
             Ended::Over(Over::Deadline) => {
@@ -285,11 +296,12 @@ impl<'a> Submission<'a> {
         limits: &mut Limits,
     ) -> (u64, Result<Produced, Ended>) {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let ready = self.ready();
+        let files = Arc::<Sent>::default();
+        let ready = self.ready(&files);
         let producer = Producer {
             broker,
             store: None,
-            cut: run::cut_of(&self.args.work, self.settings, &*self.job, cores),
+            cut: cut_of(&self.args.work, self.settings, &*self.job, cores),
             window: None,
             under_way: UNDER_WAY,
             max_input_bytes: MAX_INPUT_BYTES,
@@ -299,8 +311,9 @@ impl<'a> Submission<'a> {
         };
         let stop = CancellationToken::new();
         let span = Span { from, seal_when_stopped: true };
+        let mut inputs = Inputs::walk(sources);
+        let total = inputs.total();
         let producing = async {
-            let mut inputs = Inputs::walk(sources);
             self.pass_over(&mut inputs, from).await.map_err(Ended::Other)?;
             producer.produce(Arc::clone(&self.batch), &*self.job, inputs, span, &stop).await.map_err(Ended::Failed)
         };
@@ -309,18 +322,19 @@ impl<'a> Submission<'a> {
             over = limits.over() => Err(Ended::Over(over)),
             () = self.note(accepted.subscribe(), &stop) => unreachable!("it notes for ever"),
             () = self.watch(broker) => unreachable!("it watches for ever"),
+            () = self.show(total, accepted.subscribe(), &files) => unreachable!("it shows for ever"),
         };
         let accepted = *accepted.borrow();
         (accepted, sent)
     }
 
     /// What brings files to the workers, or tells them where these lie; nothing where inputs are no files.
-    fn ready(&self) -> Option<Box<dyn Ready>> {
-        let arguments = self.arguments;
+    fn ready(&self, sent: &Arc<Sent>) -> Option<Box<dyn Ready>> {
+        let (arguments, patience) = (self.arguments, self.settings.submit.patience);
         match (arguments, self.args.by_path) {
             (Arguments::Values, _) => None,
             (_, true) => Some(Box::new(ByPath { arguments })),
-            (_, false) => Some(Box::new(Uploads::new(self.client.clone(), arguments, self.settings.submit.patience))),
+            (_, false) => Some(Box::new(Uploads::new(self.client.clone(), arguments, patience, Arc::clone(sent)))),
         }
     }
 
@@ -343,6 +357,19 @@ impl<'a> Submission<'a> {
         }
     }
 
+    /// Shows how much the broker has accepted and what of the files has gone out, where somebody sees it.
+    async fn show(&self, total: Option<u64>, accepted: watch::Receiver<u64>, files: &Sent) {
+        let mut bar = Bar::new(&self.batch.task, total, self.shared.is_quiet());
+        if !bar.is_wanted() {
+            std::future::pending::<()>().await;
+        }
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tick.tick().await;
+            bar.update_accepted(*accepted.borrow(), files.shown());
+        }
+    }
+
     /// Says once when the broker takes nothing, and when it does again.
     async fn watch(&self, broker: &RabbitMq) {
         let mut before = Health::Ready;
@@ -350,11 +377,11 @@ impl<'a> Submission<'a> {
             tokio::time::sleep(LOOK).await;
             let now = broker.health();
             if now != before {
-                match &now {
-                    Health::Ready => self.say("the broker takes messages again"),
-                    Health::Blocked(reason) => self.say(&format!("waiting: the broker takes nothing now ({reason})")),
-                    Health::Away(reason) => self.say(&format!("waiting: the broker is away ({reason})")),
-                }
+                self.shared.say(&match &now {
+                    Health::Ready => "the broker takes messages again".to_owned(),
+                    Health::Blocked(reason) => format!("waiting: the broker takes nothing now ({reason})"),
+                    Health::Away(reason) => format!("waiting: the broker is away ({reason})"),
+                });
                 before = now;
             }
         }
@@ -366,7 +393,7 @@ impl<'a> Submission<'a> {
         if !self.args.wait {
             return Ok(None);
         }
-        self.say(&format!("batch {}", self.batch.id));
+        self.shared.say(&format!("batch {}", self.batch.id));
         let following = Following {
             order: show.order.into(),
             format: show.format,
@@ -374,7 +401,7 @@ impl<'a> Submission<'a> {
             limit: None,
             waits: true,
             is_patient: true,
-            is_quiet: self.shared.quiet > 0,
+            is_quiet: self.shared.is_quiet(),
         };
         Reading::begin(self.client.clone(), self.batch.id.clone(), following, kept, accepted).map(Some)
     }
@@ -383,7 +410,11 @@ impl<'a> Submission<'a> {
     async fn accepted(&self, reading: Option<Reading>) -> Result<Exit, CliError> {
         match reading {
             Some(reading) => reading.finish().await,
-            None => crate::tasks::print(&format!("{}\n", self.batch.id)),
+            None => {
+                // Standard output knows nothing of the bar, and may be the same terminal.
+                clear();
+                crate::tasks::print(&format!("{}\n", self.batch.id))
+            }
         }
     }
 
@@ -391,7 +422,7 @@ impl<'a> Submission<'a> {
         let Ok(Ok(workers)) = tokio::time::timeout(ASK_WITHIN, self.client.workers()).await else { return };
         if !workers.iter().any(|worker| worker.lanes.contains(&lane)) {
             let lane = lane.as_str();
-            self.say(&format!(
+            self.shared.say(&format!(
                 "warning: no worker serves the lane {lane} now; the batch waits until one does: `tidemill worker --lanes {lane}`"
             ));
         }
@@ -403,12 +434,6 @@ impl<'a> Submission<'a> {
             "accepted: the first {accepted} items; not accepted: the rest. The same command with `--resume {id}` sends only what is missing; \
              `tidemill cancel {id}` gives it up"
         )
-    }
-
-    fn say(&self, text: &str) {
-        if self.shared.quiet == 0 {
-            printer::say(text);
-        }
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) fn tasks(args: &Tasks, register: &Register) -> Result<Exit, CliError>
 pub(crate) fn print(text: &str) -> Result<Exit, CliError> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(CliError::new(Exit::Fault, format!("cannot print: {error}")))
+            Err(CliError::fault(format!("cannot print: {error}")))
         }
         _ => Ok(Exit::Ok),
     }

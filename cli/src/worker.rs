@@ -60,7 +60,7 @@ async fn work(settings: &Settings, engine: Option<Arc<dyn Engine>>) -> Result<Op
     let mut signals = Signals::listen()?;
     let register = crate::register_in(settings, engine.clone(), training(settings));
     let broker = cluster::broker(settings, "worker", None, None)?;
-    let pool = Pool::new(settings.worker.threads).map_err(|error| CliError::new(Exit::Fault, error.to_string()))?;
+    let pool = Pool::new(settings.worker.threads).map_err(CliError::fault)?;
     let threads = pool.threads();
     let setup = setup(settings, threads, engine.as_ref());
     let name = setup.name.clone();
@@ -82,7 +82,8 @@ async fn work(settings: &Settings, engine: Option<Arc<dyn Engine>>) -> Result<Op
         if stop.run_until_cancelled(cluster::ready(&broker, None)).await.transpose()?.is_none() {
             return Ok(Ended::Stopped);
         }
-        let worker = Worker::new(setup, Arc::new(broker.clone()), Arc::new(register), tools);
+        let worker = Worker::new(setup, Arc::new(broker.clone()), Arc::new(register), tools)
+            .where_results_are_kept_for(settings.results.ttl);
         let ended = worker.run(stop.clone()).await.map_err(|error| cluster::broker_error(&error));
         broker.flush().await;
         ended
@@ -189,7 +190,7 @@ fn again() -> CliError {
     tracing::warn!("starting anew, to have all computing threads again");
     let own = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
     let error = Command::new(own).args(std::env::args_os().skip(1)).exec();
-    CliError::new(Exit::Fault, format!("an item keeps a computing thread, and the worker cannot start anew: {error}"))
+    CliError::fault(format!("an item keeps a computing thread, and the worker cannot start anew: {error}"))
 }
 
 /// Asks a role whether it is ready.

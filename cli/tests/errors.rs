@@ -25,7 +25,9 @@ fn a_misspelt_task() {
 
 #[test]
 fn a_misspelt_option() {
-    assert_snapshot!(said(2, &["run", "image.transform", "examples/photos", "-o", "step=[]", "--out", "/tmp/x"]), @"
+    let out = tempfile::tempdir().unwrap();
+    let out = out.path().to_str().unwrap();
+    assert_snapshot!(said(2, &["run", "image.transform", "examples/photos", "-o", "step=[]", "--out", out]), @"
     error: options of image.transform: step: unknown field `step`, expected one of `steps`, `format`, `quality`, `exact`; did you mean steps?
       hint: `tidemill tasks image.transform` shows its options
     ");
@@ -150,7 +152,9 @@ fn an_expression_that_cannot_be_read() {
 
 #[test]
 fn a_file_that_is_not_there() {
-    assert_snapshot!(said(2, &["run", "image.transform", "examples/fotos", "--out", "/tmp/x"]), @"
+    let out = tempfile::tempdir().unwrap();
+    let out = out.path().to_str().unwrap();
+    assert_snapshot!(said(2, &["run", "image.transform", "examples/fotos", "--out", out]), @"
     error: examples/fotos: no such file or folder
       hint: did you mean photos or PHOTOS.md?
     ");
@@ -174,10 +178,11 @@ fn no_place_for_files() {
 
 #[test]
 fn an_output_folder_within_the_input() {
-    let out = root().join("examples/photos/small");
-    let said = said(2, &["run", "image.transform", "examples/photos", "--out", out.to_str().unwrap()]);
-    assert!(said.contains("lies within the input examples/photos"), "{said}");
-    std::fs::remove_dir(out).unwrap();
+    let photos = tempfile::tempdir().unwrap();
+    std::fs::copy(root().join("examples/photos/coffee.png"), photos.path().join("coffee.png")).unwrap();
+    let (input, out) = (photos.path().to_str().unwrap(), photos.path().join("small"));
+    let said = said(2, &["run", "image.transform", input, "--out", out.to_str().unwrap()]);
+    assert!(said.contains(&format!("lies within the input {input}")), "{said}");
 }
 
 #[test]
@@ -241,11 +246,11 @@ fn networks_without_the_other_command() {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("tidemill");
     std::fs::copy(env!("CARGO_BIN_EXE_tidemill"), &copy).unwrap();
-    let ended = std::process::Command::new(&copy)
-        .args(["run", "vision.classify", "examples/photos"])
-        .current_dir(root())
-        .output()
-        .unwrap();
+    let mut command = std::process::Command::new(&copy);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TIDEMILL")) {
+        command.env_remove(name);
+    }
+    let ended = command.args(["run", "vision.classify", "examples/photos"]).current_dir(root()).output().unwrap();
     assert_eq!(ended.status.code(), Some(3));
     let said = String::from_utf8(ended.stderr).unwrap();
     assert!(said.contains("networks run in tidemill-vision, which is not installed at"), "{said}");

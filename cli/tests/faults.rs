@@ -7,12 +7,13 @@ mod cluster;
 #[path = "mill_cluster/letters.rs"]
 mod letters;
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use self::cluster::{Cluster, LIMIT_MEMORY, PATIENCE, Role, breathe, count};
+use self::cluster::{Cluster, Inputs, LIMIT_MEMORY, PATIENCE, Role, breathe, count};
 
 /// A small generator, so that a seed names a schedule.
 struct Random(u64);
@@ -24,6 +25,14 @@ impl Random {
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16) % below
+    }
+
+    /// The same values in another order, each of all orders as likely as the others (Fisher, Yates).
+    fn shuffle<T>(&mut self, values: &mut [T]) {
+        for last in (1..values.len()).rev() {
+            let other = self.below(last as u64 + 1) as usize;
+            values.swap(last, other);
+        }
     }
 }
 
@@ -46,75 +55,132 @@ fn whatever_is_killed_at_whatever_instant_every_item_has_one_outcome_in_order() 
     }
 }
 
-/// 20,000 short items, some of which are refused before they are sent, over four workers, and at least fifty blows.
+/// What is harmed.
+#[derive(Clone, Copy, Debug)]
+enum Blow {
+    Worker,
+    Collector,
+    Producer,
+    Rabbit,
+    Redis,
+    /// Every connection to the broker.
+    ToRabbit,
+    /// Every connection to the store.
+    ToRedis,
+}
+
+/// So many blows: each sort at least once, the others as often as their weight says, in any order.
+fn blows(count: usize, random: &mut Random) -> Vec<Blow> {
+    use Blow::{Collector, Producer, Rabbit, Redis, ToRabbit, ToRedis, Worker};
+    let mut blows = vec![Worker, Collector, Producer, Rabbit, Redis, ToRabbit, ToRedis];
+    blows.resize_with(count, || match random.below(100) {
+        0..45 => Worker,
+        45..60 => Collector,
+        60..72 => ToRabbit,
+        72..82 => ToRedis,
+        82..90 => Redis,
+        90..94 => Rabbit,
+        _ => Producer,
+    });
+    random.shuffle(&mut blows);
+    blows
+}
+
+/// 20,000 short items, some of which are refused before they are sent, over four workers, and fifty blows. Whoever submits
+/// them has been given some more at each blow, and all only after the last one: each finds it alive and the batch without
+/// an end, with work that is under way.
 fn storm(mut cluster: Cluster, seed: u64) {
-    const ITEMS: u64 = 20_000;
-    const BLOWS: u64 = 50;
+    const ITEMS: usize = 20_000;
+    const BLOWS: usize = 50;
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let blows = blows(BLOWS, &mut random);
     let mut workers: Vec<Role> = (0..4).map(|_| cluster.worker()).collect();
     let mut apis = [cluster.api(), cluster.second_api()];
-    let is_refused = |n: u64| n % 31 == 7;
-    let deed = |n: u64| if is_refused(n) { json!("idle") } else { json!({"work": 200 + n % 1000}) };
-    let inputs = items((0..ITEMS).map(deed));
-    let path = inputs.path().to_str().unwrap().to_owned();
+    let is_refused = |n: usize| n % 31 == 7;
+    let deed = |n: usize| if is_refused(n) { json!("idle") } else { json!({"work": 200 + n % 1000}) };
+    let inputs = Inputs::new((0..ITEMS).map(|n| deed(n).to_string()));
     let key = format!("storm-{seed}");
-    let submit = ["submit", "test.mischief", "--items", &path, "--chunk", "10", "--idempotency-key", &key, "-q"];
-    let mut producer = Some(cluster.role(&submit, &[]));
+    let submit = |from: &[&str]| {
+        let words = ["submit", "test.mischief", "--chunk", "10", "--idempotency-key", &key, "-q"];
+        [&words[..], from].concat().iter().map(|word| (*word).to_owned()).collect::<Vec<String>>()
+    };
+    let words = submit(&["-"]);
+    let mut producer = cluster.fed(&words.iter().map(String::as_str).collect::<Vec<_>>(), &inputs);
+    inputs.let_go(ITEMS / (BLOWS + 1));
+    let started = Instant::now();
+    while recorded(&cluster) == 0 {
+        assert!(started.elapsed() < PATIENCE, "seed {seed}: nothing comes of it");
+        revive(&mut producer, &cluster);
+        breathe();
+    }
 
-    let mut blows = 0;
-    let mut said = String::new();
-    while blows < BLOWS {
+    for (dealt, blow) in blows.iter().enumerate() {
         let pause = Instant::now() + Duration::from_millis(random.below(300));
         while Instant::now() < pause {
             breathe();
         }
-        let blow = random.below(100);
-        said += &format!(" {blow}");
+        // It ends by itself where it cannot reach the cluster. Its inputs have no end yet, nor has its batch.
+        revive(&mut producer, &cluster);
+        assert!(inputs.are_held() && producer.is_running(), "seed {seed}: blow {dealt} comes too late");
         match blow {
-            0..45 => {
+            Blow::Worker => {
                 let victim = usize::try_from(random.below(4)).unwrap();
                 workers[victim].kill();
                 workers[victim].start(&cluster);
             }
-            45..60 => {
+            Blow::Collector => {
                 let victim = usize::try_from(random.below(2)).unwrap();
                 apis[victim].kill();
                 apis[victim].start(&cluster);
             }
-            60..72 => cluster.to_rabbit.cut(),
-            72..82 => cluster.to_redis.cut(),
-            82..90 => {
-                cluster.redis.kill();
-                cluster.redis.start();
+            Blow::Producer => {
+                producer.kill();
+                producer.start(&cluster);
             }
-            90..94 => {
+            Blow::Rabbit => {
                 cluster.rabbit.kill();
                 cluster.rabbit.start();
             }
-            _ => {
-                if let Some(producer) = &mut producer {
-                    producer.kill();
-                }
+            Blow::Redis => {
+                cluster.redis.kill();
+                cluster.redis.start();
             }
+            Blow::ToRabbit => cluster.to_rabbit.cut(),
+            Blow::ToRedis => cluster.to_redis.cut(),
         }
-        blows += 1;
-        if let Some(running) = &mut producer
-            && !running.is_running()
-        {
-            // Killed, or it could not reach the cluster, or it is done: the same key makes the same batch.
-            if running.wait().success() {
-                producer = None;
-            } else {
-                running.start(&cluster);
-            }
-        }
+        inputs.let_go(ITEMS * (dealt + 2) / (BLOWS + 1));
     }
-    drop(producer);
-    let batch = cluster.until_ok(&submit);
-    let outcomes = cluster.must_be_sound(batch.trim(), ITEMS);
-    for (n, outcome) in (0..).zip(&outcomes) {
+    assert!(!inputs.are_held(), "all were let go at last");
+    // The same key makes the same batch.
+    while !producer.wait().success() {
+        assert!(started.elapsed() < 2 * PATIENCE, "seed {seed}: it is never accepted");
+        producer.start(&cluster);
+    }
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), inputs.text()).unwrap();
+    let words = submit(&["--items", file.path().to_str().unwrap()]);
+    let batch = cluster.until_ok(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let outcomes = cluster.must_be_sound(batch.trim(), ITEMS as u64);
+    for (n, outcome) in outcomes.iter().enumerate() {
         let (status, output) = if is_refused(n) { ("failed", Value::Null) } else { ("ok", json!(200 + n % 1000)) };
-        assert!(outcome["status"] == status && outcome["output"] == output, "seed {seed}: {outcome}; blows:{said}");
+        assert!(outcome["status"] == status && outcome["output"] == output, "seed {seed}: {outcome}; blows: {blows:?}");
+    }
+}
+
+/// How many outcomes there are of the newest batch.
+fn recorded(cluster: &Cluster) -> u64 {
+    let listed = cluster.run(&["status", "--json"]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap_or_default();
+    let counts = listed[0]["progress"]["counts"].as_array();
+    counts.map_or(0, |counts| counts.iter().filter_map(Value::as_u64).sum())
+}
+
+/// Starts it again where it has ended without success: killed, or it could not reach the cluster.
+fn revive(producer: &mut Role, cluster: &Cluster) {
+    if !producer.is_running() {
+        assert!(!producer.wait().success(), "its inputs have no end");
+        producer.start(cluster);
     }
 }
 
@@ -128,6 +194,8 @@ fn a_crash_before_or_after_any_step_loses_nothing_and_doubles_nothing() {
     let Some(cluster) = Cluster::start() else { return };
     let mut worker = cluster.worker();
     let mut api = cluster.api();
+    // Without it a submission does not come to its points.
+    cluster.until_ok(&["workers"]);
     let points = [
         "producer.publish.before",
         "producer.publish.after",
@@ -179,7 +247,7 @@ fn a_crash_before_or_after_any_step_loses_nothing_and_doubles_nothing() {
                     breathe();
                 }
             }
-            assert!(!broken.wait().success(), "{order}: it came to that point");
+            assert_eq!(broken.wait().signal(), Some(Signal::SIGABRT as i32), "{order}: it ended there, and of that");
             if point.starts_with("worker") {
                 worker.start(&cluster);
             } else if point.starts_with("collector") {
@@ -236,6 +304,7 @@ fn an_api_that_dies_before_it_answers_loses_nothing_and_doubles_nothing() {
                 None => breathe(),
             }
         }
+        assert_eq!(broken.wait().signal(), Some(Signal::SIGABRT as i32), "{order}: it ended there, and of that");
         let _api = cluster.api();
 
         let (batch, outcomes) = loop {
@@ -253,34 +322,61 @@ fn an_api_that_dies_before_it_answers_loses_nothing_and_doubles_nothing() {
 
 #[test]
 fn what_is_no_message_goes_to_the_dead_letters_and_every_worker_lives() {
+    /// After so many of every sort both have what they keep.
+    const WARM_UP: usize = 1_000;
     const MESSAGES: usize = 10_000;
+    const TOTAL: usize = WARM_UP + MESSAGES;
+    /// What neither may grow by.
+    const GROWTH: u64 = 64 << 20;
     let Some(cluster) = Cluster::start() else { return };
     let mut api = cluster.api();
     let mut worker = cluster.worker();
     cluster.until_ok(&["submit", "compute.map", "1", "-o", "expr=x", "--wait", "-q"]);
-    let before = worker.resident_bytes();
-
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(letters::send(cluster.rabbit.port(), MESSAGES));
+    let port = cluster.rabbit.port();
     let dead = || {
         let lines = cluster.rabbit.control(&["list_queues", "name", "messages"]);
         let line = lines.lines().find(|line| line.starts_with("tidemill.dead\t")).unwrap().to_owned();
         line.split('\t').nth(1).unwrap().trim().parse::<usize>().unwrap()
     };
-    let started = Instant::now();
-    while dead() < MESSAGES {
-        assert!(started.elapsed() < PATIENCE, "{} of {MESSAGES} are dead letters", dead());
-        breathe();
+    let until_dead = |messages: usize| {
+        let started = Instant::now();
+        while dead() < messages {
+            assert!(started.elapsed() < PATIENCE, "{} of {messages} are dead letters", dead());
+            breathe();
+        }
+    };
+    runtime.block_on(async {
+        letters::introduce(port).await;
+        letters::send(port, 0..WARM_UP).await;
+    });
+    until_dead(WARM_UP);
+    let reasons = runtime.block_on(letters::reasons(port, WARM_UP));
+    assert!(reasons.iter().all(|reason| !reason.is_empty()), "each says why");
+    for part in letters::REASONS {
+        assert!(reasons.iter().any(|reason| reason.contains(part)), "none says {part:?}");
     }
+    let before = [worker.resident_bytes(), api.resident_bytes()];
+
+    runtime.block_on(letters::send(port, WARM_UP..TOTAL));
+    until_dead(TOTAL);
 
     assert!(worker.is_running() && api.is_running());
-    let grown = worker.resident_bytes().saturating_sub(before);
-    assert!(grown < 200 << 20, "the worker has grown by {grown} bytes");
+    for (role, (before, now)) in
+        ["worker", "API"].iter().zip(before.into_iter().zip([worker.resident_bytes(), api.resident_bytes()]))
+    {
+        assert!(now.saturating_sub(before) <= GROWTH, "the {role} had {before} bytes, and has {now}");
+    }
+    runtime.block_on(letters::hostile(port));
+    let (batch, items) = letters::HOSTILE;
+    let outcomes = cluster.must_be_sound(batch, items);
+    assert!(outcomes.iter().all(|outcome| outcome["error"]["kind"] == "forbidden"), "{outcomes:?}");
     let listed = String::from_utf8(cluster.run(&["dead", "list", "--json"]).stdout).unwrap();
     let listed: Value = serde_json::from_str(&listed).unwrap();
     let letters = listed["messages"].as_array().unwrap();
-    assert_eq!(listed["messages_in_queue"], MESSAGES);
-    assert!(!letters.is_empty() && letters.iter().all(|letter| letter["reason"] != ""), "each says why");
+    assert_eq!(listed["messages_in_queue"], TOTAL);
+    let says_why = |letter: &Value| letter["reason"].as_str().is_some_and(|reason| !reason.is_empty());
+    assert!(!letters.is_empty() && letters.iter().all(says_why), "each says why");
     let batch = cluster.until_ok(&["submit", "compute.map", "--range", "0..100", "-o", "expr=x", "--chunk", "5", "-q"]);
     cluster.must_be_sound(batch.trim(), 100);
     let dropped = String::from_utf8(cluster.run(&["dead", "drop"]).stdout).unwrap();
@@ -309,10 +405,12 @@ fn supervise<T>(cluster: &Cluster, workers: &mut [Role], mut done: impl FnMut() 
     }
 }
 
-/// Sends a killer among a thousand good items; gives the outcomes.
-fn with_killer(cluster: &Cluster, killer: serde_json::Value, workers: &mut [Role], more: &[&str]) -> Vec<Value> {
-    let place = 321;
-    let deeds = (0..1001).map(|n| if n == place { killer.clone() } else { json!({"work": 100}) });
+/// Where the killer stands among a thousand good items.
+const KILLER: usize = 321;
+
+/// Sends a killer among a thousand good items; gives the batch and its outcomes.
+fn with_killer(cluster: &Cluster, killer: Value, workers: &mut [Role], more: &[&str]) -> (String, Vec<Value>) {
+    let deeds = (0..1001).map(|n| if n == KILLER { killer.clone() } else { json!({"work": 100}) });
     let inputs = items(deeds);
     let path = inputs.path().to_str().unwrap();
     let arguments = [&["submit", "test.mischief", "--items", path, "--chunk", "20", "-q"], more].concat();
@@ -329,10 +427,10 @@ fn with_killer(cluster: &Cluster, killer: serde_json::Value, workers: &mut [Role
     }
     let outcomes = cluster.must_be_sound(&batch, 1001);
     assert_eq!((count(&outcomes, "ok"), count(&outcomes, "dead")), (1000, 1), "only the guilty pays");
-    assert_eq!(outcomes[place]["status"], "dead");
+    assert_eq!(outcomes[KILLER]["status"], "dead");
     let listed = String::from_utf8(cluster.run(&["dead", "list", &batch]).stdout).unwrap();
-    assert!(listed.contains(&format!("{batch}:{place}")), "{listed}");
-    outcomes
+    assert!(listed.contains(&format!("{batch}:{KILLER}")), "{listed}");
+    (batch, outcomes)
 }
 
 #[test]
@@ -340,8 +438,30 @@ fn of_an_item_that_aborts_its_worker_only_that_one_is_dead() {
     let Some(cluster) = Cluster::start() else { return };
     let _api = cluster.api();
     let mut workers = [cluster.worker(), cluster.worker()];
-    let outcomes = with_killer(&cluster, json!("abort"), &mut workers, &[]);
-    assert_eq!(outcomes[321]["error"]["kind"], "crash");
+    let (_, outcomes) = with_killer(&cluster, json!("abort"), &mut workers, &[]);
+    assert_eq!(outcomes[KILLER]["error"]["kind"], "crash");
+}
+
+#[test]
+fn a_dead_item_that_does_no_harm_any_more_is_run_again_and_its_batch_is_whole() {
+    let Some(cluster) = Cluster::start() else { return };
+    let _api = cluster.api();
+    let mut workers = [cluster.worker(), cluster.worker()];
+    let (batch, _) = with_killer(&cluster, json!("abort"), &mut workers, &[]);
+    let cluster = cluster.with("TIDEMILL_TEST_TAME", "1");
+    for worker in &mut workers {
+        worker.kill();
+        worker.start(&cluster);
+    }
+
+    let said = cluster.until_ok(&["dead", "replay", &format!("{batch}:{KILLER}")]);
+
+    assert!(said.starts_with("1 item is run again; "), "{said}");
+    let outcomes = cluster.must_be_sound(&batch, 1001);
+    assert_eq!(count(&outcomes, "ok"), 1001);
+    let killer = &outcomes[KILLER];
+    assert_eq!((&killer["output"], &killer["attempts"]), (&json!(0), &json!(1)), "from its first attempt on");
+    assert_eq!(cluster.until_ok(&["dead", "list", &batch]), "no dead items\n");
 }
 
 #[test]
@@ -351,8 +471,8 @@ fn of_an_item_that_eats_all_memory_only_that_one_is_dead() {
     // The system refuses memory at this size, as a container's limit would.
     let limited = |cluster: &Cluster| cluster.role(&["worker"], &[(LIMIT_MEMORY, "3000000000")]);
     let mut workers = [limited(&cluster), limited(&cluster)];
-    let outcomes = with_killer(&cluster, json!("eat_memory"), &mut workers, &[]);
-    assert_eq!(outcomes[321]["error"]["kind"], "crash");
+    let (_, outcomes) = with_killer(&cluster, json!("eat_memory"), &mut workers, &[]);
+    assert_eq!(outcomes[KILLER]["error"]["kind"], "crash");
 }
 
 #[test]
@@ -361,14 +481,16 @@ fn of_an_item_that_never_returns_only_that_one_is_dead_and_its_worker_starts_ane
     let cluster = cluster.with("TIDEMILL__WORKER__STUCK_AFTER", "300ms").with("TIDEMILL__WORKER__GRACE", "5s");
     let _api = cluster.api();
     let mut workers = [cluster.worker()];
-    let outcomes = with_killer(&cluster, json!("never_return"), &mut workers, &["--timeout", "300ms"]);
-    assert_eq!(outcomes[321]["error"]["kind"], "stuck");
-    assert!(workers[0].is_running(), "it became itself anew");
+    let process = workers[0].pid();
+    let (_, outcomes) = with_killer(&cluster, json!("never_return"), &mut workers, &["--timeout", "300ms"]);
+    assert_eq!(outcomes[KILLER]["error"]["kind"], "stuck");
+    assert!(workers[0].is_running() && workers[0].pid() == process, "it became itself anew");
 }
 
 #[test]
 fn a_worker_that_is_told_to_stop_loses_no_attempt_and_is_gone_within_its_grace() {
     let Some(cluster) = Cluster::start() else { return };
+    let grace = Duration::from_secs(5);
     let cluster = cluster.with("TIDEMILL__WORKER__GRACE", "5s");
     let _api = cluster.api();
     let mut leaving = cluster.worker();
@@ -387,7 +509,8 @@ fn a_worker_that_is_told_to_stop_loses_no_attempt_and_is_gone_within_its_grace()
     leaving.signal(Signal::SIGTERM);
     let status = leaving.wait();
     assert!(status.success(), "{status}");
-    assert!(told.elapsed() < Duration::from_secs(8), "it took {:?}", told.elapsed());
+    // And the end of a process.
+    assert!(told.elapsed() < grace + Duration::from_secs(1), "it took {:?}", told.elapsed());
 
     let _staying = cluster.worker();
     let outcomes = cluster.must_be_sound(batch, 3000);
@@ -413,6 +536,9 @@ fn a_cancelled_batch_ends_at_once_and_every_item_has_its_outcome() {
     assert!(started.elapsed() < Duration::from_secs(30), "it took {:?}", started.elapsed());
     assert!(count(&outcomes, "cancelled") > 1900);
     assert_eq!(count(&outcomes, "cancelled") + count(&outcomes, "ok"), 2000);
+    // Its one thread was in the middle of one item; all others were queued, in the worker or in the broker.
+    let begun = |outcome: &&Value| outcome["status"] == "cancelled" && outcome["attempts"] != 0;
+    assert!(outcomes.iter().filter(begun).count() <= 1, "none of those that were queued was begun");
 }
 
 #[test]
@@ -446,12 +572,14 @@ fn an_item_that_fails_for_a_passing_reason_is_run_again_as_often_as_allowed() {
 fn a_submit_that_meets_a_blocked_broker_ends_at_its_deadline_and_can_be_resumed() {
     let Some(cluster) = Cluster::start() else { return };
     let _api = cluster.api();
+    // It is asked first whether the key is known.
+    cluster.until_ok(&["workers"]);
     cluster.rabbit.control(&["set_vm_memory_high_watermark", "absolute", "1MB"]);
     let submit = ["submit", "compute.map", "--range", "0..5000", "-o", "expr=x", "--chunk", "10"];
 
     let started = Instant::now();
     let blocked = cluster.run(&[&submit[..], &["--idempotency-key", "k", "--deadline", "3s"]].concat());
-    assert!(started.elapsed() < Duration::from_secs(20), "it cannot hang");
+    assert!(started.elapsed() < Duration::from_secs(3 + 5), "it cannot hang");
     let said = String::from_utf8_lossy(&blocked.stderr).into_owned();
     assert_eq!(blocked.status.code(), Some(4), "{said}");
     assert!(said.contains("waiting: the broker takes nothing now"), "{said}");

@@ -234,13 +234,22 @@ fn files_with_the_same_bytes_do_not_change_together() {
 
 #[test]
 fn the_output_is_byte_for_byte_the_same_whatever_the_chunks_and_workers() {
-    let blobs = |extra: &[&str]| -> Vec<Value> {
+    let made = |extra: &[&str]| -> Vec<(Value, Vec<u8>)> {
         let out = tempfile::tempdir().unwrap();
         let fixed =
             ["run", "image.transform", "examples/photos", "-o", THUMBNAIL, "--out", out.path().to_str().unwrap()];
-        run(&[&fixed[..], extra].concat()).lines().iter().map(|line| line["output"]["image"]["blob"].clone()).collect()
+        let ended = run(&[&fixed[..], extra].concat());
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        let file = |line: &Value| {
+            let image = &line["output"]["image"];
+            (image["blob"].clone(), std::fs::read(image["file"].as_str().unwrap()).unwrap())
+        };
+        ended.lines().iter().map(file).collect()
     };
-    assert_eq!(blobs(&["--workers", "1", "--chunk", "3"]), blobs(&["--workers", "3", "--chunk", "1"]));
+    let (one, other) = (made(&["--workers", "1", "--chunk", "3"]), made(&["--workers", "3", "--chunk", "1"]));
+    assert_eq!(one.len(), files_in(&root().join("examples/photos")).len());
+    assert!(one.iter().all(|(blob, bytes)| blob.is_string() && !bytes.is_empty()));
+    assert!(one == other);
 }
 
 #[test]

@@ -308,7 +308,13 @@ fn start_greets_with_its_arguments() {
 
 #[test]
 fn identity_tells_who_is_whose_parent() {
-    plays("process.identity", &json!({"name": "Ada"}), 1, Together, |output| {
+    for (options, name) in [(json!({}), "bob"), (json!({"name": "Ada"}), "Ada")] {
+        identity_tells(&options, name);
+    }
+}
+
+fn identity_tells(options: &Value, name: &str) {
+    plays("process.identity", options, 1, Together, |output| {
         let parent = output["timeline"][0]["pid"].as_u64().unwrap();
         let child = numbers(&output["pids"])[0];
         vec![
@@ -318,7 +324,7 @@ fn identity_tells_who_is_whose_parent() {
             "function f".to_owned(),
             format!("parent process: {parent}"),
             format!("process id: {child}"),
-            "hello Ada".to_owned(),
+            format!("hello {name}"),
         ]
     });
 }

@@ -49,7 +49,7 @@ fn a_line_has_exactly_the_fields_of_the_contract() {
 
 #[test]
 fn sleepers_show_both_orders() {
-    let sleep = |order| run(&["run", "time.sleep", "5", "4", "3", "2", "1", "-o", "tick_ms=60", "--order", order]);
+    let sleep = |order| run(&["run", "time.sleep", "5", "4", "3", "2", "1", "-o", "tick_ms=300", "--order", order]);
     let said = |seconds: i32| json!(format!("Done sleeping for {seconds} second(s)"));
     assert_eq!(sleep("completion").field("output"), [1, 2, 3, 4, 5].map(said));
     assert_eq!(sleep("input").field("output"), [5, 4, 3, 2, 1].map(said));
@@ -135,6 +135,25 @@ fn an_interrupt_loses_no_item_that_was_read_but_not_yet_sent() {
     indices.sort_unstable();
     assert_eq!(indices, (0..indices.len() as u64).collect::<Vec<_>>(), "each once, none left out");
     drop(input);
+}
+
+#[test]
+fn a_second_signal_ends_at_once_a_run_whose_outcomes_nobody_takes() {
+    let (reader, mut full) = std::io::pipe().unwrap();
+    // As much as a pipe of Linux holds: whoever has more to say waits.
+    full.write_all(&[b'\n'; 64 << 10]).unwrap();
+    let mut command = tidemill(&["-vv", "run", "time.sleep", "0"]);
+    let mut child = command.stdout(full).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(log.any(|line| line.contains("chunk finished")));
+
+    // Of two kinds, for two of one kind may come as one.
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    drop(reader);
 }
 
 #[test]

@@ -4,13 +4,16 @@
 mod mill_cluster;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::ops::Range;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use tidemill_core::outcome::Status;
 
-use self::mill_cluster::{Cluster, Role, breathe};
+use self::mill_cluster::{Cluster, PATIENCE, Role, breathe, count};
 
 const SUBMIT: [&str; 6] = ["submit", "compute.map", "-", "-o", "expr=10*x", "--wait"];
 
@@ -203,7 +206,7 @@ fn a_submission_that_was_killed_goes_on_with_its_own_inputs_only() {
     while listed()[0]["accepted"] != 1 {
         breathe();
     }
-    kill(Pid::from_raw(talk.child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    talk.child.kill().unwrap();
     talk.child.wait().unwrap();
     let again = |input: &str| {
         let ended =
@@ -215,4 +218,96 @@ fn a_submission_that_was_killed_goes_on_with_its_own_inputs_only() {
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("number 1 was 7 before, and is 6 now"), "{said}");
     assert_eq!(again("7").0, Some(0));
+}
+
+/// Waits until the newest batch, or the workers, are as they should be.
+fn until(cluster: &Cluster, asked: &[&str], what: &str, is_so: impl Fn(&Value) -> bool) {
+    let started = Instant::now();
+    loop {
+        let told: Value = serde_json::from_str(&cluster.until_ok(asked)).unwrap();
+        if is_so(&told) {
+            return;
+        }
+        assert!(started.elapsed() < PATIENCE, "{what}: {told}");
+        breathe();
+    }
+}
+
+#[test]
+fn whoever_submits_is_told_when_nobody_serves_the_lane_and_only_then() {
+    let Some(cluster) = Cluster::start() else { return };
+    let _api = cluster.api();
+    cluster.until_ok(&["workers"]);
+    let submit = || {
+        let ended = cluster.run(&["submit", "compute.map", "1", "-o", "expr=x"]);
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert!(ended.status.success(), "{said}");
+        said
+    };
+    let serves = |told: &Value, lane: &str| {
+        let lanes = told.as_array().unwrap().iter().filter_map(|worker| worker["lanes"].as_array()).flatten();
+        lanes.filter_map(Value::as_str).any(|served| served == lane)
+    };
+    let warning =
+        "warning: no worker serves the lane cpu now; the batch waits until one does: `tidemill worker --lanes cpu`";
+
+    assert!(submit().lines().any(|line| line == warning), "nobody is there");
+
+    let _other = cluster.role(&["worker", "--lanes", "wait"], &[]);
+    until(&cluster, &["workers", "--json"], "the other is known", |told| serves(told, "wait"));
+    assert!(submit().lines().any(|line| line == warning), "who is there serves another lane");
+
+    let _worker = cluster.worker();
+    until(&cluster, &["workers", "--json"], "the worker is known", |told| serves(told, "cpu"));
+    let said = submit();
+    assert!(!said.contains("warning"), "{said}");
+}
+
+#[test]
+fn a_submission_that_an_alarm_ends_in_its_middle_is_resumed_with_what_is_missing() {
+    const BEFORE: u64 = 500;
+    const CHUNK: u64 = 10;
+    const TOTAL: u64 = 3000;
+    let Some((cluster, _roles)) = cluster() else { return };
+    let numbers = |range: Range<u64>| range.map(|number| format!("{number}\n")).collect::<String>();
+    let start = |more: &[&str]| {
+        let submit = ["submit", "compute.map", "-", "-o", "expr=10*x", "--chunk", "10"];
+        let mut command = cluster.command(&[&submit[..], more].concat());
+        command.env("TIDEMILL__SUBMIT__PATIENCE", "10s");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let inputs = child.stdin.take().unwrap();
+        (child, inputs)
+    };
+    let (mut child, mut inputs) = start(&[]);
+    inputs.write_all(numbers(0..BEFORE).as_bytes()).unwrap();
+    until(&cluster, &["status", "--json"], "all of them have come through", |told| {
+        told[0]["progress"]["counts"][Status::Ok as usize] == BEFORE
+    });
+
+    cluster.rabbit.control(&["set_vm_memory_high_watermark", "absolute", "1MB"]);
+    // The broker tells of its alarm when somebody publishes, and has no more than this by then.
+    inputs.write_all(numbers(BEFORE..BEFORE + CHUNK).as_bytes()).unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.any(|line| line.starts_with("waiting: the broker takes nothing now")));
+    inputs.write_all(numbers(BEFORE + CHUNK..TOTAL).as_bytes()).unwrap();
+    drop(inputs);
+    let said: Vec<String> = said.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(4), "{said:?}");
+    let how = said.iter().find_map(|line| line.split_once("accepted: the first ")).expect("it says how to go on").1;
+    let (accepted, how) = how.split_once(" items; ").unwrap();
+    assert!((BEFORE..=BEFORE + CHUNK).contains(&accepted.parse::<u64>().unwrap()), "{said:?}");
+    let batch = how.split("`--resume ").nth(1).unwrap().split('`').next().unwrap();
+
+    cluster.rabbit.control(&["set_vm_memory_high_watermark", "absolute", "2GB"]);
+    let (child, mut inputs) = start(&["--resume", batch]);
+    inputs.write_all(numbers(0..TOTAL).as_bytes()).unwrap();
+    drop(inputs);
+    let ended = child.wait_with_output().unwrap();
+
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let outcomes = cluster.must_be_sound(batch, TOTAL);
+    assert_eq!(count(&outcomes, "ok") as u64, TOTAL);
+    let books: Value = serde_json::from_str(&cluster.until_ok(&["verify", batch, "--json"])).unwrap();
+    // What was on its way to the broker when that stopped to read arrives when it reads again, and so comes twice.
+    assert!(books["books"]["duplicates"].as_u64().unwrap() <= CHUNK, "{books}");
 }

@@ -109,7 +109,7 @@ pub struct Batch {
     /// Which batches go first.
     #[serde(default)]
     pub priority: Priority,
-    /// When its time is over, in milliseconds since 1970: items that have not ended by then are `expired`.
+    /// When its time is over, in milliseconds since 1970: items that have not begun by then are `expired`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
 }

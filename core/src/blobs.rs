@@ -108,10 +108,6 @@ impl From<BlobError> for Failure {
     }
 }
 
-fn permanent(kind: &'static str, message: String) -> BlobError {
-    BlobError::permanent(kind, message)
-}
-
 impl Blobs {
     /// Fetches inputs; stores nothing.
     pub fn without_store(limits: FetchLimits) -> Self {
@@ -205,13 +201,14 @@ impl Blobs {
     /// As [`Blobs::path_of`].
     pub fn path_of_digest(&self, digest: &str) -> Result<PathBuf, BlobError> {
         let folder = self.store()?.folder.as_ref();
-        let folder = folder.ok_or_else(|| permanent("storage", "blobs are not stored in a folder".into()))?;
+        let folder =
+            folder.ok_or_else(|| BlobError::permanent("storage", "blobs are not stored in a folder".into()))?;
         Ok(folder.join(file_name(digest)?))
     }
 
     fn store(&self) -> Result<&Place, BlobError> {
         self.store.as_ref().ok_or_else(|| {
-            permanent(
+            BlobError::permanent(
                 "storage",
                 "there is no place to store files in: set blobs.url, for workers and results API alike".into(),
             )
@@ -246,7 +243,7 @@ impl Blobs {
             return self.fetch_file(&folder.join(file_name(digest)?)).await;
         }
         let Some(size) = self.size_of(digest).await? else {
-            return Err(permanent("not_found", format!("no blob {digest} is stored; it may have expired")));
+            return Err(BlobError::permanent("not_found", format!("no blob {digest} is stored; it may have expired")));
         };
         self.check_size(digest, size)?;
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
@@ -255,7 +252,10 @@ impl Blobs {
             bytes.extend_from_slice(&piece?);
         }
         if format!("sha256:{:x}", Sha256::digest(&bytes)) != digest {
-            return Err(permanent("storage", format!("blob {digest} is stored with other bytes than its name says")));
+            return Err(BlobError::permanent(
+                "storage",
+                format!("blob {digest} is stored with other bytes than its name says"),
+            ));
         }
         Ok(bytes)
     }
@@ -300,7 +300,10 @@ impl Blobs {
     async fn fetch_object(&self, location: &str, scheme: &str, rest: &str) -> Result<Vec<u8>, BlobError> {
         let (bucket, key) =
             rest.trim_start_matches('/').split_once('/').filter(|(_, key)| !key.is_empty()).ok_or_else(|| {
-                permanent("invalid_input", format!("{location} names no object; it should be {scheme}://bucket/key"))
+                BlobError::permanent(
+                    "invalid_input",
+                    format!("{location} names no object; it should be {scheme}://bucket/key"),
+                )
             })?;
         let operator = bucket::operator(location, scheme, bucket, self.limits.timeout)?;
         let failed = |error: opendal::Error| BlobError {
@@ -318,7 +321,7 @@ impl Blobs {
     fn check_size(&self, location: &str, bytes: u64) -> Result<(), BlobError> {
         if bytes > self.limits.max_bytes {
             let max = self.limits.max_bytes;
-            return Err(permanent(
+            return Err(BlobError::permanent(
                 "too_large",
                 format!("{location} has more than the {max} bytes that fetch.max_bytes allows"),
             ));
@@ -365,7 +368,7 @@ pub fn file_behind(location: &str) -> Result<Option<&Path>, BlobError> {
     };
     if !path.starts_with('/') {
         let hint = "it should be file:///folder/file, or the path alone";
-        return Err(permanent("invalid_input", format!("{location} names no file of this machine; {hint}")));
+        return Err(BlobError::permanent("invalid_input", format!("{location} names no file of this machine; {hint}")));
     }
     Ok(Some(Path::new(path)))
 }
@@ -376,7 +379,7 @@ fn file_name(digest: &str) -> Result<String, BlobError> {
         Some(hex) if hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) => {
             Ok(hex.to_owned())
         }
-        _ => Err(permanent(
+        _ => Err(BlobError::permanent(
             "invalid_input",
             format!("{digest:?} does not name a blob; it should be sha256: and 64 hexadecimal digits"),
         )),

@@ -15,9 +15,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{Batch, BatchId, Priority};
+use crate::batch::{Batch, BatchId, ItemIndex, Priority};
 use crate::chunk::Chunk;
 use crate::notes::Note;
 use crate::outcome::Outcome;
@@ -228,6 +229,10 @@ pub enum Notice {
     Cancel(BatchId),
     /// Take nothing new, finish what is held, end: every worker, or the one of that name.
     Drain(Option<String>),
+    /// Somebody is about to take this item for dead: a worker that has it in hand says [`Notice::Found`].
+    Find(BatchId, ItemIndex),
+    /// A worker that lives has this item in hand: its outcome will come.
+    Found(BatchId, ItemIndex),
 }
 
 /// A message queue. At least once: a message is delivered again until somebody settles it.
@@ -290,6 +295,12 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Whether it can be spoken to now.
     fn health(&self) -> Health {
         Health::Ready
+    }
+
+    /// Since when it can be spoken to again, where it could not be for a while: others that lost it then may not be back yet.
+    /// While it is away, that is now.
+    fn back_since(&self) -> Option<Instant> {
+        None
     }
 }
 

@@ -5,10 +5,12 @@ use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+
+use crate::lock::lock;
 
 /// A pool of computing threads. Cheap to clone; the threads end with the last clone.
 #[derive(Clone, Debug)]
@@ -167,11 +169,6 @@ fn start(threads: usize) -> Result<Crew, PoolError> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("compute-{n}"));
     let threads = pool.build().map_err(|source| PoolError { threads, source })?;
     Ok(Crew { threads, busy: Arc::default() })
-}
-
-/// Nothing panics while one of these is held.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The cores that this process may use (affinity and cgroup respected).

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::compute::Panicked;
+
 /// Why an item failed, as it stands in its outcome.
 ///
 /// `kind` is a word of a closed list per task, for programs; `message` is for people: a lowercase
@@ -49,14 +51,33 @@ impl Failure {
     pub fn panicked(message: &str) -> Self {
         Self::permanent("panic", format!("the task panicked on this item: {message}"))
     }
+
+    /// The item ended where it was, since nobody waits for it any more. That says nothing of its input: should somebody
+    /// wait after all, it is run again.
+    pub fn stopped() -> Self {
+        Self::transient("stopped", "it was stopped: nobody waits for it any more")
+    }
+
+    /// The system grants no more threads.
+    pub fn no_thread(error: &std::io::Error) -> Self {
+        Self::transient("no_thread", format!("the system grants no more threads: {error}"))
+    }
+}
+
+/// What a closure on a computing thread was at when it panicked: the task's own code, on an item.
+impl From<Panicked> for Failure {
+    fn from(Panicked(message): Panicked) -> Self {
+        Self::panicked(&message)
+    }
 }
 
 /// The longest message, in bytes.
 const MAX_MESSAGE: usize = 2000;
 
-/// Some libraries repeat what they could not read, however long it is, and say at the end what is wrong with it. An outcome
-/// has the input already, and must fit into a message with it.
-pub(crate) fn shortened(message: String) -> String {
+/// A message that is no longer than one may be: its beginning and its end. Some libraries repeat what they could not read,
+/// however long it is, and say at the end what is wrong with it. An outcome has the input already, and must fit into a message
+/// with it.
+pub fn shortened(message: String) -> String {
     if message.len() <= MAX_MESSAGE {
         return message;
     }
@@ -89,5 +110,16 @@ mod tests {
         assert!(failure.message.len() < MAX_MESSAGE + 10, "{}", failure.message.len());
         assert!(failure.message.starts_with("no number: \"ü\\ü") && failure.message.ends_with("\" at line 1"));
         assert_eq!(Failure::timed_out(Duration::from_secs(1)).message, "took longer than the timeout of 1s");
+    }
+
+    #[test]
+    fn what_says_nothing_of_the_input_may_pass() {
+        for (failure, kind) in [
+            (Failure::stopped(), "stopped"),
+            (Failure::no_thread(&std::io::Error::other("limit")), "no_thread"),
+            (Failure::timed_out(Duration::ZERO), "timeout"),
+        ] {
+            assert_eq!((&*failure.kind, failure.retryable), (kind, true));
+        }
     }
 }

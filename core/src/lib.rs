@@ -9,7 +9,8 @@
 //! - how they travel: [`wire`], [`segment`]
 //! - the work: [`task`] (traits and register), [`compute`] (the bridge to the cores), [`notes`] (how far it is)
 //! - the seams: [`broker`], [`store`], [`blobs`]
-//! - the house: [`settings`], [`telemetry`], [`nearest`], [`failpoint`]
+//! - the world outside: [`web`] (what inputs make us ask over HTTP)
+//! - the house: [`settings`], [`telemetry`], [`nearest`], [`failpoint`], [`lock`]
 
 pub mod batch;
 pub mod blobs;
@@ -18,6 +19,7 @@ pub mod chunk;
 pub mod compute;
 pub mod failpoint;
 pub mod failure;
+pub mod lock;
 mod micros;
 mod millis;
 pub mod nearest;

@@ -1,4 +1,4 @@
-//! Writes a `Duration` as whole milliseconds: the wire's one unit of time.
+//! Writes a `Duration` as whole milliseconds, for what somebody has set; what was measured has microseconds.
 
 use std::time::Duration;
 

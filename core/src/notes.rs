@@ -1,11 +1,12 @@
 //! Notes: how far long items have come, for whoever asks their worker.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{BatchId, ItemIndex};
+use crate::lock::lock;
 
 /// The longest text of a note, in characters; what is longer is cut.
 const MAX_CHARS: usize = 200;
@@ -39,11 +40,7 @@ impl Notes {
             index: *index,
             text: text.clone(),
         };
-        self.lock().iter().take(limit).map(note).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(BatchId, ItemIndex), String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0).iter().take(limit).map(note).collect()
     }
 }
 
@@ -56,7 +53,7 @@ impl Notepad {
     pub fn write(&self, text: &str) {
         let Self(Some(sheet)) = self else { return };
         let text = text.chars().take(MAX_CHARS).collect();
-        sheet.notes.lock().insert(sheet.item.clone(), text);
+        lock(&sheet.notes.0).insert(sheet.item.clone(), text);
     }
 }
 
@@ -68,7 +65,7 @@ struct Sheet {
 
 impl Drop for Sheet {
     fn drop(&mut self) {
-        self.notes.lock().remove(&self.item);
+        lock(&self.notes.0).remove(&self.item);
     }
 }
 

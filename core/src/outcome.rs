@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::batch::{Attempt, ItemIndex};
+use crate::chunk::Item;
 use crate::failure::Failure;
 
 /// How an item ended.
@@ -18,11 +19,11 @@ pub enum Ending {
     Ok(Box<RawValue>),
     /// It ran and failed for good, or failed too often.
     Failed(Failure),
-    /// It ended the process that ran it; what is known of that end.
+    /// It ended the process that ran it, or would not stop; what is known of that.
     Dead(Failure),
     /// Its batch was cancelled before it was finished.
     Cancelled,
-    /// Its batch's time was over before it was finished.
+    /// Its batch's time was over before it was begun.
     Expired,
 }
 
@@ -99,6 +100,36 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The outcome of an item that did not run, and of which nothing but its input is known.
+    pub fn unrun(
+        index: ItemIndex,
+        input: Box<RawValue>,
+        ending: Ending,
+        attempts: Attempt,
+        maker: &Arc<Maker>,
+    ) -> Self {
+        Self {
+            index,
+            input,
+            name: None,
+            source: None,
+            ending,
+            attempts,
+            maker: Arc::clone(maker),
+            queued: Duration::ZERO,
+            run: Duration::ZERO,
+        }
+    }
+
+    /// The outcome of an item; how long it waited and ran is for whoever knows.
+    pub fn of(item: &Item, ending: Ending, attempts: Attempt, maker: &Arc<Maker>) -> Self {
+        Self {
+            name: item.name.clone(),
+            source: item.lasting_source(),
+            ..Self::unrun(item.index, item.input.clone(), ending, attempts, maker)
+        }
+    }
+
     /// The one word for how it ended.
     pub fn status(&self) -> Status {
         match self.ending {

@@ -114,6 +114,7 @@ pub struct ApiSettings {
     #[serde(deserialize_with = "values::optional")]
     pub token: Option<Secret>,
     pub open: bool,
+    pub hosts: Vec<String>,
 }
 
 /// `[submit]`: how a batch is sent to the cluster.

@@ -246,7 +246,22 @@ pub struct Books {
     pub beyond: u64,
 }
 
+/// Ranges of missing items that are named.
+const NAMED: usize = 16;
+
 impl Books {
+    /// Enters items that have no outcome, from the first up to, not including, the second: after those entered before, and
+    /// not next to them.
+    pub(crate) fn miss(&mut self, from: u64, to: u64) {
+        if from >= to {
+            return;
+        }
+        self.missing += to - from;
+        if self.missing_first.len() < NAMED {
+            self.missing_first.push((from, to));
+        }
+    }
+
     /// Whether every item of a sealed batch has exactly one outcome, and the counters say so too.
     pub fn balance(&self) -> bool {
         let recorded: u64 = self.counts.iter().sum();
@@ -278,11 +293,75 @@ pub struct DeadItem {
 }
 
 impl DeadItem {
+    /// The bytes of what may be large in it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.input.get().len() + self.source.as_deref().map_or(0, str::len)
+    }
+
     /// The item of an outcome that is `dead`, and only of such a one.
     pub fn of(batch: &BatchId, task: &str, outcome: Outcome) -> Option<Self> {
         let Outcome { index, input, name, source, ending: Ending::Dead(failure), .. } = outcome else { return None };
         Some(Self { batch: batch.clone(), task: task.to_owned(), index: index.0, input, name, source, failure })
     }
+}
+
+/// How much a list may have: so many entries, and no more once these have about so many bytes. One it may have in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AtMost {
+    /// Entries.
+    pub count: usize,
+    /// Bytes of what may be large in them: the options of batches, the inputs of dead items.
+    pub bytes: usize,
+}
+
+impl AtMost {
+    /// So many entries, however large.
+    pub fn entries(count: usize) -> Self {
+        Self { count, bytes: usize::MAX }
+    }
+}
+
+/// A list as it grows.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    most: AtMost,
+    count: usize,
+    bytes: usize,
+    is_full: bool,
+}
+
+impl Tally {
+    pub(crate) fn of(most: AtMost) -> Self {
+        Self { most, count: 0, bytes: 0, is_full: most.count == 0 }
+    }
+
+    /// Whether there is room for one more entry of so many bytes. It counts then; if there is none, the list ends.
+    pub(crate) fn takes(&mut self, bytes: usize) -> bool {
+        let bytes = self.bytes.saturating_add(bytes);
+        if self.is_full || (self.count > 0 && bytes > self.most.bytes) {
+            self.is_full = true;
+            return false;
+        }
+        self.count += 1;
+        self.bytes = bytes;
+        self.is_full = self.count == self.most.count;
+        true
+    }
+
+    /// Whether nothing more comes.
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    /// How many entries may still come.
+    pub(crate) fn left(&self) -> usize {
+        self.most.count - self.count
+    }
+}
+
+/// The bytes of what is kept of a batch beside its outcomes, as far as they differ from batch to batch.
+pub(crate) fn bytes_of(batch: &Batch) -> usize {
+    batch.id.as_str().len() + batch.task.len() + batch.options.get().len()
 }
 
 /// What a broker had and has not come for so long will not come: it was lost, or never there.
@@ -299,11 +378,18 @@ pub trait Shared: Store {
     /// [`StoreErrorKind::Unknown`]
     async fn info(&self, batch: &BatchId) -> Result<BatchInfo, StoreError>;
 
-    /// The batches that were opened last, newest first, at most `limit`; those whose results have expired are left out.
+    /// Makes a batch known, as [`Store::open`] does, and gives the one that was opened under its id before, if one was: of
+    /// several who open it at the same time, one makes it, and the others are given what that one has made.
     ///
     /// # Errors
     /// [`StoreError`]
-    async fn list(&self, limit: usize) -> Result<Vec<BatchInfo>, StoreError>;
+    async fn begin(&self, batch: &Batch) -> Result<Option<Batch>, StoreError>;
+
+    /// The batches that were opened last, newest first; those whose results have expired are left out.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    async fn list(&self, most: AtMost) -> Result<Vec<BatchInfo>, StoreError>;
 
     /// Says that the broker has the items before `before`. It never goes back.
     ///
@@ -335,11 +421,11 @@ pub trait Shared: Store {
     /// [`StoreError`]
     async fn workers(&self) -> Result<Vec<Heartbeat>, StoreError>;
 
-    /// Dead items, of one batch or of all, at most `limit`.
+    /// Dead items, of one batch or of all. No more of them are in memory for it than fit the list, and a few.
     ///
     /// # Errors
     /// [`StoreError`]
-    async fn dead(&self, batch: Option<&BatchId>, limit: usize) -> Result<Vec<DeadItem>, StoreError>;
+    async fn dead(&self, batch: Option<&BatchId>, most: AtMost) -> Result<Vec<DeadItem>, StoreError>;
 
     /// Takes the outcome of a dead item back, so that it can run again; `false` if it is not dead (any more). It stays
     /// among the dead until it has another outcome, and until then it may be taken back again: whoever was to publish it
@@ -361,8 +447,9 @@ pub trait Shared: Store {
     /// later ones is dropped.
     ///
     /// Gives the items of a batch that was closed, now or before, of which nothing has come and may never come, since the
-    /// broker is not known to have them or nothing at all has come for [`LOST`]; some of these, where they are many. A batch
-    /// of which more than [`MOST_MISSING`] would be missing is left as it is.
+    /// broker is not known to have them or nothing at all has come for [`LOST`]; some of these, where they are many. More
+    /// than [`MOST_MISSING`] are not filled up: a batch that would end so far behind its last outcome is left as it is, and
+    /// one of which the broker is said to have that many waits for them.
     ///
     /// # Errors
     /// [`StoreErrorKind::Unknown`]

@@ -1,8 +1,8 @@
 //! Telemetry: what a running Tidemill tells of itself.
 //!
-//! Logs go through `tracing`, numbers through the `metrics` facade: without a recorder (the results API and the worker
-//! will install one) a number costs next to nothing. What happens to the work is told by the types in [`events`],
-//! which write both, so that log and metric cannot drift apart.
+//! Logs go through `tracing`, numbers through the `metrics` facade: without a recorder (the results API installs one, `serve`
+//! too, and a worker that listens) a number costs next to nothing. What happens to the work is told by the types in
+//! [`events`], which write both, so that log and metric cannot drift apart.
 
 use std::cell::Cell;
 use std::io::IsTerminal;

@@ -247,9 +247,7 @@ fn check_chunk(chunk: &Chunk) -> Result<(), Malformed> {
     if chunk.attempt < Attempt::FIRST {
         return Err(Malformed::new("attempt counts from 1"));
     }
-    if chunk.items.is_empty() || !chunk.items.is_sorted_by(|one, next| one.index < next.index) {
-        return Err(Malformed::new("the items of a chunk are one or more, in ascending order of index"));
-    }
+    check_order(&chunk.items)?;
     if let Some(item) = chunk.items.iter().find(|item| item.index.0 > MAX_INDEX) {
         return Err(Malformed::new(format!("index {} is above the largest, {MAX_INDEX}", item.index)));
     }
@@ -260,6 +258,17 @@ fn check_chunk(chunk: &Chunk) -> Result<(), Malformed> {
             let name = shortened(name);
             return Err(Malformed::new(format!("item {}: the name {name:?} is no plain relative path", item.index)));
         }
+    }
+    Ok(())
+}
+
+/// Checks that there are items, and that they stand in their order: what was not read from a message may be wrong there too.
+///
+/// # Errors
+/// [`Malformed`]
+pub fn check_order(items: &[Item]) -> Result<(), Malformed> {
+    if items.is_empty() || !items.is_sorted_by(|one, next| one.index < next.index) {
+        return Err(Malformed::new("the items of a chunk are one or more, in ascending order of index"));
     }
     Ok(())
 }

@@ -139,6 +139,12 @@ proptest! {
             outcomes_of(body).iter().map(|outcome| serde_json::to_value(&**outcome).unwrap()).collect::<Vec<_>>()
         };
         prop_assert_eq!(values(&again), values(&body));
+        // What is left out of both forms above would be missed.
+        let told = |body: &Body| match body {
+            Body::Outcomes { .. } | Body::Segment(_) => format!("{:?} {:?}", body.batch(), outcomes_of(body)),
+            body => format!("{body:?}"),
+        };
+        prop_assert_eq!(told(&again), told(&body));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The window: how much may be on its way between the inputs and the reader, so that a slow reader or a slow first
 //! item holds the inputs back instead of filling the memory.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
+use tidemill_core::lock::lock;
 use tokio::sync::Notify;
 
 /// A budget of bytes.
@@ -61,7 +62,7 @@ impl Window {
     }
 
     fn used(&self) -> MutexGuard<'_, u64> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.used)
     }
 }
 

@@ -1,11 +1,11 @@
 //! HTTP: the API over store, broker and blobs.
 //!
 //! ```text
-//!  socket ─▶ log ─▶ guard ─▶ ┬ batches, results, dead ─▶ Store, Broker
-//!                            ├ create, predict ─▶ Submitter
-//!                            ├ blobs ─▶ Blobs
-//!                            └ about, health, openapi
-//!            whatever goes wrong ─▶ problem (RFC 9457)
+//!  socket ─▶ log ─▶ body ─▶ guard ─▶ ┬ batches, results, dead ─▶ Store, Broker
+//!                                    ├ create, predict ─▶ Submitter
+//!                                    ├ blobs ─▶ Blobs
+//!                                    └ about, health, openapi
+//!                    whatever goes wrong ─▶ problem (RFC 9457)
 //! ```
 //!
 //! Every route is described in `http/openapi.json`; a test makes sure of it.
@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{self, DefaultBodyLimit, Request};
-use axum::http::{Method, StatusCode};
+use axum::http::Method;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post, put};
@@ -48,7 +48,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::timeout::RequestBodyTimeoutLayer;
 
 pub use create::{Entry, NewBatch, NewRetry, SubmitError, SubmitErrorKind, Submitted, Submitter, check_key};
 pub use health::{Role, install_metrics, serve_role};
@@ -62,10 +61,10 @@ const GRACE: Duration = Duration::from_secs(10);
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// How long nobody asks why it takes so long.
 const PATIENT_FOR: Duration = Duration::from_secs(1);
-/// How long a body may pause; it may then go on for days.
-const BODY_PAUSES_AT_MOST: Duration = Duration::from_secs(60);
-/// The largest body that is read whole.
+/// The largest body that is read whole, but for those that say otherwise.
 const MAX_BODY_BYTES: usize = 1 << 20;
+/// About how many bytes a list has: options of a batch, or a dead item's input, may have MiBs.
+const MAX_LIST_BYTES: usize = 64 << 20;
 
 /// What the API serves.
 #[derive(Debug)]
@@ -96,8 +95,7 @@ impl Api {
             return Err(Problem::stopping());
         }
         self.submitter.as_deref().ok_or_else(|| {
-            let detail = "this results API publishes no batches; `tidemill submit` does";
-            Problem::new(StatusCode::NOT_IMPLEMENTED, "no_submitter", "not done here", detail)
+            Problem::not_done_here("no_submitter", "this results API publishes no batches; `tidemill submit` does")
         })
     }
 
@@ -106,7 +104,7 @@ impl Api {
             return Ok(());
         }
         let detail = "nobody can publish the item again, for the broker is inside this process; send its input anew";
-        Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "broker_not_shared", "not done here", detail))
+        Err(Problem::not_done_here("broker_not_shared", detail))
     }
 }
 
@@ -117,11 +115,13 @@ pub struct Access {
     pub token: Option<Secret>,
     /// Anybody may call even without a token: something else guards the API.
     pub is_open: bool,
+    /// The names, beside localhost and addresses, by which it is called where there is no token.
+    pub hosts: Vec<String>,
 }
 
 impl From<&ApiSettings> for Access {
     fn from(settings: &ApiSettings) -> Self {
-        Self { token: settings.token.clone(), is_open: settings.open }
+        Self { token: settings.token.clone(), is_open: settings.open, hosts: settings.hosts.clone() }
     }
 }
 
@@ -138,6 +138,8 @@ pub struct Catalogue {
 #[derive(Debug)]
 struct Served {
     api: Api,
+    /// For the bodies that are read whole.
+    room: body::Room,
     /// Streams end when this is cancelled.
     stop: CancellationToken,
 }
@@ -177,7 +179,7 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> 
     let address = listener.local_addr()?;
     api.access.check(address)?;
     tracing::info!(%address, "the results API listens");
-    let router = router(Arc::new(Served { api, stop: stop.clone() }));
+    let router = router(Arc::new(Served { api, room: body::Room::default(), stop: stop.clone() }));
     let serving = connections::serve(listener.tap_io(prepare), router, stop.clone());
     let grace_is_over = async {
         stop.cancelled().await;
@@ -207,7 +209,6 @@ fn router(served: Arc<Served>) -> Router {
         .route("/v1/batches", get(batches::list))
         .route("/v1/batches/{id}", get(batches::show).delete(batches::cancel))
         .route("/v1/batches/{id}/accepted", put(batches::accept))
-        .route("/v1/batches/{id}/verify", get(batches::verify))
         .route("/v1/batches/{id}/results", get(results::stream))
         .route("/v1/batches/{id}/items/{index}", get(results::item))
         .route("/v1/batches/{id}/items/{index}/revive", post(dead::revive))
@@ -217,9 +218,11 @@ fn router(served: Arc<Served>) -> Router {
         .route("/v1/models", get(about::models))
         .route("/v1/workers", get(about::workers))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&served), bounded))
+        .merge(counting(&served))
         // Bounded by itself: that something is away is what it tells.
         .route("/metrics", get(health::metrics))
         .merge(uploads())
+        .route_layer(middleware::from_fn(body::only_plain))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&served), guard::guard));
     Router::new()
         .merge(guarded)
@@ -230,6 +233,7 @@ fn router(served: Arc<Served>) -> Router {
         .method_not_allowed_fallback(|method: Method| async move { Problem::method_not_allowed(&method) })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(CatchPanicLayer::custom(problem::panicked))
+        .layer(middleware::from_fn(body::lend))
         .layer(middleware::from_fn(log::log))
         .with_state(served)
 }
@@ -237,14 +241,22 @@ fn router(served: Arc<Served>) -> Router {
 /// Bounds how long an answer takes to begin. What is asked of a store that is away, or full, waits for it; its caller does
 /// not.
 async fn bounded(extract::State(served): extract::State<Arc<Served>>, request: Request, next: Next) -> Response {
+    answer_unless_away(&served, Some(Instant::now() + ANSWER_WITHIN), request, next).await
+}
+
+/// The same for what takes as long as it takes: nobody waits longer for a store that is away.
+async fn patient(extract::State(served): extract::State<Arc<Served>>, request: Request, next: Next) -> Response {
+    answer_unless_away(&served, None, request, next).await
+}
+
+async fn answer_unless_away(served: &Served, late: Option<Instant>, request: Request, next: Next) -> Response {
     let only_reads = request.method().is_safe();
     let gives_up = async {
-        let late = Instant::now() + ANSWER_WITHIN;
         let mut problem = Problem::late();
         loop {
             tokio::time::sleep(PATIENT_FOR).await;
-            let health = tokio::time::timeout_at(late, served.api.store.health()).await;
-            match health {
+            let until = late.unwrap_or_else(|| Instant::now() + ANSWER_WITHIN);
+            match tokio::time::timeout_at(until, served.api.store.health()).await {
                 Ok(Health::Away(reason)) => return Problem::away(format!("the store is away: {reason}")),
                 Ok(Health::Blocked(reason)) => {
                     problem = Problem::away(format!("the store takes nothing now: {reason}"));
@@ -253,9 +265,11 @@ async fn bounded(extract::State(served): extract::State<Arc<Served>>, request: R
                         return problem;
                     }
                 }
-                _ => {}
+                Ok(Health::Ready) => {}
+                Err(_) if late.is_none() => return Problem::away("the store does not answer"),
+                Err(_) => {}
             }
-            if Instant::now() >= late {
+            if late.is_some_and(|late| Instant::now() >= late) {
                 return problem;
             }
         }
@@ -264,6 +278,13 @@ async fn bounded(extract::State(served): extract::State<Arc<Served>>, request: R
         answer = next.run(request) => answer,
         problem = gives_up => problem.into_response(),
     }
+}
+
+/// The route that reads all of a batch before it answers.
+fn counting(served: &Arc<Served>) -> Router<Arc<Served>> {
+    Router::new()
+        .route("/v1/batches/{id}/verify", get(batches::verify))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(served), patient))
 }
 
 /// The routes whose answer comes after a body that may be long.
@@ -276,7 +297,6 @@ fn uploads() -> Router<Arc<Served>> {
         .route("/v1/blobs", post(blobs::post))
         .route("/v1/blobs/{digest}", get(blobs::fetch).head(blobs::look).put(blobs::put))
         .layer(DefaultBodyLimit::disable())
-        .layer(RequestBodyTimeoutLayer::new(BODY_PAUSES_AT_MOST))
 }
 
 /// Where a batch stands, in one word: `open` (more items may come), `running`, `cancelling`, `complete` or `cancelled`.

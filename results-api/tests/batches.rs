@@ -4,13 +4,15 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use serde_json::value::RawValue;
 use support::{Asking, Away};
 use tidemill_core::batch::Batch;
-use tidemill_core::broker::{Broker as _, Notice};
+use tidemill_core::broker::{Broker as _, Health, Notice};
 use tidemill_core::outcome::{Ending, Outcome};
+use tidemill_core::segment::MAX_INDEX;
 use tidemill_core::store::{Shared as _, Store as _};
 use tidemill_core::task::raw;
 use tidemill_results_api::http::Api;
@@ -121,6 +123,18 @@ async fn what_the_broker_has_is_remembered_and_never_goes_back() {
 }
 
 #[tokio::test]
+async fn no_more_items_are_accepted_than_a_batch_can_have() {
+    let server = Server::start().await;
+    let batch = server.batch(None, []).await;
+    let path = format!("/v1/batches/{batch}/accepted");
+    for (before, status) in [(MAX_INDEX + 1, 400), (u64::MAX, 400), (MAX_INDEX, 200)] {
+        let body = json!({ "before": before }).to_string();
+        let answer = server.send("PUT", &path, &[("content-type", "application/json")], body).await;
+        assert_eq!(answer.status, status, "{before}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
 async fn the_books_say_whether_they_balance() {
     let server = Server::start().await;
     let batch = server.batch(Some(3), [0, 2]).await;
@@ -133,6 +147,23 @@ async fn the_books_say_whether_they_balance() {
     server.record(&batch, [1, 1]).await;
     let books = server.get(&path).await.json(200);
     assert_eq!((&books["balanced"], &books["duplicates"]), (&true.into(), &1.into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn counting_a_batch_may_take_long_and_who_waits_hears_that_the_store_has_gone_away() {
+    let server = Server::start().await;
+    let batch = server.batch(Some(1), [0]).await;
+    server.store.set_stalled(Some(Health::Ready));
+    let path = format!("/v1/batches/{batch}/verify");
+
+    let mut asking = std::pin::pin!(server.get(&path));
+    tokio::select! {
+        answer = &mut asking => panic!("it was given up: {answer:?}"),
+        () = tokio::time::sleep(Duration::from_secs(3600)) => {}
+    }
+    server.store.set_stalled(Some(Health::Away("no route to it".into())));
+
+    assert_eq!(asking.await.problem(503)["detail"], "the store is away: no route to it");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 mod support;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
@@ -21,6 +22,10 @@ use tidemill_core::task::Lane;
 use tidemill_results_api::Ahead;
 use tidemill_results_api::http::{Api, Entry, NewBatch, SubmitError, SubmitErrorKind, Submitted, Submitter};
 use tidemill_results_api::testing::{InProcess, Server, batch};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const JOBS: Queue = Queue::Jobs(Lane::Cpu);
@@ -147,6 +152,8 @@ async fn a_line_that_is_no_json_harms_only_itself() {
 #[tokio::test]
 async fn what_is_no_batch_is_answered_with_what_was_wrong() {
     let (server, _submitter) = with_submitter().await;
+    let of = |items: usize| format!(r#"{{"task":"compute.nap","items":[{}]}}"#, vec!["1"; items].join(","));
+    let large = format!(r#"{{"task":"compute.map","options":{{"expr":"{}"}}"#, "x".repeat(64 << 10));
     for (kind, body, status, detail) in [
         (JSON, "{}".to_owned(), 400, "missing field `task`"),
         (JSON, r#"{"task":"compute.map"}"#.into(), 400, "items: they are missing"),
@@ -157,6 +164,10 @@ async fn what_is_no_batch_is_answered_with_what_was_wrong() {
         (LINES, "{\"task\":\"compute.map\",\"items\":[]}\n".into(), 400, "line 1: items"),
         (LINES, format!("{{\"task\":\"compute.map\"}}\n\"{}", "x".repeat(9 << 20)), 400, "line 2: a line has at most"),
         (("content-type", "text/csv"), "1".into(), 415, "application/x-ndjson"),
+        (JSON, of(100_000), 400, "no task is called \"compute.nap\""),
+        (JSON, of(100_001), 413, "more than 100000; larger batches are sent as application/x-ndjson"),
+        (JSON, format!("{large},\"items\":[]}}"), 413, "options: they have at most 65536 bytes"),
+        (LINES, format!("{large}}}\n1\n"), 413, "options: they have at most 65536 bytes"),
     ] {
         let problem = server.send("POST", "/v1/batches", &[kind], body).await.problem(status);
         assert!(problem["detail"].as_str().unwrap().contains(detail), "{problem}");
@@ -191,6 +202,64 @@ async fn lines_are_taken_as_they_come() {
     drop(send);
 
     assert_eq!(asking.await.unwrap().unwrap().status(), 201);
+}
+
+/// Takes the rest of a batch long after it has begun.
+#[derive(Debug)]
+struct Slow(mpsc::Sender<()>);
+
+#[async_trait]
+impl Submitter for Slow {
+    async fn submit(
+        &self,
+        _: NewBatch,
+        entries: BoxStream<'static, Result<Entry, SubmitError>>,
+    ) -> Result<Submitted, SubmitError> {
+        let mut some = entries.ready_chunks(512);
+        let mut items = some.next().await.unwrap().len();
+        self.0.send(()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        while let Some(more) = some.next().await {
+            items += more.into_iter().collect::<Result<Vec<_>, _>>()?.len();
+        }
+        Ok(Submitted { id: BatchId::new(), items: items as u64, is_new: true, expected: None })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sender_whom_we_let_wait_has_not_paused() {
+    let (tell, mut begun) = mpsc::channel(1);
+    let server = Server::start_with(|api| Api { submitter: Some(Arc::new(Slow(tell))), ..api }).await;
+    let (first, rest) = ("{\"task\":\"compute.map\"}\n1\n2\n", "3\n4\n");
+    let mut stream = TcpStream::connect(server.url.trim_start_matches("http://")).await.unwrap();
+    let (media_type, length) = (LINES.1, first.len() + rest.len());
+    let head = format!(
+        "POST /v1/batches HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+         content-type: {media_type}\r\ncontent-length: {length}\r\n\r\n"
+    );
+
+    stream.write_all(format!("{head}{first}").as_bytes()).await.unwrap();
+    begun.recv().await.unwrap();
+    stream.write_all(rest.as_bytes()).await.unwrap();
+
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201 ") && answer.contains("\"items\":4"), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_pauses_for_too_long_is_given_up_and_its_sender_is_told() {
+    let server = with_blobs().await;
+    let mut stream = TcpStream::connect(server.url.trim_start_matches("http://")).await.unwrap();
+    let head = "POST /v1/blobs HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 10\r\n\r\n";
+    let started = Instant::now();
+
+    stream.write_all(format!("{head}flour").as_bytes()).await.unwrap();
+
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("urn:tidemill:problem:paused"), "{answer}");
+    assert_eq!(started.elapsed().as_secs(), 60);
 }
 
 async fn with_blobs() -> Server {
@@ -247,4 +316,28 @@ async fn a_blob_that_is_not_what_it_is_called_or_too_large_is_refused() {
     }
     let none = Server::start().await.get(&path).await.problem(404);
     assert_eq!(none["type"], "urn:tidemill:problem:no_blobs");
+}
+
+#[tokio::test]
+async fn a_blob_is_not_sent_to_who_has_it_and_in_part_to_who_has_the_rest() {
+    let server = with_blobs().await;
+    server.send("POST", "/v1/blobs", &[], "flour").await.json(201);
+    let name = digest(b"flour");
+    let (path, tag) = (format!("/v1/blobs/{name}"), format!("\"{name}\""));
+
+    let tags = format!("\"sha256:00\", W/{tag}");
+    for method in ["GET", "HEAD"] {
+        let known = server.send(method, &path, &[("if-none-match", &tags)], "").await;
+        assert_eq!((known.status, &known.body[..], &known.headers["etag"]), (304, &b""[..], &tag.parse().unwrap()));
+        let other = server.send(method, &path, &[("if-none-match", "\"sha256:00\"")], "").await;
+        assert_eq!((other.status, &other.headers["accept-ranges"]), (200, &"bytes".parse().unwrap()));
+    }
+    let part = server.send("GET", &path, &[("range", "bytes=1-3"), ("if-range", &tag)], "").await;
+    assert_eq!((part.status, &part.body[..]), (206, &b"lou"[..]));
+    assert_eq!(part.headers["content-range"], "bytes 1-3/5");
+    let whole = server.send("GET", &path, &[("range", "bytes=1-3"), ("if-range", "\"sha256:00\"")], "").await;
+    assert_eq!((whole.status, &whole.body[..]), (200, &b"flour"[..]));
+    let none = server.send("GET", &path, &[("range", "bytes=5-")], "").await;
+    assert_eq!(none.problem(416)["type"], "urn:tidemill:problem:no_such_range");
+    assert_eq!(none.headers["content-range"], "bytes */5");
 }

@@ -17,8 +17,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// How long a test waits before it says that something never came.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 fn with_token(api: Api) -> Api {
-    Api { access: Access { token: Some("a-secret".parse().unwrap()), is_open: false }, ..api }
+    Api { access: Access { token: Some("a-secret".parse().unwrap()), ..Access::default() }, ..api }
 }
 
 #[tokio::test]
@@ -103,6 +106,28 @@ async fn without_a_token_a_page_in_a_browser_may_not_call() {
 }
 
 #[tokio::test]
+async fn an_open_api_is_called_by_programs_by_an_address_or_a_name_of_its_own_and_by_no_page() {
+    let access = Access { is_open: true, hosts: vec!["mill.example".into()], ..Access::default() };
+    let server = Server::start_with(|api| Api { access, ..api }).await;
+    for host in ["localhost", "10.1.2.3:8460", "[fd00::1]:8460", "mill.example", "MILL.example:8460"] {
+        server.send("GET", "/v1/batches", &[("host", host)], "").await.json(200);
+    }
+    for header in [
+        ("host", "evil.example"),
+        ("host", "mill.example.evil.example"),
+        ("origin", "https://evil.example"),
+        ("origin", "null"),
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+    ] {
+        server.send("GET", "/v1/batches", &[header], "").await.problem(403);
+        server.send("POST", "/v1/batches", &[header], "{}").await.problem(403);
+    }
+    let own = [("host", "mill.example"), ("origin", "https://mill.example"), ("sec-fetch-site", "same-origin")];
+    server.send("GET", "/v1/batches", &own, "").await.json(200);
+}
+
+#[tokio::test]
 async fn without_a_token_it_does_not_listen_where_others_can_call() {
     let server = Server::start().await;
     let api = |access| Api {
@@ -124,7 +149,7 @@ async fn without_a_token_it_does_not_listen_where_others_can_call() {
 
     stop.cancel();
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
-    serve(listener, api(Access { token: None, is_open: true }), stop).await.unwrap();
+    serve(listener, api(Access { is_open: true, ..Access::default() }), stop).await.unwrap();
 }
 
 #[tokio::test]
@@ -171,6 +196,46 @@ async fn every_route_is_described() {
         }
     }
     assert_eq!(described["paths"].as_object().unwrap().len(), routes.len());
+}
+
+/// The beginning of an answer.
+async fn status(stream: &mut TcpStream) -> String {
+    let mut status = [0; "HTTP/1.1 200".len()];
+    tokio::time::timeout(PATIENCE, stream.read_exact(&mut status)).await.expect("it comes").unwrap();
+    String::from_utf8_lossy(&status).into_owned()
+}
+
+#[tokio::test]
+async fn who_sends_all_of_a_body_before_they_read_anything_is_told_what_was_wrong() {
+    let server = Server::start_with(with_token).await;
+    let mut stream = TcpStream::connect(server.url.trim_start_matches("http://")).await.unwrap();
+    let head = "POST /v1/batches HTTP/1.1\r\nhost: localhost\r\ncontent-length: 20000000\r\n\r\n";
+
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&vec![b' '; 20_000_000]).await.unwrap();
+
+    assert_eq!(status(&mut stream).await, "HTTP/1.1 401");
+}
+
+#[tokio::test]
+async fn who_asks_first_whether_to_send_is_not_asked_for_what_is_refused() {
+    let server = Server::start_with(with_token).await;
+    let mut stream = TcpStream::connect(server.url.trim_start_matches("http://")).await.unwrap();
+    let head = "POST /v1/batches HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 9000\r\n\r\n";
+
+    stream.write_all(head.as_bytes()).await.unwrap();
+
+    assert_eq!(status(&mut stream).await, "HTTP/1.1 401");
+}
+
+#[tokio::test]
+async fn what_is_compressed_is_refused() {
+    let server = Server::start().await;
+    let json = ("content-type", "application/json");
+    let refused = server.send("POST", "/v1/batches", &[json, ("content-encoding", "gzip")], "{}").await;
+    assert!(refused.problem(415)["detail"].as_str().unwrap().contains("compressed"));
+    assert_eq!(refused.headers["accept-encoding"], "identity");
+    server.send("POST", "/v1/batches", &[json, ("content-encoding", "identity")], "{}").await.problem(501);
 }
 
 #[tokio::test(start_paused = true)]

@@ -48,20 +48,26 @@ impl Submitter for Accepts {
 
 /// A server with a worker that says that it runs networks, the batches that it opens, and what lets it seal them.
 async fn server() -> (Server, mpsc::Receiver<BatchId>, Arc<Semaphore>) {
+    server_with(Some(Lane::Vision), true).await
+}
+
+/// The same with a worker of another lane, or with none; where the broker is shared more may come.
+async fn server_with(lane: Option<Lane>, is_broker_shared: bool) -> (Server, mpsc::Receiver<BatchId>, Arc<Semaphore>) {
     let store: Arc<InProcess> = Arc::default();
     let (sender, opened) = mpsc::channel(1);
     let may_seal = Arc::new(Semaphore::new(0));
     let accepts = Accepts { store: Arc::clone(&store), opened: sender, may_seal: Arc::clone(&may_seal) };
     let submitter: Arc<dyn Submitter> = Arc::new(accepts);
-    let heartbeat = Heartbeat {
+    let heartbeat = |lane| Heartbeat {
         name: "mill".into(),
         at: unix_millis(),
         every: 60_000,
-        lanes: vec![Lane::Vision],
+        lanes: vec![lane],
         ..Heartbeat::default()
     };
-    store.beat(&[heartbeat]).await.unwrap();
-    let server = Server::start_over(store, "127.0.0.1:0", |api| Api { submitter: Some(submitter), ..api }).await;
+    store.beat(&lane.map(heartbeat).into_iter().collect::<Vec<_>>()).await.unwrap();
+    let change = |api| Api { submitter: Some(submitter), is_broker_shared, ..api };
+    let server = Server::start_over(store, "127.0.0.1:0", change).await;
     (server, opened, may_seal)
 }
 
@@ -157,5 +163,28 @@ async fn a_prediction_that_comes_too_late_is_cancelled() {
     assert_eq!(answer.problem(504)["type"], "urn:tidemill:problem:deadline");
     if let Ok(batch) = opened.try_recv() {
         until_cancelled(&server, &batch).await;
+    }
+}
+
+#[tokio::test]
+async fn where_nobody_runs_networks_no_picture_is_read() {
+    for (lane, is_broker_shared, status, kind) in [
+        (None, true, 503, "away"),
+        (Some(Lane::Cpu), true, 503, "away"),
+        // Its own worker has not said yet what it does.
+        (None, false, 503, "away"),
+        (Some(Lane::Cpu), false, 501, "no_networks"),
+    ] {
+        let (server, ..) = server_with(lane, is_broker_shared).await;
+        let mut caller = TcpStream::connect(server.url.trim_start_matches("http://")).await.unwrap();
+        let head = "POST /v1/predict/classify HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                    expect: 100-continue\r\ncontent-type: image/png\r\ncontent-length: 5\r\n\r\n";
+        caller.write_all(head.as_bytes()).await.unwrap();
+
+        let mut answer = String::new();
+        tokio::time::timeout(PATIENCE, caller.read_to_string(&mut answer)).await.expect("it comes").unwrap();
+
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(answer.contains(&format!("urn:tidemill:problem:{kind}\"")), "{answer}");
     }
 }

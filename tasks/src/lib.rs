@@ -45,6 +45,11 @@ impl std::fmt::Debug for House {
     }
 }
 
+/// For tasks that have no options.
+#[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoOptions {}
+
 /// Every task.
 pub fn register(house: &House) -> Register {
     let House { image_limits: limits, net_limits, models, engine, training: place, children } = house.clone();

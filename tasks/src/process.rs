@@ -21,10 +21,12 @@ pub mod spawn;
 pub mod start;
 pub mod subclass;
 
+use std::io;
 use std::process::ExitCode;
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use tidemill_core::failure::Failure;
 use tidemill_core::task::{Invalid, Register};
 
 pub use crate::children::Program;
@@ -106,6 +108,11 @@ impl Pids {
 /// The name of a child that was given none, as Python gives it: by its number, from 1.
 fn usual_name(number: usize) -> String {
     format!("Process-{number}")
+}
+
+/// The system has no descriptors left for a pipe, or a pair of sockets.
+fn no_pipe(error: &io::Error) -> Failure {
+    Failure::transient("processes", format!("the system grants no more pipes: {error}"))
 }
 
 /// The most characters of a word that a child says.

@@ -4,6 +4,9 @@ pub mod sleep;
 
 use std::time::Duration;
 
+/// The longest tick, the "second" of tasks that let one choose its length.
+pub(crate) const MAX_TICK_MS: u64 = 60_000;
+
 /// What an attempt may take beside the time that its input asks for: a busy machine may be late.
 const MARGIN: Duration = Duration::from_secs(600);
 

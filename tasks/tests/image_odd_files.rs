@@ -140,5 +140,5 @@ fn what_is_cancelled_stops() {
 
     let error = transform(&bytes, &plan("{}"), &Limits::default(), &|| true).unwrap_err();
 
-    assert_eq!(error.kind().as_str(), "cancelled");
+    assert_eq!(error.kind().as_str(), "stopped");
 }

@@ -2,26 +2,30 @@
 //!
 //! [`Rabbit::shared`] and [`Redis::shared`] give a server that all test processes of a run share (starting RabbitMQ
 //! costs seconds); each test works under a prefix of its own, [`unique`]. `own` gives one that a test may kill. All end
-//! by themselves: an own one with its value, a shared one some seconds after the last test that uses it.
+//! by themselves: an own one with its value, and with the process that has it, however that ends; a shared one some seconds
+//! after the last test that uses it.
 //!
 //! Where a server is not installed the test is skipped and says so; with `CI` or `REQUIRE_SERVICES` set it fails.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "these are tests, whatever cargo calls them")]
 
+mod certificates;
 mod rabbitmq;
 mod redis;
 mod shared;
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, PipeWriter};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::killpg;
 use nix::unistd::Pid;
 
+pub use certificates::Certificates;
 pub use nix::sys::signal::Signal;
 pub use rabbitmq::Rabbit;
 pub use redis::{Redis, Sentinel};
@@ -126,23 +130,43 @@ fn answers(port: u16) -> bool {
 
 /// A server that ends with this value: a process group of its own, so that nothing of it is left.
 #[derive(Debug)]
-struct Group(Child);
+struct Group {
+    leader: Child,
+    /// Nobody else has this end: a test that is killed drops nothing, but the system closes it.
+    _alive: PipeWriter,
+}
+
+/// Becomes the program that stands behind it; beside that somebody waits for the end of the pipe at standard input, and then
+/// ends the whole group. A group that is stopped when nobody has it any more is sent SIGHUP, and goes on.
+const GUARDED: &str = "\
+    exec 3<&0 </dev/null
+    ( trap '' HUP; read -r end <&3; kill -KILL 0 ) &
+    exec \"$@\" 3<&-";
 
 impl Group {
+    /// A command for [`Group::start`].
+    fn command(program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", GUARDED, "sh"]).arg(program);
+        command
+    }
+
     fn start(command: &mut Command) -> io::Result<Self> {
         std::os::unix::process::CommandExt::process_group(command, 0);
-        command.stdin(std::process::Stdio::null()).spawn().map(Self)
+        let (end, alive) = io::pipe()?;
+        let leader = command.stdin(Stdio::from(end)).spawn()?;
+        Ok(Self { leader, _alive: alive })
     }
 
     fn signal(&mut self, signal: Signal) {
-        let group = Pid::from_raw(i32::try_from(self.0.id()).unwrap());
+        let group = Pid::from_raw(i32::try_from(self.leader.id()).unwrap());
         // An error means that it has ended.
         killpg(group, signal).unwrap_or_default();
     }
 
     fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
-        drop(self.0.wait());
+        drop(self.leader.wait());
     }
 }
 

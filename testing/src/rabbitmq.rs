@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 
 use crate::shared::{self, Seat};
-use crate::{Group, Missing, answers, free_port, program, wait_until};
+use crate::{Certificates, Group, Missing, answers, free_port, program, wait_until};
 
 /// A RabbitMQ node on this machine.
 #[derive(Debug)]
@@ -22,9 +22,9 @@ enum Life {
     Own { group: Option<Group>, _data: tempfile::TempDir },
 }
 
-/// Runs a node in the foreground; `$PORT` and `$DATA` are set. No plugins: the protocol is all that is tested. Its own
-/// Erlang port mapper, so that nothing of it outlives it. Messages that are too large for us are not, on RabbitMQ 4 either,
-/// too large for it.
+/// Runs a node in the foreground; `$PORT` and `$DATA` are set, and `more.conf` there is added to its settings. No plugins:
+/// the protocol is all that is tested. Its own Erlang port mapper, so that nothing of it outlives it. Messages that are too
+/// large for us are not, on RabbitMQ 4 either, too large for it.
 const SCRIPT: &str = "\
     export HOME=$DATA RABBITMQ_NODENAME=tidemill-$PORT@localhost RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 RABBITMQ_NODE_PORT=$PORT \
         RABBITMQ_DIST_PORT=$((PORT + 5000)) ERL_EPMD_PORT=$((PORT + 10000)) ERL_EPMD_ADDRESS=127.0.0.1 \
@@ -32,6 +32,7 @@ const SCRIPT: &str = "\
         RABBITMQ_PID_FILE=$DATA/pid RABBITMQ_CONFIG_FILE=$DATA/rabbitmq.conf RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='+S 2:2 +sbwt none'
     echo '[].' > $DATA/plugins
     printf 'log.file.level = warning\\nvm_memory_high_watermark.absolute = 2GB\\ndisk_free_limit.absolute = 50MB\\nmax_message_size = 33554432\\n' > $DATA/rabbitmq.conf
+    [ ! -f $DATA/more.conf ] || cat $DATA/more.conf >> $DATA/rabbitmq.conf
     epmd -port $ERL_EPMD_PORT -address 127.0.0.1 >/dev/null 2>&1 &
     exec $SERVER";
 
@@ -51,9 +52,37 @@ impl Rabbit {
     /// # Errors
     /// [`Missing`]
     pub fn own() -> Result<Self, Missing> {
+        Self::with("")
+    }
+
+    /// One of its own that speaks TLS besides, at the port that is given with it.
+    ///
+    /// # Errors
+    /// [`Missing`]
+    pub fn own_with_tls(certificates: &Certificates) -> Result<(Self, u16), Missing> {
+        let port = free_port();
+        let (authority, certificate, key) = (certificates.authority(), certificates.certificate(), certificates.key());
+        let more = format!(
+            "listeners.ssl.1 = 127.0.0.1:{port}\n\
+             ssl_options.cacertfile = {}\n\
+             ssl_options.certfile = {}\n\
+             ssl_options.keyfile = {}\n\
+             ssl_options.verify = verify_none\n\
+             ssl_options.fail_if_no_peer_cert = false\n",
+            authority.display(),
+            certificate.display(),
+            key.display(),
+        );
+        let rabbit = Self::with(&more)?;
+        wait_until("rabbitmq's TLS", &rabbit.home.join("output"), || answers(port));
+        Ok((rabbit, port))
+    }
+
+    fn with(more: &str) -> Result<Self, Missing> {
         server().ok_or(Missing("rabbitmq-server"))?;
         let data = tempfile::tempdir().unwrap();
         let home = data.path().to_owned();
+        std::fs::write(home.join("more.conf"), more).unwrap();
         let mut rabbit = Self { port: free_port(), home, life: Life::Own { group: None, _data: data } };
         rabbit.start();
         Ok(rabbit)
@@ -119,7 +148,7 @@ fn server() -> Option<PathBuf> {
 fn start(port: u16, data: &Path) -> Group {
     let log = data.join("output");
     let group = Group::start(
-        Command::new("sh")
+        Group::command("sh")
             .args(["-c", SCRIPT])
             .env("PORT", port.to_string())
             .env("DATA", data)

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 
 use crate::shared::{self, Seat};
-use crate::{Group, Missing, answers, free_port, program, wait_until};
+use crate::{Certificates, Group, Missing, answers, free_port, program, wait_until};
 
 /// A Redis server on this machine.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl Redis {
     pub fn shared() -> Result<Self, Missing> {
         program("redis-server").ok_or(Missing("redis-server"))?;
         let script = "exec redis-server --bind 127.0.0.1 --port $PORT --dir $DATA --save '' --appendonly no";
-        let seat = shared::seat("redis", script, answers);
+        let seat = shared::seat("redis", script, is_loaded);
         Ok(Self { port: seat.port, life: Life::Shared { _seat: seat } })
     }
 
@@ -46,6 +46,21 @@ impl Redis {
         Ok(Self { port: seat.port, life: Life::Shared { _seat: seat } })
     }
 
+    /// A Sentinel that other tests use too, which watches one server under the name `mill`: keep to keys with a prefix of
+    /// your own. The address is the Sentinel's.
+    ///
+    /// # Errors
+    /// [`Missing`]
+    pub fn shared_sentinel() -> Result<Self, Missing> {
+        program("redis-server").ok_or(Missing("redis-server"))?;
+        let script = "redis-server --bind 127.0.0.1 --port $((PORT + 5000)) --dir $DATA --save '' --appendonly no & \
+            printf 'port %s\\nbind 127.0.0.1\\ndir %s\\nsentinel monitor mill 127.0.0.1 %s 1\\n' \
+                $PORT $DATA $((PORT + 5000)) > $DATA/sentinel.conf; \
+            exec redis-server $DATA/sentinel.conf --sentinel";
+        let seat = shared::seat("redis-sentinel", script, |port| is_loaded(port) && is_loaded(port + 5000));
+        Ok(Self { port: seat.port, life: Life::Shared { _seat: seat } })
+    }
+
     /// One of its own, with an append-only file that is written at every change: it may be killed and started again.
     ///
     /// # Errors
@@ -53,6 +68,25 @@ impl Redis {
     pub fn own() -> Result<Self, Missing> {
         program("redis-server").ok_or(Missing("redis-server"))?;
         Ok(Self::with(Vec::new()))
+    }
+
+    /// One of its own that speaks TLS besides, at the port that is given with it.
+    ///
+    /// # Errors
+    /// [`Missing`]
+    pub fn own_with_tls(certificates: &Certificates) -> Result<(Self, u16), Missing> {
+        program("redis-server").ok_or(Missing("redis-server"))?;
+        let port = free_port();
+        let (authority, certificate, key) = (certificates.authority(), certificates.certificate(), certificates.key());
+        let options = [
+            ("--tls-port", port.to_string()),
+            ("--tls-ca-cert-file", authority.display().to_string()),
+            ("--tls-cert-file", certificate.display().to_string()),
+            ("--tls-key-file", key.display().to_string()),
+            ("--tls-auth-clients", "no".to_owned()),
+        ];
+        let options = options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
+        Ok((Self::with(options), port))
     }
 
     /// A cluster of two nodes of its own. All slots lie on the first.
@@ -139,7 +173,7 @@ impl Redis {
 fn start(port: u16, data: &Path, options: &[String]) -> Group {
     let log = data.join("log");
     let group = Group::start(
-        Command::new(program("redis-server").unwrap())
+        Group::command(program("redis-server").unwrap())
             .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "yes"])
             .args(["--appendfsync", "always", "--dir"])
             .arg(data)
@@ -195,7 +229,7 @@ impl Sentinel {
         let text = format!("port {port}\nbind 127.0.0.1\nsentinel monitor mill 127.0.0.1 {watched} 1\n");
         std::fs::write(&settings, text).unwrap();
         let group = Group::start(
-            Command::new(program)
+            Group::command(program)
                 .arg(settings)
                 .arg("--sentinel")
                 .arg("--logfile")

@@ -51,11 +51,17 @@ pub(crate) fn seat(kind: &str, script: &str, is_up: impl Fn(u16) -> bool) -> Sea
     std::fs::create_dir_all(&data).unwrap();
     std::fs::write(&port_file, port.to_string()).unwrap();
     let log = folder.join("log");
-    // The watcher looks every five seconds whether anybody holds `users`, and lets nobody take a seat while it ends it.
+    // The watcher looks every five seconds whether anybody holds `users`, and lets nobody take a seat while it ends it. Of a
+    // server that has ended by itself no port is left, where another one may listen by now: unless it is a new server's.
     let watcher = format!(
         "( {script} ) & server=$!
         while sleep 5; do
-            kill -0 $server 2>/dev/null || exit 0
+            if ! kill -0 $server 2>/dev/null; then
+                exec 8>\"$FOLDER/starting\"
+                flock 8
+                [ \"$(cat \"$FOLDER/port\")\" != $PORT ] || rm -f \"$FOLDER/port\"
+                exit 0
+            fi
             exec 8>\"$FOLDER/starting\" 9>\"$FOLDER/users\"
             if flock -n 8 && flock -n 9; then rm -f \"$FOLDER/port\"; trap '' TERM; kill -TERM 0; wait $server; exit 0; fi
             exec 8>&- 9>&-
@@ -75,4 +81,36 @@ pub(crate) fn seat(kind: &str, script: &str, is_up: impl Fn(u16) -> bool) -> Sea
     std::mem::forget(watcher.unwrap());
     crate::wait_until(kind, &log, || is_up(port));
     Seat { _users: users, port }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::{Ipv4Addr, TcpStream};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{Missing, answers, or_skip, program, unique};
+
+    #[test]
+    fn a_server_that_was_shared_ends_after_the_last_who_uses_it() {
+        let installed = program("redis-server").ok_or(Missing("redis-server"));
+        let Some(_) = or_skip(installed) else { return };
+        // Of a kind of its own: nobody else takes a seat in it.
+        let kind = unique();
+        let script = "exec redis-server --bind 127.0.0.1 --port $PORT --dir $DATA --save ''";
+        let seats = [seat(&kind, script, answers), seat(&kind, script, answers)];
+        let [port, same] = [0, 1].map(|place: usize| seats[place].port);
+        let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        connection.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let port_file = folder(&kind).join("port");
+        assert!(port == same && port_file.is_file());
+
+        drop(seats);
+
+        // It says nothing of its own accord; its end is the end of the connection.
+        assert_eq!(connection.read(&mut [0]).unwrap(), 0, "it ends");
+        assert!(!port_file.exists(), "and nobody looks for it there");
+        std::fs::remove_dir_all(folder(&kind)).unwrap();
+    }
 }

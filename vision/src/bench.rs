@@ -33,13 +33,12 @@ pub fn measure(card: &Card, settings: &VisionSettings, time: Duration) -> Result
         let loaded = precision::load(card, *device, precision, config.threads).map_err(|error| chain(&error))?;
         let network = loaded.network;
         precision = Some(network.precision());
-        networks.extend((1..config.instances).map(|_| network.share()));
-        networks.push(network);
+        networks.extend(vec![network; config.instances.max(1)]);
     }
     let first = networks.first().ok_or("the settings name no device")?;
     let (precision, instances) = (first.precision().to_string(), networks.len());
     let (batch, threads) = (config.max_batch, config.threads);
-    let single = first.share();
+    let single = first.clone();
     let median = thread::spawn(move || {
         torch::use_threads(threads);
         one_by_one(&single)

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::fs;
-use std::str::FromStr;
 use std::thread;
 
 use tidemill_core::settings;
@@ -18,35 +17,44 @@ pub enum Device {
     Cuda(usize),
 }
 
-/// What a person asks for where one device is wanted: `auto`, `cpu`, `cuda` (the first) or `cuda:N`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DeviceChoice {
-    /// The first CUDA device if there is one, else the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The CUDA device of this number.
-    Cuda(usize),
-}
-
-/// The devices that settings ask for.
+/// The devices of this machine that were asked for, one at least.
 ///
-/// Loads the CUDA half of libtorch unless the CPU was asked for; see [`DeviceChoice::resolve`].
+/// Loads the CUDA half of libtorch unless the CPU was asked for, so it must come before any other use of libtorch; and tunes
+/// the allocator for the CPU if that is what it comes to, so it is best called before any thread is started.
 ///
 /// # Errors
 ///
 /// Where a CUDA device was asked for and is not there. `auto` is content with the CPU.
 pub fn devices(asked: &settings::Device) -> Result<Vec<Device>, DeviceError> {
-    let all = || cuda_count().map(|count| (0..count).map(Device::Cuda).collect::<Vec<_>>());
-    match asked {
-        settings::Device::Cpu => Ok(vec![DeviceChoice::Cpu.resolve()?]),
-        settings::Device::Auto => all().or_else(|_| Ok(vec![DeviceChoice::Cpu.resolve()?])),
-        settings::Device::Cuda(numbers) if numbers.is_empty() => all().map_err(DeviceError::NoCuda),
+    let devices = match asked {
+        settings::Device::Cpu => vec![Device::Cpu],
+        settings::Device::Auto => cuda_count().map_or_else(|_| vec![Device::Cpu], all_cuda),
         settings::Device::Cuda(numbers) => {
-            numbers.iter().map(|number| DeviceChoice::Cuda(*number as usize).resolve()).collect()
+            let count = cuda_count().map_err(DeviceError::NoCuda)?;
+            let one = |number: &u32| match *number as usize {
+                index if index < count => Ok(Device::Cuda(index)),
+                index => Err(DeviceError::NoSuchCuda { index, count }),
+            };
+            if numbers.is_empty() { all_cuda(count) } else { numbers.iter().map(one).collect::<Result<Vec<_>, _>>()? }
         }
+    };
+    if devices.contains(&Device::Cpu) {
+        sys::keep_freed_memory();
     }
+    Ok(devices)
+}
+
+fn all_cuda(count: usize) -> Vec<Device> {
+    (0..count).map(Device::Cuda).collect()
+}
+
+/// The first of the devices that were asked for.
+///
+/// # Errors
+///
+/// Those of [`devices`].
+pub(crate) fn first(asked: &settings::Device) -> Result<Device, DeviceError> {
+    devices(asked).map(|devices| devices[0])
 }
 
 /// The names of devices, as outcomes give them.
@@ -82,48 +90,6 @@ pub enum DeviceError {
         /// How many there are.
         count: usize,
     },
-}
-
-impl DeviceChoice {
-    /// Returns the device that the choice means on this machine.
-    ///
-    /// Loads the CUDA half of libtorch unless the CPU was asked for, so it must come before any other use of libtorch; and
-    /// tunes the allocator for the CPU if that is what it comes to, so it is best called before any thread is started.
-    ///
-    /// # Errors
-    ///
-    /// Where a CUDA device was asked for and is not there. `auto` is content with the CPU.
-    pub fn resolve(self) -> Result<Device, DeviceError> {
-        let device = match self {
-            Self::Cpu => Device::Cpu,
-            Self::Auto => cuda_count().map_or(Device::Cpu, |_| Device::Cuda(0)),
-            Self::Cuda(index) => match cuda_count().map_err(DeviceError::NoCuda)? {
-                count if index < count => Device::Cuda(index),
-                count => return Err(DeviceError::NoSuchCuda { index, count }),
-            },
-        };
-        if device == Device::Cpu {
-            sys::keep_freed_memory();
-        }
-        Ok(device)
-    }
-}
-
-impl FromStr for DeviceChoice {
-    type Err = DeviceError;
-
-    fn from_str(text: &str) -> Result<Self, DeviceError> {
-        let unknown = || DeviceError::Unknown(text.to_owned());
-        match text {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
-            _ => {
-                let index = text.strip_prefix("cuda:").ok_or_else(unknown)?;
-                index.parse().map(Self::Cuda).map_err(|_| unknown())
-            }
-        }
-    }
 }
 
 impl fmt::Display for Device {
@@ -175,24 +141,4 @@ fn cuda_names(count: usize) -> Vec<String> {
     let names: Vec<String> = folders.iter().filter_map(model).collect();
     // With some devices hidden from this process the driver's list is not ours.
     if names.len() == count { names } else { vec!["CUDA device".to_owned(); count] }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn devices_are_named_as_people_name_them() {
-        for (text, choice) in [
-            ("auto", DeviceChoice::Auto),
-            ("cpu", DeviceChoice::Cpu),
-            ("cuda", DeviceChoice::Cuda(0)),
-            ("cuda:3", DeviceChoice::Cuda(3)),
-        ] {
-            assert_eq!(text.parse(), Ok(choice));
-        }
-        for text in ["gpu", "cuda:", "cuda:x", "CPU", ""] {
-            assert_eq!(text.parse::<DeviceChoice>(), Err(DeviceError::Unknown(text.to_owned())));
-        }
-    }
 }

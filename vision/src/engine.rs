@@ -16,11 +16,11 @@ use tidemill_tasks::vision::segment::Scores;
 use tidemill_tasks::vision::train::{Output, Training};
 use tidemill_tasks::vision::{Engine, Label, Pixels};
 
-use crate::device::{self, Device, DeviceChoice};
+use crate::device::{self, Device, DeviceError};
 use crate::lost::Lost;
 use crate::map::Mapper;
 use crate::model::{InstanceConfig, Model, ModelError, Tally};
-use crate::network::NetworkError;
+use crate::network::{NetworkError, usable_precisions};
 use crate::shelf::{InUse, Shelf};
 use crate::threads::AtWork;
 use crate::train::Conditions;
@@ -37,7 +37,7 @@ const BATCH_ON_A_GPU: usize = 64;
 /// Runs networks and expressions through libtorch.
 #[derive(Debug)]
 pub struct Torch {
-    config: InstanceConfig,
+    config: Arc<InstanceConfig>,
     /// By the card's folder, as two folders may hold models of one name, and its digest, as a card may change.
     models: Shelf<(PathBuf, String), Model>,
     /// By the model's name; they outlive its being unloaded.
@@ -67,7 +67,7 @@ impl Torch {
             tracing::debug!(reason, "no CUDA");
         }
         let models = Shelf::new(settings.model_memory_bytes);
-        let config = config(settings)?;
+        let config = Arc::new(config(settings)?);
         // One training has all cores of the first device.
         let device = first_device(settings)?;
         let threads = if settings.threads == 0 { available_cores() } else { settings.threads };
@@ -79,13 +79,15 @@ impl Torch {
     /// The model of a card, loaded if need be.
     async fn model(&self, card: &Card) -> Result<InUse<Model>, Failure> {
         let key = (card.folder().to_owned(), card.digest().to_owned());
-        let thought = std::fs::metadata(card.network_path()).map_or(0, |file| file.len());
-        let (card, config, tally, lost) =
-            (card.clone(), self.config.clone(), self.tally(&card.name), self.lost.clone());
-        let name = card.name.clone();
-        let load = move || load(card, &config, tally, &lost);
-        let model = self.models.get(&key, thought, load).await?;
-        if let Some(done) = self.done().get_mut(&name) {
+        let (tally, lost) = (self.tally(&card.name), self.lost.clone());
+        let (card, config) = (Arc::new(card.clone()), Arc::clone(&self.config));
+        let look = {
+            let (card, config) = (Arc::clone(&card), Arc::clone(&config));
+            move || thought(&card, &config)
+        };
+        let load = move || load(&card, &config, tally, &lost);
+        let model = self.models.get(&key, look, load).await?;
+        if let Some(done) = self.done().get_mut(&model.card().name) {
             done.precision = Some(model.precision());
         }
         Ok(model)
@@ -120,22 +122,36 @@ impl Torch {
     }
 }
 
+/// How many bytes a model is thought to take that was never loaded: as many as its file has, which is mostly in fp32, or half
+/// of them where a GPU is to run it in half precision. On a CPU some are there in both.
+///
+/// # Errors
+/// Where the file is not there, or is another one than the card means.
+fn thought(card: &Card, config: &InstanceConfig) -> Result<u64, Failure> {
+    card.verify().map_err(|error| Failure::permanent("model", chain(&error)))?;
+    let bytes = std::fs::metadata(card.network_path()).map_or(0, |file| file.len());
+    let is_half = |device: &Device| {
+        let precision = config.precision.unwrap_or_else(|| usable_precisions(card, *device)[0]);
+        *device != Device::Cpu && precision != Precision::Fp32
+    };
+    Ok(if config.devices.first().is_some_and(is_half) { bytes / 2 } else { bytes })
+}
+
 /// Loads a model; the second is how many bytes it takes. Where a device is found to be lost, that is told.
 ///
 /// # Errors
 /// One that may pass where memory or a thread was lacking, which others held.
-fn load(card: Card, config: &InstanceConfig, tally: Arc<Tally>, lost: &Lost) -> Result<(Model, u64), Failure> {
+fn load(card: &Card, config: &InstanceConfig, tally: Arc<Tally>, lost: &Lost) -> Result<(Model, u64), Failure> {
     let _at_work = AtWork::begin();
-    let name = card.name.clone();
     // The library's layers panic where libtorch refuses. Nothing half done is seen again: it is dropped.
-    let start = AssertUnwindSafe(|| Model::start_counting(card, config, tally, lost.clone()));
+    let start = AssertUnwindSafe(|| Model::start_counting(card.clone(), config, tally, lost.clone()));
     let error = match catch_unwind(start) {
         Ok(Ok(model)) => {
             let bytes = model.weight_bytes();
             return Ok((model, bytes));
         }
         Ok(Err(error)) => error,
-        Err(panic) => NetworkError::Torch { model: name, reason: torch::panicked(&*panic) },
+        Err(panic) => NetworkError::Torch { model: card.name.clone(), reason: torch::panicked(&*panic) },
     };
     let reason = chain(&error);
     if error.is_transient() {
@@ -185,8 +201,7 @@ pub(crate) fn config(settings: &VisionSettings) -> Result<InstanceConfig, String
 /// # Errors
 /// Where it is not there.
 pub(crate) fn first_device(settings: &VisionSettings) -> Result<Device, String> {
-    let devices = device::devices(&settings.device).map_err(|error| error.to_string())?;
-    devices.first().copied().ok_or_else(|| "the settings name no device".to_owned())
+    device::first(&settings.device).map_err(|error| error.to_string())
 }
 
 /// Instances and threads in each on the CPU: one instance of one thread per core gets the most done. Never more threads
@@ -242,9 +257,9 @@ impl Engine for Torch {
     }
 
     fn map(&self, expression: &str, device: &str, xs: &[f64]) -> Result<Vec<f64>, Failure> {
-        let device = device
-            .parse()
-            .and_then(DeviceChoice::resolve)
+        let asked = device.parse::<settings::Device>().map_err(|_| DeviceError::Unknown(device.to_owned()));
+        let device = asked
+            .and_then(|asked| device::first(&asked))
             .map_err(|error| Failure::permanent("device", error.to_string().replace('\n', "; ")))?;
         let mapped = self.mapper.map(expression, device, xs);
         if let Err(failure) = &mapped
@@ -292,7 +307,42 @@ impl Engine for Torch {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tidemill_tasks::vision::card::{Precisions, Question, sha256_of};
+
     use super::*;
+
+    #[test]
+    fn a_model_is_thought_to_take_its_file_or_half_of_it_and_another_file_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("mine");
+        std::fs::create_dir(&folder).unwrap();
+        let weights = folder.join("weights.pt");
+        std::fs::write(&weights, [7_u8; 100]).unwrap();
+        let mut card = Card::draft("mine", Question::Classify);
+        (card.network.file, card.network.sha256) = ("weights.pt".to_owned(), sha256_of(&weights).unwrap());
+        card.precision = Precisions { cpu: vec![Precision::Bf16], cuda: vec![Precision::Fp16, Precision::Fp32] };
+        let card = card.write(&folder).unwrap();
+        let bytes = |device, precision| {
+            let (instances, threads, max_batch, max_delay) = (1, 1, 1, Duration::ZERO);
+            let config = InstanceConfig { devices: vec![device], precision, instances, threads, max_batch, max_delay };
+            thought(&card, &config)
+        };
+
+        for (device, precision, expected) in [
+            (Device::Cpu, None, 100),
+            (Device::Cpu, Some(Precision::Bf16), 100),
+            (Device::Cuda(0), None, 50),
+            (Device::Cuda(0), Some(Precision::Bf16), 50),
+            (Device::Cuda(0), Some(Precision::Fp32), 100),
+        ] {
+            assert_eq!(bytes(device, precision), Ok(expected), "{precision:?} on {device}");
+        }
+        std::fs::write(&weights, b"others").unwrap();
+        let refused = bytes(Device::Cpu, None).unwrap_err();
+        assert!(!refused.retryable && refused.message.contains("network.sha256"), "{refused}");
+    }
 
     #[test]
     fn instances_times_threads_are_within_the_cores_or_refused() {

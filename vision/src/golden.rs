@@ -214,7 +214,7 @@ pub(crate) fn pixels(card: &Card, pictures: &[PathBuf]) -> Result<Tensor, String
             }
         }
     }
-    let count = pictures.len().max(if pictures.is_empty() { 2 } else { 0 }) as i64;
+    let count = if pictures.is_empty() { 2 } else { pictures.len() as i64 };
     let shape = [count, i64::from(height), i64::from(width)];
     let copied = sys::with_pixels(&bytes, shape, |pixels| pixels.f_permute([0, 2, 3, 1])?.f_detach_copy());
     copied.map_err(|error| torch::reason(&error))

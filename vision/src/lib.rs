@@ -37,7 +37,7 @@ mod train;
 mod trainer;
 
 pub use bench::measure;
-pub use device::{Device, DeviceChoice, DeviceError};
+pub use device::{Device, DeviceError};
 pub use engine::Torch;
 pub use golden::verify;
 pub use import::import;

@@ -35,6 +35,10 @@ use crate::threads::{OwnThread, PATIENCE};
 /// How many batches may wait for each instance beside the one it is at: enough that it never waits for pixels.
 const BATCHES_WAITING: usize = 2;
 
+/// How many bytes may come out of a network at once: all of a batch's maps are in this machine's memory before the first is
+/// somebody's.
+const OUTPUT_BYTES: u64 = 256 << 20;
+
 /// How a model is run.
 #[derive(Debug, Clone)]
 pub struct InstanceConfig {
@@ -47,7 +51,7 @@ pub struct InstanceConfig {
     /// How many threads libtorch uses inside one instance, on a CPU. `instances × threads` is best kept at or below the
     /// number of cores; many instances of one thread get the most done, one instance of many threads answers soonest.
     pub threads: usize,
-    /// The most pictures in a batch.
+    /// The most pictures in a batch; fewer where a network gives so much for each that 256 MiB would not hold it.
     pub max_batch: usize,
     /// How long the first picture of a batch may wait for others while its device is busy. Zero, which is best unless
     /// requests come one by one from few clients: whatever came while the last batch was computed is the next batch.
@@ -134,24 +138,24 @@ impl Model {
     ) -> Result<Self, NetworkError> {
         let started = Instant::now();
         let mut precision = config.precision;
-        let mut weight_bytes = 0;
+        let (mut weight_bytes, mut output_bytes) = (0, 0);
         let mut networks: Vec<(usize, Box<dyn Forward>)> = Vec::new();
         for (number, device) in config.devices.iter().enumerate() {
             let Loaded { network, exact } = precision::load(&card, *device, precision, config.threads)?;
             if number == 0 {
                 let exact = exact.as_ref().map_or(0, |exact| exact.network.weight_bytes());
-                weight_bytes = network.weight_bytes() + exact;
+                (weight_bytes, output_bytes) = (network.weight_bytes() + exact, network.output_bytes());
             }
             // All devices give the same: what the first is good at.
             precision = Some(network.precision());
             for _ in 0..config.instances.max(1) {
-                let quick = Box::new(network.share());
+                let quick = Box::new(network.clone());
                 networks.push((
                     number,
                     match &exact {
                         None => quick,
                         Some(Exact { network, doubt }) => {
-                            Box::new(Again { quick, exact: Box::new(network.share()), doubt: *doubt })
+                            Box::new(Again { quick, exact: Box::new(network.clone()), doubt: *doubt })
                         }
                     },
                 ));
@@ -159,7 +163,8 @@ impl Model {
         }
         let no_device = || NetworkError::Torch { model: card.name.clone(), reason: "it is to run on no device".into() };
         let precision = precision.filter(|_| !networks.is_empty()).ok_or_else(no_device)?;
-        let mut model = Self::with(card, networks, config, tally, lost)?;
+        let config = InstanceConfig { max_batch: fitting(config.max_batch, output_bytes), ..config.clone() };
+        let mut model = Self::with(card, networks, &config, tally, lost)?;
         (model.precision, model.weight_bytes) = (precision, weight_bytes);
         ModelLoaded {
             model: &model.card.name,
@@ -275,11 +280,6 @@ impl Model {
         &self.labels
     }
 
-    /// Returns the devices.
-    pub fn devices(&self) -> &[Device] {
-        &self.devices
-    }
-
     /// Returns the precision.
     pub fn precision(&self) -> Precision {
         self.precision
@@ -304,6 +304,12 @@ impl Drop for Model {
             instance.end_by(moment);
         }
     }
+}
+
+/// How many pictures go through a network together that gives so many bytes for each: one at least.
+fn fitting(max_batch: usize, output_bytes: u64) -> usize {
+    let most = OUTPUT_BYTES / output_bytes.max(1);
+    max_batch.min(usize::try_from(most).unwrap_or(usize::MAX)).max(1)
 }
 
 /// Locks a mutex whose holders leave nothing half done.

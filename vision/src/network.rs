@@ -15,13 +15,15 @@ mod vgg;
 pub(crate) mod weights;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tch::nn::VarStore;
 use tch::{Kind, TchError, Tensor};
 use tidemill_tasks::vision::card::{Activation, Architecture, Card, CardError, Precision, Question};
 
 use crate::device::{self, Device};
-use crate::{sys, torch};
+use crate::sys::{self, ReadOnly};
+use crate::torch;
 use builtin::Builtin;
 pub(crate) use builtin::{Layers, make, size_fits};
 pub(crate) use cifar10::LEAST;
@@ -29,17 +31,24 @@ use efficientnet_lite0::EfficientNetLite0;
 pub(crate) use normalise::Normalise;
 use torchscript::TorchScript;
 
-/// A loaded network that fits its card.
-#[derive(Debug)]
+/// A loaded network that fits its card. A clone, for another instance, runs over the same weights.
+#[derive(Debug, Clone)]
 pub struct Network {
-    layers: Kept,
-    normalise: Normalise,
+    parts: Arc<ReadOnly<Parts>>,
     activation: Activation,
     device: Device,
     precision: Precision,
     size: [i64; 2],
     classes: i64,
     question: Question,
+    output_bytes: u64,
+}
+
+/// What pictures go through. Several threads may be at it at once.
+#[derive(Debug)]
+struct Parts {
+    normalise: Normalise,
+    layers: Kept,
 }
 
 #[derive(Debug)]
@@ -126,17 +135,18 @@ impl Network {
         // One network takes the scale into the weights of its first layer.
         let scaled = !matches!(layers, Kept::EfficientNetLite0(_));
         let refused = |error: TchError| NetworkError::Torch { model: card.name.clone(), reason: torch::reason(&error) };
-        let network = Self {
-            layers,
-            normalise: Normalise::new(&card.input, scaled, device, precision).map_err(refused)?,
+        let normalise = Normalise::new(&card.input, scaled, device, precision).map_err(refused)?;
+        let mut network = Self {
+            parts: Arc::new(ReadOnly::new(Parts { normalise, layers })),
             activation: card.output.activation,
             device,
             precision,
             size: [i64::from(card.input.height), i64::from(card.input.width)],
             classes: i64::from(card.output.classes),
             question: card.task,
+            output_bytes: 0,
         };
-        network.fits(card)?;
+        network.output_bytes = network.fits(card)?;
         for &batch in &card.warm_up {
             // Three times: the executor of TorchScript looks at the first two runs and compiles for the third.
             for _ in 0..3 {
@@ -144,19 +154,6 @@ impl Network {
             }
         }
         Ok(network)
-    }
-
-    /// Returns a second network over the same weights, for another instance.
-    pub(crate) fn share(&self) -> Self {
-        Self {
-            layers: match &self.layers {
-                Kept::Builtin(network) => Kept::Builtin(network.share()),
-                Kept::EfficientNetLite0(network) => Kept::EfficientNetLite0(Box::new(network.share())),
-                Kept::TorchScript(network) => Kept::TorchScript(network.share()),
-            },
-            normalise: self.normalise.share(),
-            ..*self
-        }
     }
 
     /// Computes the probabilities for a batch of pictures.
@@ -171,17 +168,32 @@ impl Network {
     ///
     /// libtorch's, for example where a device has no memory left.
     pub fn forward(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
+        self.probabilities(self.output(pixels)?)
+    }
+
+    /// What the layers give, in fp32.
+    fn output(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
+        let Parts { normalise, layers } = self.parts.get();
         let pixels = pixels.f_to_device(torch::device(self.device))?;
-        let output = self.layers.forward(self.normalise.apply(&pixels)?)?.f_to_kind(Kind::Float)?;
+        layers.forward(normalise.apply(&pixels)?)?.f_to_kind(Kind::Float)
+    }
+
+    /// What the layers' output means.
+    fn probabilities(&self, output: Tensor) -> Result<Tensor, TchError> {
         let output = match self.activation {
             Activation::None => output,
             Activation::Softmax => output.f_softmax(1, Kind::Float)?,
             Activation::Sigmoid => output.f_sigmoid()?,
         };
-        if self.question == Question::Segment && self.classes == 2 && output.dim() == 4 && output.size()[1] == 1 {
+        if self.is_one_map(&output) {
             return Tensor::f_cat(&[&output.f_neg()?.f_add_scalar(1.0)?, &output], 1);
         }
         Ok(output)
+    }
+
+    /// Whether an output is the map of the second of two classes alone.
+    fn is_one_map(&self, output: &Tensor) -> bool {
+        self.question == Question::Segment && self.classes == 2 && output.dim() == 4 && output.size()[1] == 1
     }
 
     /// Returns the device that the network runs on.
@@ -201,11 +213,16 @@ impl Network {
 
     /// Returns how many bytes its weights take where it runs.
     pub fn weight_bytes(&self) -> u64 {
-        match &self.layers {
+        match &self.parts.get().layers {
             Kept::Builtin(network) => network.bytes(),
             Kept::EfficientNetLite0(network) => network.bytes(),
             Kept::TorchScript(network) => network.bytes(),
         }
+    }
+
+    /// Returns how many bytes [`Network::forward`] gives for a picture.
+    pub(crate) fn output_bytes(&self) -> u64 {
+        self.output_bytes
     }
 
     /// Returns how many classes it tells apart.
@@ -218,20 +235,31 @@ impl Network {
         Tensor::zeros([batch, height, width, 3], (Kind::Uint8, tch::Device::Cpu)).permute([0, 3, 1, 2])
     }
 
-    /// Runs the network on two empty pictures, and says what differs from the card.
-    fn fits(&self, card: &Card) -> Result<(), NetworkError> {
+    /// Runs the network on two empty pictures, and says what differs from the card. Returns how many bytes it gives for one.
+    fn fits(&self, card: &Card) -> Result<u64, NetworkError> {
         let [height, width] = self.size;
-        let output = self.forward(&self.empty(2)).map_err(|error| match torch::reason(&error) {
+        let refused = |error: TchError| match torch::reason(&error) {
             reason if torch::is_about_memory(&reason) => NetworkError::Torch { model: card.name.clone(), reason },
             reason => NetworkError::misfit(card, format!("it does not take a picture of {width}x{height}: {reason}")),
-        })?;
+        };
+        let output = self.output(&self.empty(2)).map_err(refused)?;
+        if self.is_one_map(&output) && self.activation == Activation::Softmax {
+            let what = "it gives one map, and softmax over one class is 1 everywhere: say activation = \"sigmoid\", or \
+                        \"none\" where it gives probabilities";
+            return Err(NetworkError::misfit(card, what.to_owned()));
+        }
+        let output = self.probabilities(output).map_err(refused)?;
         let (found, classes) = (output.size(), self.classes);
         let is_of_its_task = match self.question {
             Question::Classify => found.len() == 2 && found[0] == 2,
             Question::Segment => found.len() == 4 && found[0] == 2,
         };
         if is_of_its_task && found[1] == classes {
-            return Ok(());
+            if found.contains(&0) {
+                let what = format!("for 2 pictures it gives an output of shape {found:?}, which has no place in it");
+                return Err(NetworkError::misfit(card, what));
+            }
+            return Ok((output.numel() / 2 * Kind::Float.elt_size_in_bytes()) as u64);
         }
         let wanted = match self.question {
             Question::Classify => format!("[2, {classes}]"),

@@ -44,6 +44,8 @@ struct Slot<M> {
     state: Arc<RwLock<State<M>>>,
     /// What a loaded model takes, 0 without one.
     bytes: AtomicU64,
+    /// What it took when it was loaded last, 0 before.
+    took: AtomicU64,
     used: AtomicU64,
 }
 
@@ -90,16 +92,20 @@ impl<K: Clone + Eq + Hash + Send + 'static, M: Send + Sync + 'static> Shelf<K, M
     }
 
     /// Returns the model of a key; loads it if it is not there, once others have made room for the bytes it is thought to
-    /// take. Dropping the future is safe: a load that has begun goes on, and who asks next finds what came of it. Were it
+    /// take: those that it took the last time, or else what `look` says. That is asked before, so that nobody makes room for
+    /// what is at fault already.
+    ///
+    /// Dropping the future is safe: a load that has begun goes on, and who asks next finds what came of it. Were it
     /// given up instead, its thread would go on all the same, beside that of the next one who asks; and where nobody waits
     /// for as long as it takes, it would never be there.
     ///
     /// # Errors
     ///
-    /// Why it cannot be loaded: what `load` says, or that it does not fit by itself. For a while it says so again, without
-    /// another try; where it may pass, it says when there is one.
-    pub(crate) async fn get<F>(&self, key: &K, thought: u64, load: F) -> Result<InUse<M>, Failure>
+    /// Why it cannot be loaded: what `look` or `load` says, or that it does not fit by itself. For a while it says so again,
+    /// without another try; where it may pass, it says when there is one.
+    pub(crate) async fn get<L, F>(&self, key: &K, look: L, load: F) -> Result<InUse<M>, Failure>
     where
+        L: FnOnce() -> Result<u64, Failure> + Send + Clone + 'static,
         F: FnOnce() -> Result<(M, u64), Failure> + Send + Clone + 'static,
     {
         let slot = self.room.slot(key);
@@ -111,9 +117,10 @@ impl<K: Clone + Eq + Hash + Send + 'static, M: Send + Sync + 'static> Shelf<K, M
             let mut state = Arc::clone(&slot.state).write_owned().await;
             if state.is_open() {
                 let turn = Arc::clone(&self.loading).lock_owned().await;
-                let (room, slot, load) = (Arc::clone(&self.room), Arc::clone(&slot), load.clone());
+                let (room, slot) = (Arc::clone(&self.room), Arc::clone(&slot));
+                let (look, load) = (look.clone(), load.clone());
                 let loading = tokio::spawn(async move {
-                    *state = room.load(&slot, thought, load).await;
+                    *state = room.load(&slot, look, load).await;
                     drop(turn);
                     state
                 });
@@ -134,18 +141,22 @@ impl<K: Clone + Eq + Hash, M: Send + Sync + 'static> Room<K, M> {
         Arc::clone(slots.entry(key.clone()).or_default())
     }
 
-    async fn load<F>(&self, slot: &Slot<M>, thought: u64, load: F) -> State<M>
+    async fn load<L, F>(&self, slot: &Slot<M>, look: L, load: F) -> State<M>
     where
+        L: FnOnce() -> Result<u64, Failure> + Send + 'static,
         F: FnOnce() -> Result<(M, u64), Failure> + Send + 'static,
     {
-        if let Err(failure) = self.fits(thought) {
-            return State::failed(failure);
+        let thought = blocking(look).await.map(|thought| match slot.took.load(Ordering::Relaxed) {
+            0 => thought,
+            took => took,
+        });
+        match thought.and_then(|thought| self.fits(thought).map(|()| thought)) {
+            Ok(thought) => self.make_room(thought).await,
+            Err(failure) => return State::failed(failure),
         }
-        self.make_room(thought).await;
-        let loaded = tokio::task::spawn_blocking(load).await;
-        let panicked = |error: JoinError| Err(Failure::permanent("model", format!("loading it panicked: {error}")));
-        match loaded.unwrap_or_else(panicked) {
+        match blocking(load).await {
             Ok((model, bytes)) => {
+                slot.took.store(bytes, Ordering::Relaxed);
                 if let Err(failure) = self.fits(bytes) {
                     unload(model).await;
                     return State::failed(failure);
@@ -192,7 +203,8 @@ impl<K: Clone + Eq + Hash, M: Send + Sync + 'static> Room<K, M> {
 
 impl<M> Default for Slot<M> {
     fn default() -> Self {
-        Self { state: Arc::new(RwLock::new(State::Empty)), bytes: AtomicU64::new(0), used: AtomicU64::new(0) }
+        let zero = AtomicU64::default;
+        Self { state: Arc::new(RwLock::new(State::Empty)), bytes: zero(), took: zero(), used: zero() }
     }
 }
 
@@ -215,6 +227,16 @@ fn ready<M>(state: OwnedRwLockReadGuard<State<M>>) -> Option<Result<InUse<M>, Fa
             loaded.ok().map(|model| Ok(InUse(model)))
         }
     }
+}
+
+/// Runs what a load consists of, where waiting is allowed. A panic is a failure.
+async fn blocking<T, F>(run: F) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, Failure> + Send + 'static,
+{
+    let panicked = |error: JoinError| Err(Failure::permanent("model", format!("loading it panicked: {error}")));
+    tokio::task::spawn_blocking(run).await.unwrap_or_else(panicked)
 }
 
 /// Drops a model where waiting is allowed: it waits for its threads.

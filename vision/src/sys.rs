@@ -240,10 +240,11 @@ fn said(error: *mut c_char) -> TchError {
 /// Something that is shared between threads and only read.
 pub(crate) struct ReadOnly<T>(T);
 
-// SAFETY: what is shared so are a network's layers (`Box<dyn ModuleT>`), which are not `Sync` because tensors could be
-// changed through a shared reference. Nobody does: the weights are placed before they are wrapped here, nothing hands out
-// the layers but for a forward pass without training and without gradients, which reads them only, and libtorch counts the
-// references to a tensor atomically.
+// SAFETY: what is shared so are a network's layers (tensors, and `Box<dyn ModuleT>` with tensors in it) and the tensors that
+// pixels are normalised by, which are not `Sync` because tensors could be changed through a shared reference. Nobody does:
+// the weights are placed before they are wrapped here, nothing hands them out but for a forward pass without training and
+// without gradients, which reads them only (what it changes in place it has made itself), and libtorch counts the references
+// to a tensor atomically. Of TorchScript's modules `tch` says by itself that they are `Sync`.
 unsafe impl<T: Send> Sync for ReadOnly<T> {}
 
 impl<T> ReadOnly<T> {

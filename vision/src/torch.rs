@@ -26,6 +26,11 @@ pub(crate) fn kind(precision: Precision) -> Kind {
     }
 }
 
+/// Lays out the weights of a convolution as the pictures are, channels last. The sizes stay in their order.
+pub(crate) fn channels_last(weight: &Tensor) -> Result<Tensor, TchError> {
+    weight.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])
+}
+
 /// Asks a device for next to nothing: whether it answers at all.
 pub(crate) fn probe(on: Device) -> Result<(), TchError> {
     alive()?;

@@ -259,16 +259,23 @@ impl Work<'_> {
     }
 
     fn tell_epoch(&self, training: &Figures, validation: &Figures, epoch: u32, took: Duration) {
-        let told = |figures: &Figures| (figures.loss, figures.iou.unwrap_or(figures.accuracy));
-        let epochs = self.training.plan.epochs;
+        let (name, epochs, seconds) = (&self.name, self.training.plan.epochs, took.as_secs_f64());
+        let [learned, tried] = [training, validation].map(in_words);
+        let told = |figures: &Figures| (figures.loss, figures.accuracy, figures.iou);
         let (training, validation) = (told(training), told(validation));
-        EpochFinished { model: &self.name, epoch, epochs, training, validation, took }.emit();
-        let (name, seconds) = (&self.name, took.as_secs_f64());
-        let [learned, tried] =
-            [training, validation].map(|(loss, right)| format!("loss {loss:.4}, accuracy {right:.4}"));
+        EpochFinished { model: name, epoch, epochs, training, validation, took }.emit();
         let text = format!("{name}: epoch {epoch} of {epochs} in {seconds:.1} s: {learned}; validation: {tried}");
         self.training.notepad.write(&text);
     }
+}
+
+/// Figures in a line, those by which one epoch is better than another.
+fn in_words(figures: &Figures) -> String {
+    let right = match figures.iou {
+        Some(iou) => format!("IoU {iou:.4}"),
+        None => format!("accuracy {:.4}", figures.accuracy),
+    };
+    format!("loss {:.4}, {right}", figures.loss)
 }
 
 /// The file with the weights of an epoch.
@@ -314,6 +321,14 @@ mod tests {
             best: (0, Figures::default()),
             steps: 0,
         }
+    }
+
+    #[test]
+    fn what_is_told_is_what_one_epoch_is_better_by_than_another() {
+        let figures = Figures { loss: 0.25, accuracy: 0.9, iou: None };
+
+        assert_eq!(in_words(&figures), "loss 0.2500, accuracy 0.9000");
+        assert_eq!(in_words(&Figures { iou: Some(0.75), ..figures }), "loss 0.2500, IoU 0.7500");
     }
 
     #[test]

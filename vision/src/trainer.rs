@@ -58,7 +58,7 @@ impl Trainer {
             drop(answer.send(outcome));
         };
         let thread = OwnThread::start("train".to_owned(), work);
-        let thread = thread.map_err(|error| Failure::transient("no_thread", format!("no thread to train: {error}")))?;
+        let thread = thread.map_err(|error| Failure::no_thread(&error))?;
         *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         answered.await.unwrap_or_else(|_| Err(Failure::transient("stopped", "the training ended without a word")))
     }

@@ -119,7 +119,7 @@ fn what_is_drawn_for_a_picture_is_placed_under_its_name() {
     let placed = |field: &str| PathBuf::from(line["output"][field]["file"].as_str().unwrap());
     for (field, name) in [
         ("mask", "astronaut.mask.png"),
-        ("overlay", "astronaut.overlay.jpg"),
+        ("overlay", "astronaut.overlay.png"),
         ("side_by_side", "astronaut.side-by-side.png"),
     ] {
         assert_eq!(placed(field), out.path().join(name));

@@ -141,6 +141,31 @@ fn what_does_not_fit_is_named_and_nothing_is_left_behind() {
 }
 
 #[test]
+fn a_name_or_a_file_that_leads_elsewhere_is_refused_and_nothing_is_made() {
+    let home = tempfile::tempdir().unwrap();
+    let coming = small(home.path());
+    let elsewhere = home.path().join("planted");
+    let elsewhere = elsewhere.to_str().unwrap();
+
+    for name in ["../planted", "../../planted", elsewhere, "..", ".", "", ".planted", "a/b", "Planted"] {
+        let mut coming = Import { replaces: true, ..coming.clone() };
+        coming.card.name = name.to_owned();
+        let refused = import(&coming, &settings()).unwrap_err();
+        assert!(refused.contains("is no name for a model") && refused.contains("--name"), "{name}: {refused}");
+    }
+    for file in ["../weights.safetensors", "/etc/passwd", elsewhere, ".weights", ""] {
+        let mut coming = coming.clone();
+        coming.card.network.file = file.to_owned();
+        let refused = import(&coming, &settings()).unwrap_err();
+        assert!(refused.contains("network.file is the name of a file"), "{file}: {refused}");
+    }
+
+    let mut left: Vec<_> = std::fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["labels", "weights.safetensors"], "what was there before");
+}
+
+#[test]
 fn a_model_that_is_there_makes_way_only_when_it_is_told() {
     let home = tempfile::tempdir().unwrap();
     let mut coming = small(home.path());

@@ -7,13 +7,18 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tch::{CModule, Kind, Tensor};
 use tidemill_tasks::vision::card::{Card, Precision};
-use tidemill_vision::{Device, DeviceChoice, InstanceConfig, Model, Network};
+use tidemill_vision::{Device, InstanceConfig, Model, Network};
 
 /// A network that gives the mean of each channel as the logit of one of three classes.
 fn network(file: &Path) {
+    traced(file, |pictures| pictures.mean_dim([2, 3].as_slice(), false, Kind::Float));
+}
+
+/// A network that does so with pictures.
+fn traced(file: &Path, forward: impl Fn(&Tensor) -> Tensor) {
     let example = [Tensor::zeros([1, 3, 8, 8], (Kind::Float, tch::Device::Cpu))];
-    let mut mean = |inputs: &[Tensor]| vec![inputs[0].mean_dim([2, 3].as_slice(), false, Kind::Float)];
-    CModule::create_by_tracing("Means", "forward", &example, &mut mean).unwrap().save(file).unwrap();
+    let mut forward = |inputs: &[Tensor]| vec![forward(&inputs[0])];
+    CModule::create_by_tracing("Means", "forward", &example, &mut forward).unwrap().save(file).unwrap();
 }
 
 /// A folder `means` with that network and a card that says it has `classes`.
@@ -70,7 +75,7 @@ fn green() -> Tensor {
 fn a_torchscript_file_with_a_card_classifies() {
     let home = model(3, "red\ngreen\nblue\n");
     let card = Card::load(home.path().join("means")).unwrap();
-    let network = Network::load(&card, DeviceChoice::Cpu.resolve().unwrap(), Some(Precision::Fp32)).unwrap();
+    let network = Network::load(&card, Device::Cpu, Some(Precision::Fp32)).unwrap();
 
     let probabilities = network.forward(&green()).unwrap();
 
@@ -82,9 +87,47 @@ fn a_torchscript_file_with_a_card_classifies() {
 fn a_card_that_promises_other_classes_is_refused_when_it_is_loaded() {
     let home = model(4, "red\ngreen\nblue\nnone\n");
     let card = Card::load(home.path().join("means")).unwrap();
-    let refused = Network::load(&card, DeviceChoice::Cpu.resolve().unwrap(), Some(Precision::Fp32)).unwrap_err();
+    let refused = Network::load(&card, Device::Cpu, Some(Precision::Fp32)).unwrap_err();
     let said = refused.to_string();
     assert!(said.contains("[2, 3]") && said.contains("[2, 4]"), "{said}");
+}
+
+/// Loads what such a network is as one that segments, with an activation.
+fn segmenting(
+    write: impl FnOnce(&Path),
+    labels: &[&str],
+    activation: &str,
+) -> Result<Network, tidemill_vision::NetworkError> {
+    let home = model_of(write, u32::try_from(labels.len()).unwrap(), &labels.join("\n"), "");
+    let folder = home.path().join("means");
+    let card = std::fs::read_to_string(folder.join("card.toml")).unwrap();
+    let card = card.replace("\"classify\"", "\"segment\"").replace("\"softmax\"", &format!("{activation:?}"));
+    std::fs::write(folder.join("card.toml"), card).unwrap();
+    Network::load(&Card::load(folder).unwrap(), Device::Cpu, Some(Precision::Fp32))
+}
+
+#[test]
+fn one_map_alone_is_a_probability_or_the_logit_of_one() {
+    let one_map = |file: &Path| traced(file, |pictures| pictures.mean_dim([1].as_slice(), true, Kind::Float));
+
+    let refused = segmenting(one_map, &["ground", "leaf"], "softmax").unwrap_err().to_string();
+    assert!(refused.contains("it gives one map") && refused.contains("activation = \"sigmoid\""), "{refused}");
+
+    for activation in ["sigmoid", "none"] {
+        let maps = segmenting(one_map, &["ground", "leaf"], activation).unwrap().forward(&green()).unwrap();
+        assert_eq!(maps.size(), [2, 2, 8, 8]);
+        let off = (maps.sum_dim_intlist([1].as_slice(), false, Kind::Float) - 1.0).abs().max().double_value(&[]);
+        assert!(off < 1e-5, "both together are certain: {off} off with {activation}");
+    }
+}
+
+#[test]
+fn maps_without_a_place_are_refused_when_the_network_is_loaded() {
+    let no_rows = |file: &Path| traced(file, |pictures| pictures.narrow(2, 0, 0));
+
+    let refused = segmenting(no_rows, &["red", "green", "blue"], "none").unwrap_err().to_string();
+
+    assert!(refused.contains("[2, 3, 0, 8], which has no place in it"), "{refused}");
 }
 
 /// `buffers.cpp` wrote the file: it has a parameter, a buffer of fractions, one of places and a mask.
@@ -97,7 +140,7 @@ fn of_what_a_module_keeps_only_fractions_change_with_the_precision() {
     let home = model_of(copy, 3, "blue\ngreen\nred\n", "");
     let card = Card::load(home.path().join("means")).unwrap();
     for (precision, fraction) in [(Precision::Fp32, 4), (Precision::Bf16, 2), (Precision::Fp16, 2)] {
-        let network = Network::load(&card, DeviceChoice::Cpu.resolve().unwrap(), Some(precision)).unwrap();
+        let network = Network::load(&card, Device::Cpu, Some(precision)).unwrap();
 
         let probabilities = network.forward(&green()).unwrap();
 

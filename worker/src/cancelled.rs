@@ -1,10 +1,11 @@
 //! Which batches were cancelled, and a token for each batch that is being worked on.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidemill_core::batch::BatchId;
+use tidemill_core::lock::lock;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,9 +21,17 @@ const TOLD: Duration = Duration::from_secs(60 * 60);
 pub(crate) type Token = Arc<CancellationToken>;
 
 /// The tokens of the batches. Cheap to clone; clones share.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Cancelled {
     tokens: Arc<Mutex<Tokens>>,
+    /// How long a batch counts as cancelled of which nobody tells any more.
+    told: Duration,
+}
+
+impl Default for Cancelled {
+    fn default() -> Self {
+        Self { tokens: Arc::default(), told: TOLD }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -43,8 +52,8 @@ impl Known {
         Arc::strong_count(&self.token) == 1
     }
 
-    fn is_over(&self) -> bool {
-        self.is_free() && self.told.is_some_and(|told| told.elapsed() >= TOLD)
+    fn is_over(&self, after: Duration) -> bool {
+        self.is_free() && self.told.is_some_and(|told| told.elapsed() >= after)
     }
 }
 
@@ -73,11 +82,17 @@ impl Tokens {
 }
 
 impl Cancelled {
+    /// Of batches whose results are kept for so long: an id comes again no sooner than they are gone, and is forgotten well
+    /// before.
+    pub(crate) fn where_results_are_kept_for(ttl: Duration) -> Self {
+        Self { told: TOLD.min(ttl / 2), ..Self::default() }
+    }
+
     /// The token of a batch; cancelled once the batch is.
     pub(crate) fn token(&self, batch: &BatchId) -> Token {
-        let mut tokens = self.lock();
+        let mut tokens = lock(&self.tokens);
         let known = tokens.known(batch);
-        if known.is_over() {
+        if known.is_over(self.told) {
             *known = Known::default();
         }
         Arc::clone(&known.token)
@@ -85,14 +100,10 @@ impl Cancelled {
 
     /// Marks a batch as cancelled.
     pub(crate) fn cancel(&self, batch: &BatchId) {
-        let mut tokens = self.lock();
+        let mut tokens = lock(&self.tokens);
         let known = tokens.known(batch);
         known.told = Some(Instant::now());
         known.token.cancel();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Tokens> {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -126,6 +137,21 @@ mod tests {
         assert!(cancelled.token(&batch).is_cancelled(), "somebody works on it");
         drop(held);
         assert!(!cancelled.token(&batch).is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_id_that_comes_again_as_soon_as_its_results_are_gone_is_not_cancelled() {
+        let ttl = Duration::from_secs(60);
+        let cancelled = Cancelled::where_results_are_kept_for(ttl);
+        let batch = BatchId::new();
+        cancelled.cancel(&batch);
+        tokio::time::advance(ttl / 3).await;
+        assert!(cancelled.token(&batch).is_cancelled(), "its chunks may still come");
+
+        tokio::time::advance(ttl * 2 / 3).await;
+
+        assert!(!cancelled.token(&batch).is_cancelled());
+        assert_eq!(Cancelled::where_results_are_kept_for(24 * TOLD).told, TOLD);
     }
 
     #[test]

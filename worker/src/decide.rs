@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use tidemill_core::batch::BatchId;
 use tidemill_core::chunk::Chunk;
-use tidemill_core::failure::Failure;
+use tidemill_core::failure::{Failure, shortened};
 use tidemill_core::outcome::{Ending, Maker, Outcome};
 use tidemill_core::task::Lane;
 use tidemill_core::telemetry::events::ItemRetried;
@@ -48,6 +48,13 @@ pub struct Again {
 /// Why a message is not work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal(pub String);
+
+impl Refusal {
+    /// The reason may repeat whatever the message says; each of its items has it as its outcome.
+    pub(crate) fn new(reason: String) -> Self {
+        Self(shortened(reason))
+    }
+}
 
 /// What one attempt of one item came to.
 #[derive(Debug)]
@@ -106,17 +113,8 @@ pub(crate) fn decide(chunk: &Chunk, lane: Lane, ran: Vec<Ran>, maker: &Arc<Maker
             }
             Err(Stopped::Stuck(failure)) => Ending::Dead(failure),
         };
-        outcomes.push(Arc::new(Outcome {
-            index: item.index,
-            input: item.input.clone(),
-            name: item.name.clone(),
-            source: item.lasting_source(),
-            ending,
-            attempts,
-            maker: Arc::clone(maker),
-            queued: ran.queued,
-            run: ran.run,
-        }));
+        let outcome = Outcome::of(item, ending, attempts, maker);
+        outcomes.push(Arc::new(Outcome { queued: ran.queued, run: ran.run, ..outcome }));
     }
     let again = delay.filter(|_| !again.is_empty()).map(|delay| Again {
         chunk: Chunk { batch: Arc::clone(&chunk.batch), attempt: chunk.attempt.next(), items: again },

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use crate::{Verdict, Worker, decode, run, settle, suspects};
+use crate::{Verdict, Worker, decode, in_hand, run, settle, suspects};
 
 /// Starts to take from a lane. The task ends once `stop` is cancelled or the broker is gone.
 pub(crate) async fn start(
@@ -39,14 +39,16 @@ pub(crate) async fn listen(
     stop_working: CancellationToken,
 ) -> Result<JoinHandle<()>, BrokerError> {
     let mut notices = worker.broker.notices().await?;
-    let (cancelled, setup) = (worker.cancelled.clone(), worker.setup.clone());
+    let worker = worker.clone();
     Ok(tokio::spawn(async move {
         let listening = async {
             while let Some(notice) = notices.next().await {
                 match notice {
-                    Notice::Cancel(batch) => cancelled.cancel(&batch),
-                    Notice::Drain(name) if name.as_ref().is_none_or(|name| *name == setup.name) => stop.cancel(),
+                    Notice::Cancel(batch) => worker.cancelled.cancel(&batch),
+                    Notice::Drain(name) if name.as_ref().is_none_or(|name| *name == worker.setup.name) => stop.cancel(),
                     Notice::Drain(_) => {}
+                    Notice::Find(batch, index) => in_hand::answer(&worker, batch, index),
+                    Notice::Found(batch, index) => worker.in_hand.hear(batch, index),
                 }
             }
         };
@@ -58,16 +60,21 @@ pub(crate) async fn listen(
 async fn handle(worker: Worker, delivery: Delivery, hands: Arc<Semaphore>, stop_working: CancellationToken) {
     let span = tracing::debug_span!("delivery", redelivered = delivery.redelivered);
     async {
+        let _in_hand = worker.in_hand.hold(&delivery.message);
         let verdict = match decode::decode(&worker, &delivery.message) {
             Ok(work) if suspects::is_one(&worker, &delivery) => Verdict::Suspect(suspects::suspected(&work)),
             Ok(work) => {
                 let running = async {
-                    let _hand = match work.job.engine() {
-                        Engine::Wait(_) => Some(hands.acquire().await),
-                        // They wait for a thread, and hold nothing before; another wait costs as much as a short item.
-                        Engine::Compute => None,
+                    let waiting = async {
+                        let hand = match work.job.engine() {
+                            Engine::Wait(_) => Some(hands.acquire().await),
+                            // They wait for a thread, and hold nothing before; another wait costs as much as a short item.
+                            Engine::Compute => None,
+                        };
+                        (hand, worker.gate.read().await)
                     };
-                    let _beside_others = worker.gate.read().await;
+                    // What is cancelled waits for nobody: nothing of it runs.
+                    let _beside_others = work.cancelled.run_until_cancelled(waiting).await;
                     reach("worker.run.before");
                     let verdict = run::run(&worker, work).await;
                     reach("worker.run.after");

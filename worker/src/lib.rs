@@ -7,8 +7,9 @@
 //!                 (computes)               (waits)
 //! ```
 //!
-//! Beside it: `suspects` runs alone what may have ended other workers, `heartbeat` says that this one lives, `room` is for
-//! the threads and processes that items start, `networks` is what it asks of whatever runs its networks.
+//! Beside it: `suspects` runs alone what may have ended other workers, `in_hand` tells others what this one has, `heartbeat`
+//! says that it lives, `room` is for the threads and processes that items start, `networks` is what it asks of whatever runs
+//! its networks.
 //!
 //! One file a stage. What a delivery came to is one value, the [`Verdict`]; [`settle`] is the only code that turns it
 //! into the broker's verbs, and it publishes outcomes, confirmed, before it acknowledges.
@@ -17,6 +18,7 @@ mod cancelled;
 mod decide;
 mod decode;
 mod heartbeat;
+mod in_hand;
 mod intake;
 mod networks;
 mod report;
@@ -34,6 +36,7 @@ use tidemill_core::compute::Pool;
 use tidemill_core::notes::Notes;
 use tidemill_core::task::{Lane, Register, Tools};
 use tokio::sync::RwLock;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -106,6 +109,8 @@ pub struct Worker {
     gate: Arc<RwLock<()>>,
     /// Deliveries in its hands, until they are settled.
     held: TaskTracker,
+    /// Their chunks, for other workers that ask.
+    in_hand: in_hand::InHand,
     /// For threads and processes that items start.
     room: room::Room,
     tally: Arc<Tally>,
@@ -121,6 +126,13 @@ pub(crate) struct Tally {
     pub(crate) threads_lost: CancellationToken,
 }
 
+/// What goes on until a worker is told to stop.
+struct Taking {
+    listening: JoinHandle<()>,
+    beating: Option<JoinHandle<()>>,
+    intakes: Vec<JoinHandle<()>>,
+}
+
 impl Worker {
     /// Makes a worker; [`Worker::run`] starts it. To be called within a tokio runtime.
     pub fn new(setup: Setup, broker: Arc<dyn Broker>, register: Arc<Register>, tools: Tools) -> Self {
@@ -134,10 +146,18 @@ impl Worker {
             jobs: decode::Jobs::default(),
             gate: Arc::default(),
             held: TaskTracker::new(),
+            in_hand: in_hand::InHand::default(),
             room: room::Room::default(),
             tally: Arc::default(),
             notes: Notes::default(),
         }
+    }
+
+    /// Tells it how long results are kept, where that may be short: after that time the id of a cancelled batch may come again
+    /// for a new one, made of the same key.
+    #[must_use]
+    pub fn where_results_are_kept_for(self, ttl: Duration) -> Self {
+        Self { cancelled: cancelled::Cancelled::where_results_are_kept_for(ttl), ..self }
     }
 
     /// Works until `stop` is cancelled, or everybody is told to: then takes nothing new, finishes what it holds within
@@ -151,39 +171,70 @@ impl Worker {
         // A child: being told by a notice, or having lost a thread, stops this worker and nothing beside it.
         let stop = stop.child_token();
         let stop_working = CancellationToken::new();
-        let _gives_back_when_dropped = stop_working.clone().drop_guard();
-        let held = self.held.clone();
+        // When it is dropped it takes nothing any more, and gives everything back.
+        let _guards = (stop.clone().drop_guard(), stop_working.clone().drop_guard());
 
-        // A broker that is away is waited for, but not by whoever is told to stop.
-        let listening = intake::listen(&self, stop.clone(), stop_working.clone());
-        let Some(listening) = stop.run_until_cancelled(listening).await.transpose()? else {
+        let Some(Taking { listening, beating, intakes }) = self.begin(&stop, &stop_working).await? else {
             return Ok(Ended::Stopped);
         };
-        let beating = heartbeat::start(&self, held.clone(), stop.clone());
+        let lost_before = self.until_stopped(&stop).await;
+        if lost_before.is_some() {
+            // What it holds for the device would never end here.
+            stop_working.cancel();
+        }
+        let lost_at_last = self.finish(intakes, beating, &stop_working).await;
+        listening.abort();
+        Ok(match lost_at_last.or(lost_before) {
+            Some(reason) => Ended::DeviceLost(reason),
+            None if self.tally.threads_lost.is_cancelled() => Ended::ThreadsLost,
+            None => Ended::Stopped,
+        })
+    }
+
+    /// Begins to listen, to beat and to take; nothing where it is told to stop before it listens.
+    async fn begin(
+        &self,
+        stop: &CancellationToken,
+        stop_working: &CancellationToken,
+    ) -> Result<Option<Taking>, BrokerError> {
+        // A broker that is away is waited for, but not by whoever is told to stop.
+        let listening = intake::listen(self, stop.clone(), stop_working.clone());
+        let Some(listening) = stop.run_until_cancelled(listening).await.transpose()? else { return Ok(None) };
+        let beating = heartbeat::start(self, self.held.clone(), stop.clone());
         let mut intakes = Vec::new();
         for lane in self.setup.lanes.clone() {
-            let starting = intake::start(self.clone(), lane, stop.clone(), stop_working.clone(), held.clone());
-            // What was begun before ends below.
+            let starting = intake::start(self.clone(), lane, stop.clone(), stop_working.clone(), self.held.clone());
+            // What was begun before ends with the others.
             let Some(intake) = stop.run_until_cancelled(starting).await.transpose()? else { break };
             intakes.push(intake);
             if self.setup.isolation.is_some() {
                 intakes.push(suspects::start(self.clone(), lane, stop.clone(), stop_working.clone()));
             }
         }
-        let threads_lost = self.tally.threads_lost.clone();
-        let mut device_lost = None;
-        tokio::select! {
-            () = stop.cancelled() => {}
+        Ok(Some(Taking { listening, beating, intakes }))
+    }
+
+    /// Resolves when it is to take nothing new, which all who take are told; with the reason, where a device is lost.
+    async fn until_stopped(&self, stop: &CancellationToken) -> Option<String> {
+        let lost = tokio::select! {
+            () = stop.cancelled() => None,
             // Where nothing would start it anew it goes on: the pool has fresh threads, and the lost one ends with the
             // process.
-            () = threads_lost.cancelled(), if self.setup.isolation.is_some() => stop.cancel(),
-            reason = self.setup.networks.lost() => {
-                // What it holds for the device would never end here.
-                device_lost = Some(reason);
-                stop.cancel();
-                stop_working.cancel();
-            }
-        }
+            () = self.tally.threads_lost.cancelled(), if self.setup.isolation.is_some() => None,
+            reason = self.setup.networks.lost() => Some(reason),
+        };
+        stop.cancel();
+        lost
+    }
+
+    /// Finishes what it holds within the grace period and gives back what is left; the reason, where a device is lost.
+    async fn finish(
+        &self,
+        intakes: Vec<JoinHandle<()>>,
+        beating: Option<JoinHandle<()>>,
+        stop_working: &CancellationToken,
+    ) -> Option<String> {
+        let held = &self.held;
         held.close();
         let mut settled = std::pin::pin!(async {
             for intake in intakes {
@@ -196,16 +247,13 @@ impl Worker {
                 drop(beating.await);
             }
         });
-        let is_settled = tokio::select! {
-            () = &mut settled => true,
+        let (is_settled, lost) = tokio::select! {
+            () = &mut settled => (true, None),
             () = tokio::time::sleep(self.setup.grace) => {
                 tracing::warn!(deliveries = held.len(), "the grace period is over, giving back what is held");
-                false
+                (false, None)
             }
-            reason = self.setup.networks.lost() => {
-                device_lost = Some(reason);
-                false
-            }
+            reason = self.setup.networks.lost() => (false, Some(reason)),
         };
         stop_working.cancel();
         if !is_settled && tokio::time::timeout(GIVE_BACK, settled).await.is_err() {
@@ -215,12 +263,7 @@ impl Worker {
                 "the broker takes nothing; what is held goes back with the connection"
             );
         }
-        listening.abort();
-        Ok(match device_lost {
-            Some(reason) => Ended::DeviceLost(reason),
-            None if threads_lost.is_cancelled() => Ended::ThreadsLost,
-            None => Ended::Stopped,
-        })
+        lost
     }
 
     fn compute(&self) -> &Pool {

@@ -3,6 +3,9 @@
 //! While the broker confirms one message of outcomes, the next ones come together: the shorter the chunks, the more of
 //! them share a message.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

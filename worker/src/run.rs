@@ -5,7 +5,7 @@ pub(crate) mod tests;
 
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::stream::FuturesOrdered;
@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use tidemill_core::chunk::{Chunk, Item};
 use tidemill_core::compute::{Pool, message_of};
 use tidemill_core::failure::Failure;
+use tidemill_core::lock::lock;
 use tidemill_core::outcome::{Maker, Status};
 use tidemill_core::task::{Engine, Stop, Tools, Waiting, raw};
 use tidemill_core::telemetry::events::ChunkFinished;
@@ -171,7 +172,8 @@ async fn compute(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
                 ran.append(&mut pass.take().0);
                 // Items catch their own panics; one that comes through is in our own few lines, and ends the chunk.
                 if let Err(panicked) = finished {
-                    ran.resize_with(items, || Ran::failed(Failure::panicked(&panicked.0)));
+                    let failure = Failure::from(panicked);
+                    ran.resize_with(items, || Ran::failed(failure.clone()));
                 }
             }
             Went::Overdue(mut ended) => {
@@ -277,7 +279,7 @@ impl Pass {
                 work.job.compute(&input_of(item), &Stop(stop)).map_err(Stopped::Failed)
             };
             let ended = Instant::now();
-            let mut done = self.lock();
+            let mut done = lock(&self.done);
             if done.is_taken {
                 return;
             }
@@ -296,7 +298,7 @@ impl Pass {
         let results = work.job.compute_together(&inputs, &Stop(stop));
         let share = started.elapsed() / u32::try_from(inputs.len()).unwrap_or(u32::MAX).max(1);
         let queued = started - self.taken;
-        let mut done = self.lock();
+        let mut done = lock(&self.done);
         if !done.is_taken {
             let results = results.into_iter().map(|result| result.map_err(Stopped::Failed));
             done.ran.extend(results.map(|result| Ran { result, queued, run: share }));
@@ -306,20 +308,16 @@ impl Pass {
 
     /// When its first item begins, which is now; `None` if nobody waits for it any more.
     fn begin(&self) -> Option<Instant> {
-        let mut done = self.lock();
+        let mut done = lock(&self.done);
         if !done.is_taken {
             done.running_since = Some(Instant::now());
         }
         done.running_since
     }
 
-    fn lock(&self) -> MutexGuard<'_, Done> {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The results, and whether one more item is running (or all of them); whatever ends from now on is late.
     fn take(&self) -> (Vec<Ran>, bool) {
-        let mut done = self.lock();
+        let mut done = lock(&self.done);
         done.is_taken = true;
         (std::mem::take(&mut done.ran), done.running_since.is_some())
     }
@@ -329,7 +327,7 @@ impl Pass {
         let mut wake = timeout;
         loop {
             tokio::time::sleep(wake).await;
-            let mut done = self.lock();
+            let mut done = lock(&self.done);
             wake = done.running_since.map_or(timeout, |since| timeout.saturating_sub(since.elapsed()));
             if wake.is_zero() {
                 done.is_taken = true;

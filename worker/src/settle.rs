@@ -7,7 +7,6 @@ use std::time::Duration;
 use tidemill_core::batch::Attempt;
 use tidemill_core::broker::{Body, BrokerError, BrokerErrorKind, Delivery, Message, Settlement};
 use tidemill_core::chunk::Item;
-
 use tidemill_core::failpoint::reach;
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Ending, Maker, Outcome};
@@ -18,6 +17,8 @@ use crate::{Refusal, Verdict, Worker};
 
 /// The first pause before the broker is asked again to take what it refused, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// Items of a refused chunk whose outcomes are made at a time: each has the reason, and a chunk may have 700,000.
+const REFUSED: usize = 4096;
 
 /// Publishes what the verdict holds, confirmed, and only then settles. Where the broker does not take it until
 /// `stop_working`, the delivery is given back and will come again: recording is once, so that does no harm.
@@ -66,20 +67,14 @@ async fn refused(worker: &Worker, message: &Message, refusal: &Refusal) -> Resul
     let Body::Chunk(chunk) = &message.body else { return Ok(()) };
     let maker = Arc::new(Maker { worker: worker.setup.name.clone(), device: "cpu".into() });
     let outcome = |item: &Item| {
-        Arc::new(Outcome {
-            index: item.index,
-            input: item.input.clone(),
-            name: item.name.clone(),
-            source: item.lasting_source(),
-            ending: Ending::Failed(Failure::permanent("refused", refusal.0.clone())),
-            attempts: Attempt(0),
-            maker: Arc::clone(&maker),
-            queued: Duration::ZERO,
-            run: Duration::ZERO,
-        })
+        let ending = Ending::Failed(Failure::permanent("refused", refusal.0.clone()));
+        Arc::new(Outcome::of(item, ending, Attempt(0), &maker))
     };
-    let outcomes = chunk.items.iter().map(outcome).collect();
-    worker.reporter.report(chunk.batch.id.clone(), outcomes, message.reply_to.clone()).await
+    for items in chunk.items.chunks(REFUSED) {
+        let outcomes = items.iter().map(outcome).collect();
+        worker.reporter.report(chunk.batch.id.clone(), outcomes, message.reply_to.clone()).await?;
+    }
+    Ok(())
 }
 
 /// Publishes until the broker takes it, or nothing is worked on any more. A queue that is full or was deleted is an outage

@@ -182,6 +182,35 @@ async fn a_stopped_worker_gives_back_what_it_cannot_finish_and_it_costs_no_attem
     assert_eq!(world.read(&batch).await[0].attempts.0, 1, "the next worker's attempt is still the first");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_told_to_drain_finishes_what_it_holds_and_ends_and_no_other_does() {
+    let world = sandbox();
+    let mut told = tokio::spawn(world.worker("told", 1).run(CancellationToken::new()));
+    let batch = world.batch(WAIT, PATIENCE);
+    world.store.open(&batch).await.unwrap();
+    world.produce(&batch, &[Deed::Hang], ONE_BY_ONE).await;
+    world.shared.begun.notified().await;
+    world.broker.announce(Notice::Drain(Some("other".into()))).await.unwrap();
+    let beside = world.grind(WAIT, &[Deed::Echo(1)], ONE_BY_ONE).await;
+    assert_eq!((statuses(&beside), &*beside[0].maker.worker), (vec![Status::Ok], "told"), "it is not meant");
+
+    // Heard in this order: what it holds is still its own when its item ends.
+    world.broker.announce(Notice::Drain(Some("told".into()))).await.unwrap();
+    world.broker.announce(Notice::Cancel(batch.id.clone())).await.unwrap();
+
+    let ended = tokio::time::timeout(PATIENCE, &mut told).await.expect("it ends");
+    assert_eq!(ended.unwrap().unwrap(), Ended::Stopped);
+    assert_eq!(statuses(&world.read(&batch).await), [Status::Cancelled]);
+    assert_eq!(world.broker.depth(Queue::Jobs(Lane::Wait)).await.unwrap(), 0, "it has given nothing back");
+
+    let everybody = tokio::spawn(world.worker("staying", 1).run(CancellationToken::new()));
+    let after = world.grind(WAIT, &[Deed::Echo(2)], ONE_BY_ONE).await;
+    assert_eq!((statuses(&after), &*after[0].maker.worker), (vec![Status::Ok], "staying"));
+    world.broker.announce(Notice::Drain(None)).await.unwrap();
+    let ended = tokio::time::timeout(PATIENCE, everybody).await.expect("everybody is meant");
+    assert_eq!(ended.unwrap().unwrap(), Ended::Stopped);
+}
+
 /// A broker that is away: whoever asks for something waits. It may have gone when somebody was listening.
 #[derive(Debug)]
 struct Away {
@@ -457,15 +486,22 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
     })
 }
 
+/// An outcome's place, its status, its output where it has one, and how many attempts it took.
+type Came = (u64, String, Option<u64>, u32);
+
 /// What must come out, computed without any of the machinery.
-fn expected(deeds: &[Deed]) -> Vec<(u64, &'static str, u32)> {
+fn expected(deeds: &[Deed]) -> Vec<Came> {
     let ended = |deed: &Deed| match deed {
-        Deed::Echo(_) => ("ok", 1),
-        Deed::FailTimes { times, .. } if *times < 3 => ("ok", times + 1),
-        Deed::FailTimes { .. } => ("failed", 3),
-        Deed::Fail(_) | Deed::Panic | Deed::Hang | Deed::HangOnce(_) => ("failed", 1),
+        Deed::Echo(number) => ("ok", Some(*number), 1),
+        Deed::FailTimes { id, times } if *times < 3 => ("ok", Some(*id), times + 1),
+        Deed::FailTimes { .. } => ("failed", None, 3),
+        Deed::Fail(_) | Deed::Panic | Deed::Hang | Deed::HangOnce(_) => ("failed", None, 1),
     };
-    deeds.iter().zip(0..).map(|(deed, index)| (index, ended(deed).0, ended(deed).1)).collect()
+    let came = |(deed, index)| {
+        let (status, output, attempts) = ended(deed);
+        (index, status.to_owned(), output, attempts)
+    };
+    deeds.iter().zip(0..).map(came).collect()
 }
 
 proptest! {
@@ -484,12 +520,11 @@ proptest! {
             let task = if computes { COMPUTE } else { WAIT };
             world.grind(task, &deeds, Cut { max_items, max_bytes: 3000, ramp }).await
         });
-        let seen: Vec<(u64, String, u32)> = outcomes
-            .iter()
-            .map(|outcome| { let (index, status, _) = told(outcome); (index, status, outcome.attempts.0) })
-            .collect();
-        let expected: Vec<(u64, String, u32)> =
-            expected(&deeds).into_iter().map(|(index, status, attempts)| (index, status.to_owned(), attempts)).collect();
-        prop_assert_eq!(seen, expected);
+        let came = |outcome: &Arc<Outcome>| {
+            let (index, status, line) = told(outcome);
+            (index, status, line["output"].as_u64(), outcome.attempts.0)
+        };
+        let seen: Vec<Came> = outcomes.iter().map(came).collect();
+        prop_assert_eq!(seen, expected(&deeds));
     }
 }

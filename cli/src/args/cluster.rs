@@ -17,8 +17,8 @@ pub(crate) struct Status {
     #[arg(short, long, requires = "batch")]
     pub(crate) watch: bool,
     /// How many batches are listed
-    #[arg(long, value_name = "N", default_value_t = 20, conflicts_with = "batch")]
-    pub(crate) limit: usize,
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "batch")]
+    pub(crate) limit: u32,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -55,7 +55,7 @@ pub(crate) struct Results {
     /// Fetch produced files into this folder; names and folders of the inputs are kept
     #[arg(long, value_name = "DIR")]
     pub(crate) download: Option<PathBuf>,
-    /// Write all outcomes into this file, in the order of their inputs: .ndjson, .parquet, .coco.json
+    /// Write all outcomes into this file, in the order of their inputs: .ndjson, .jsonl, .parquet, .coco.json
     #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "limit"])]
     pub(crate) out: Option<PathBuf>,
     /// Go on with the file of --out that was left unfinished, for the same batch
@@ -95,8 +95,8 @@ pub(crate) enum DeadCommand {
         /// Only those of this batch
         batch: Option<BatchId>,
         /// At most so many
-        #[arg(long, value_name = "N", default_value_t = 100)]
-        limit: usize,
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
         /// Print JSON
         #[arg(long)]
         json: bool,

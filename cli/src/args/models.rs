@@ -36,7 +36,7 @@ pub(crate) enum ModelsCommand {
     Import(Box<ImportArgs>),
     /// Check models by their digests and by what they give for their golden inputs
     ///
-    /// In fp32 every probability must be within 0.0005 of the golden one, in half precision 99 of 100 within 0.05.
+    /// In fp32 every value must be within 0.0005 of the golden one, in half precision within 0.05; of maps 99 of 100.
     Verify {
         /// The model, or a folder with a card; all without
         model: Option<String>,

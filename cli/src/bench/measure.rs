@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures::future::try_join_all;
 use serde_json::value::RawValue;
 use tidemill_core::batch::{Batch, BatchId, Priority};
-use tidemill_core::blobs::{Blobs, FetchLimits};
+use tidemill_core::blobs::Blobs;
 use tidemill_core::broker::{self, Broker};
 use tidemill_core::compute::Pool;
 use tidemill_core::outcome::Status;
@@ -17,14 +17,15 @@ use tidemill_core::task::{Engine as Hand, Hands, Job, Tools, raw};
 use tidemill_producer::inputs::{Inputs, Source};
 use tidemill_producer::{Cut, Producer, Span, UnderWay, Window};
 use tidemill_results_api::{Stream, collect};
-use tidemill_tasks::image::{Limits, prepare};
+use tidemill_tasks::image::prepare;
 use tidemill_tasks::vision::Engine;
 use tidemill_tasks::vision::card::{Card, Question};
 use tidemill_worker::{OwnNetworks, Setup, Worker};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{CliError, Exit};
+use crate::error::CliError;
+use crate::prepared::cut_by_cost;
 
 /// Pictures that go through the mill one by one.
 const ONE_BY_ONE: usize = 20;
@@ -44,7 +45,7 @@ pub(super) struct Picture {
 
 /// Those that can be read, and how many cannot.
 pub(super) fn readable(pictures: Vec<Picture>, card: &Card, settings: &Settings) -> (Vec<Picture>, usize) {
-    let (preparation, limits) = (card.input.preparation(), limits(settings));
+    let (preparation, limits) = (card.input.preparation(), crate::image_limits(settings));
     let found = pictures.len();
     let read = |mut picture: Picture| {
         let prepared = prepare(&picture.bytes, &preparation, &limits, &mut Vec::new()).ok()?;
@@ -56,10 +57,6 @@ pub(super) fn readable(pictures: Vec<Picture>, card: &Card, settings: &Settings)
     (pictures, unreadable)
 }
 
-fn limits(settings: &Settings) -> Limits {
-    Limits { max_pixels: settings.image.max_pixels, max_bytes: settings.image.max_bytes }
-}
-
 /// How many pictures a second are decoded and resized on all computing threads.
 pub(super) async fn decode(
     pictures: &[Picture],
@@ -69,7 +66,7 @@ pub(super) async fn decode(
     time: Duration,
 ) -> Result<f64, CliError> {
     let files: Arc<[Vec<u8>]> = pictures.iter().map(|picture| picture.bytes.clone()).collect();
-    let (preparation, limits) = (card.input.preparation(), limits(settings));
+    let (preparation, limits) = (card.input.preparation(), crate::image_limits(settings));
     let started = Instant::now();
     let threads = (0..pool.threads()).map(|number| {
         let files = Arc::clone(&files);
@@ -88,7 +85,7 @@ pub(super) async fn decode(
             done
         })
     });
-    let done = try_join_all(threads).await.map_err(fault)?;
+    let done = try_join_all(threads).await.map_err(CliError::fault)?;
     Ok(done.iter().sum::<u64>() as f64 / started.elapsed().as_secs_f64())
 }
 
@@ -128,14 +125,8 @@ impl EndToEnd {
         };
         let options = raw(&options);
         let register = crate::register(settings, Some(engine));
-        let job = register.find(task).map_err(fault)?.prepare(&options).map_err(fault)?;
-        let cut = Cut::by_cost(
-            job.cost(),
-            settings.chunk.target,
-            settings.chunk.max_items,
-            settings.chunk.max_bytes,
-            pool.threads(),
-        );
+        let job = register.find(task).map_err(CliError::fault)?.prepare(&options).map_err(CliError::fault)?;
+        let cut = cut_by_cost(settings, &*job, pool.threads());
         let hands = match job.engine() {
             Hand::Wait(Hands::PerCore(hands)) => hands * pool.threads(),
             _ => settings.worker.waiting,
@@ -156,8 +147,7 @@ impl EndToEnd {
             heartbeat: None,
             networks: OwnNetworks::default(),
         };
-        let fetch = FetchLimits { max_bytes: settings.fetch.max_bytes, timeout: settings.fetch.timeout };
-        let tools = Tools::new(pool, Blobs::without_store(fetch));
+        let tools = Tools::new(pool, Blobs::without_store(crate::fetch_limits(settings)));
         let stop = CancellationToken::new();
         let worker = Worker::new(setup, Arc::clone(&broker), Arc::new(register), tools);
         tokio::spawn(worker.run(stop.clone()));
@@ -207,12 +197,13 @@ impl EndToEnd {
             reply_to: None,
         };
         let started = Instant::now();
-        self.store.open(&batch).await.map_err(fault)?;
+        self.store.open(&batch).await.map_err(CliError::fault)?;
         let span = Span { from: 0, seal_when_stopped: true };
         let never = CancellationToken::new();
         let inputs = Inputs::walk(vec![Source::Values(inputs)]);
         let producing = async {
-            producer.produce(Arc::clone(&batch), &*self.job, inputs, span, &never).await.map_err(fault).map(drop)
+            let produced = producer.produce(Arc::clone(&batch), &*self.job, inputs, span, &never).await;
+            produced.map(drop).map_err(CliError::fault)
         };
         tokio::try_join!(producing, self.read(&batch.id))?;
         Ok(started.elapsed())
@@ -221,14 +212,14 @@ impl EndToEnd {
     /// Reads a batch's outcomes to their end.
     async fn read(&self, batch: &BatchId) -> Result<(), CliError> {
         let mut stream = Stream::new(Arc::clone(&self.store), batch.clone(), Order::Completion, 0);
-        while let Some(page) = stream.next().await.map_err(fault)? {
+        while let Some(page) = stream.next().await.map_err(CliError::fault)? {
             for outcome in &page {
                 if outcome.status() != Status::Ok {
                     let what = outcome.failure().map_or_else(|| outcome.status().to_string(), ToString::to_string);
-                    return Err(CliError::new(Exit::Fault, format!("a picture was not answered: {what}")));
+                    return Err(CliError::fault(format!("a picture was not answered: {what}")));
                 }
             }
-            stream.forget().await.map_err(fault)?;
+            stream.forget().await.map_err(CliError::fault)?;
             self.window.give(page.iter().map(|outcome| outcome.weight_bytes()).sum());
         }
         Ok(())
@@ -239,8 +230,4 @@ impl EndToEnd {
 fn folder(card: &Card) -> String {
     let folder = card.folder().to_string_lossy();
     if folder.contains('/') { folder.into_owned() } else { format!("./{folder}") }
-}
-
-fn fault(error: impl std::fmt::Display) -> CliError {
-    CliError::new(Exit::Fault, error.to_string())
 }

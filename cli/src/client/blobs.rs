@@ -34,33 +34,34 @@ impl From<std::io::Error> for BlobTrouble {
 }
 
 impl Client {
-    /// Stores a file of that content (see [`digest_of`]), unless it is stored already. `moved` is called whenever some of it
-    /// has gone out.
+    /// Stores a file of that content (see [`digest_of`]), unless it is stored already; gives whether it had to be. `moved`
+    /// is called whenever some of it has gone out, with how many bytes; of the last ones it may not be told.
     pub(crate) async fn upload(
         &self,
         path: &Path,
         digest: &str,
         bytes: u64,
-        moved: impl Fn() + Send + Sync + 'static,
-    ) -> Result<(), BlobTrouble> {
+        moved: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Result<bool, BlobTrouble> {
         let blob = format!("/v1/blobs/{digest}");
         match self.begin(Method::HEAD, &blob, |request| request).await {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(false),
             Err(error) if error.trouble == Trouble::Unknown => {}
             Err(error) => return Err(error.into()),
         }
         let file = tokio::fs::File::open(path).await?;
-        let pieces = futures::stream::try_unfold(file, move |mut file| {
-            moved();
+        // Whoever asks for the next piece has sent the one before.
+        let pieces = futures::stream::try_unfold((file, 0), move |(mut file, gone)| {
+            moved(gone);
             async move {
                 let mut piece = bytes::BytesMut::with_capacity(PIECE_BYTES);
-                let is_end = file.read_buf(&mut piece).await? == 0;
-                Ok::<_, std::io::Error>((!is_end).then(|| (piece.freeze(), file)))
+                let count = file.read_buf(&mut piece).await?;
+                Ok::<_, std::io::Error>((count > 0).then(|| (piece.freeze(), (file, count as u64))))
             }
         });
         let body = reqwest::Body::wrap_stream(pieces);
         self.begin(Method::PUT, &blob, |request| request.header(header::CONTENT_LENGTH, bytes).body(body)).await?;
-        Ok(())
+        Ok(true)
     }
 
     /// Fetches the blob of that digest (`sha256:…`) into a file, which is there whole or not at all. What comes is

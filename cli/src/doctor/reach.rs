@@ -1,8 +1,8 @@
-//! Reach: whether the parts of a cluster answer that the settings name.
+//! Reach: whether the parts of a cluster answer that the settings name, and how quickly.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidemill_core::broker::Health;
 use tidemill_core::settings::{ServiceUrl, Settings};
@@ -38,8 +38,13 @@ fn socket(key: &str, url: &ServiceUrl, what: &str) -> Vec<Finding> {
     }
     let finding = |address: (String, u16)| {
         let (host, port) = &address;
+        let asked = Instant::now();
         match (host.as_str(), *port).to_socket_addrs().and_then(reach) {
-            Ok(_) => Finding::well(format!("{what} listens at {host}:{port}")),
+            Ok(_) => Finding::after(
+                asked.elapsed(),
+                format!("{what} listens at {host}:{port}"),
+                "far or overloaded: use one that is nearer, or see how quickly its name is found",
+            ),
             Err(error) => Finding::away(
                 format!("{what} cannot be reached at {host}:{port}: {error}"),
                 format!("is it running there? {key} says where it is"),
@@ -65,12 +70,17 @@ fn reach(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
 /// Whether the broker lets us in, and is what we need.
 fn broker(settings: &Settings) -> Finding {
     let looked = crate::block_on(async {
+        let asked = Instant::now();
         // It uses none of the queues.
         let broker = cluster::broker(settings, "doctor", Some(ANSWER_WITHIN), Some(&[]))?;
-        cluster::ready(&broker, Some(ANSWER_WITHIN)).await
+        cluster::ready(&broker, Some(ANSWER_WITHIN)).await.map(|()| asked.elapsed())
     });
     match looked {
-        Ok(()) => Finding::well("RabbitMQ lets us in"),
+        Ok(took) => Finding::after(
+            took,
+            "RabbitMQ lets us in",
+            "far or overloaded: use one that is nearer, or see its memory, its disk and its queues",
+        ),
         Err(error) if error.exit == Exit::Configuration => {
             Finding::ill(error.message, "broker.url and broker.password say who we are")
         }
@@ -81,12 +91,17 @@ fn broker(settings: &Settings) -> Finding {
 /// Whether the store lets us in.
 fn store(settings: &Settings) -> Finding {
     let looked = crate::block_on(async {
+        let asked = Instant::now();
         let store = cluster::store(settings)?;
-        Ok(tokio::time::timeout(ANSWER_WITHIN, store.health()).await)
+        Ok(tokio::time::timeout(ANSWER_WITHIN, store.health()).await.map(|health| (health, asked.elapsed())))
     });
     match looked {
-        Ok(Ok(Health::Ready)) => Finding::well("Redis lets us in"),
-        Ok(Ok(Health::Blocked(reason) | Health::Away(reason))) => Finding::away(
+        Ok(Ok((Health::Ready, took))) => Finding::after(
+            took,
+            "Redis lets us in",
+            "far or overloaded: use one that is nearer, or see `redis-cli --latency` and its SLOWLOG",
+        ),
+        Ok(Ok((Health::Blocked(reason) | Health::Away(reason), _))) => Finding::away(
             format!("Redis takes nothing from us: {reason}"),
             "store.url and store.password say who we are",
         ),
@@ -121,16 +136,21 @@ fn addresses(url: &ServiceUrl) -> Vec<(String, u16)> {
 fn api(settings: &Settings) -> Finding {
     let looked = Client::new(settings).and_then(|client| {
         crate::block_on(async {
-            let asked = tokio::time::timeout(ANSWER_WITHIN, client.batches(1)).await;
-            Ok((client.url().to_owned(), asked))
+            let asked = Instant::now();
+            let answer = tokio::time::timeout(ANSWER_WITHIN, client.batches(1)).await;
+            Ok((client.url().to_owned(), answer, asked.elapsed()))
         })
     });
-    let (url, asked) = match looked {
+    let (url, answer, took) = match looked {
         Ok(looked) => looked,
         Err(error) => return Finding::ill(error.message, error.hint.unwrap_or_default()),
     };
-    match asked {
-        Ok(Ok(_)) => Finding::well(format!("the results API answers at {url}")),
+    match answer {
+        Ok(Ok(_)) => Finding::after(
+            took,
+            format!("the results API answers at {url}"),
+            "far or overloaded: use one that is nearer, or see its /metrics and how quickly its store answers",
+        ),
         Ok(Err(error)) if error.trouble == Trouble::Unauthorised => {
             Finding::ill(format!("the results API at {url}: {error}"), "set api.token or api.token_file")
         }
@@ -152,11 +172,11 @@ mod tests {
 
     #[test]
     fn one_address_of_a_name_that_answers_is_enough() {
-        let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
-        let here = listen();
-        let [gone, here_too] = [listen(), here.try_clone().unwrap()].map(|listener| listener.local_addr().unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // Nobody listens at that port, nor will while this runs.
+        let (gone, here) = (SocketAddr::from(([127, 0, 0, 1], 1)), listener.local_addr().unwrap());
 
-        assert!(reach([gone, here_too].into_iter()).is_ok());
+        assert!(reach([gone, here].into_iter()).is_ok());
         assert!(reach([gone].into_iter()).is_err());
         assert_eq!(reach([].into_iter()).unwrap_err().to_string(), "the name has no address");
     }

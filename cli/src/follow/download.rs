@@ -15,7 +15,7 @@ use tidemill_producer::inputs::Source;
 
 use super::sink::Stop;
 use crate::client::{BlobTrouble, Client, Trouble};
-use crate::error::{CliError, Exit};
+use crate::error::CliError;
 use crate::out::{Out, blobs_in};
 
 /// Files that are fetched at the same time.
@@ -142,5 +142,5 @@ async fn fetch_one(client: &Client, staged: &Blobs, blob: &BlobRef) -> Result<Op
 /// A local disk that will not take it is no matter of waiting.
 fn not_written(path: &Path, error: &std::io::Error) -> Stop {
     let message = format!("cannot write {}: {error}", path.display());
-    Stop::Cli(CliError::new(Exit::Fault, message).hint("is there room on the disk?"))
+    Stop::Cli(CliError::fault(message).hint("is there room on the disk?"))
 }

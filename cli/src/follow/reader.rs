@@ -12,7 +12,7 @@ use super::patience::Patience;
 use super::sink::{Sink, Stop};
 use super::{Following, is_at_the_end};
 use crate::client::{ApiError, Client, Trouble, Wanted};
-use crate::error::{CliError, Exit};
+use crate::error::CliError;
 
 /// No outcome is as long as this: a message of the cluster has at most 16 MiB.
 const LINE_BYTES: usize = 64 << 20;
@@ -101,7 +101,7 @@ impl<'a> Reader<'a> {
             self.begun.extend_from_slice(piece);
             if self.begun.len() > LINE_BYTES {
                 let message = format!("{} sends what is no outcome: a line without an end", self.client.url());
-                return Err(Stop::Cli(CliError::new(Exit::Fault, message)));
+                return Err(Stop::Cli(CliError::fault(message)));
             }
             return Ok(());
         };

@@ -7,7 +7,7 @@ use tidemill_core::outcome::Outcome;
 use super::Following;
 use super::kept::Kept;
 use crate::client::{ApiError, Client};
-use crate::error::{CliError, Exit};
+use crate::error::CliError;
 use crate::line;
 use crate::printer::{Printer, not_printed};
 
@@ -68,7 +68,7 @@ impl Sink {
             lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(line::parse).collect();
         let mut outcomes = parsed.map_err(|message| {
             let message = format!("{}: {message}", client.url());
-            Stop::Cli(CliError::new(Exit::Fault, message).hint("is it a results API of this version?"))
+            Stop::Cli(CliError::fault(message).hint("is it a results API of this version?"))
         })?;
         self.kept.keep(client, &mut outcomes).await?;
         let Some(printer) = &mut self.printer else { return Ok(()) };

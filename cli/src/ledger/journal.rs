@@ -9,7 +9,7 @@ use tidemill_core::outcome::{Outcome, Status};
 use tidemill_core::store::Progress;
 
 use super::{Record, not_written, unusable};
-use crate::error::{CliError, Exit};
+use crate::error::CliError;
 use crate::line;
 
 /// How every line begins; see [`Outcome::write_line`].
@@ -117,9 +117,9 @@ fn scan(
     let mut kept_bytes = 0;
     loop {
         line.clear();
-        let read = reader.read_until(b'\n', &mut line).map_err(|error| {
-            CliError::new(Exit::Fault, format!("--resume: cannot read {}: {error}", path.display()))
-        })?;
+        let read = reader
+            .read_until(b'\n', &mut line)
+            .map_err(|error| CliError::fault(format!("--resume: cannot read {}: {error}", path.display())))?;
         let number = progress.recorded() + 1;
         let foreign = |problem: &str| {
             CliError::usage(format!("--resume: {}, line {number}: {problem}", path.display()))

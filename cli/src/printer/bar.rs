@@ -1,4 +1,6 @@
 //! The progress bar, on standard error and on a terminal only. It appears after two seconds.
+//!
+//! There is one in a process. What it shows may change: first how far the sending of a batch has come, then the batch.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal as _, Write};
@@ -28,7 +30,7 @@ const FREE: u16 = 3;
 /// The one bar of this process; whatever else writes to the terminal goes beside it.
 static BAR: OnceLock<ProgressBar> = OnceLock::new();
 
-/// Shows how far a batch has come.
+/// Shows how far a batch, or its sending, has come.
 pub(crate) struct Bar {
     name: String,
     started: Instant,
@@ -36,6 +38,8 @@ pub(crate) struct Bar {
     /// How many items there are, where that is known before the batch says so.
     total: Option<u64>,
     pace: Pace,
+    /// Whether the bar on the terminal is this one's.
+    is_shown: bool,
 }
 
 impl Bar {
@@ -43,7 +47,8 @@ impl Bar {
     pub(crate) fn new(name: &str, total: Option<u64>, is_quiet: bool) -> Self {
         let can_be_seen = io::stderr().is_terminal() && !console::is_dumb();
         let is_wanted = !is_quiet && can_be_seen && std::env::var_os("CI").is_none();
-        Self { name: name.to_owned(), started: Instant::now(), is_wanted, total, pace: Pace::default() }
+        let (name, started, pace) = (name.to_owned(), Instant::now(), Pace::default());
+        Self { name, started, is_wanted, total, pace, is_shown: false }
     }
 
     /// Whether anybody would see it.
@@ -51,34 +56,51 @@ impl Bar {
         self.is_wanted
     }
 
-    /// Shows the progress.
+    /// Shows how many items have ended.
     pub(crate) fn update(&mut self, progress: &Progress) {
+        // What was cancelled before it was read is not among those of the batch.
+        self.show(progress.recorded(), progress.total.or(self.total), "", not_ok(progress));
+    }
+
+    /// Shows how many inputs the broker has accepted, and what has gone out besides.
+    pub(crate) fn update_accepted(&mut self, accepted: u64, sent: Option<String>) {
+        self.show(accepted, self.total, "accepted, ", sent);
+    }
+
+    fn show(&mut self, done: u64, total: Option<u64>, verb: &str, more: Option<String>) {
         if !self.is_wanted {
             return;
         }
         let now = Instant::now();
-        self.pace.add(now, progress.recorded());
-        if now - self.started < APPEARS_AFTER {
+        self.pace.add(now, done);
+        // Who has seen a bar wants to see how it goes on.
+        if now - self.started < APPEARS_AFTER && BAR.get().is_none() {
             return;
         }
         let bar = BAR.get_or_init(|| {
             let terminal = Narrow(Term::buffered_stderr());
             let target = ProgressDrawTarget::term_like_with_hz(Box::new(terminal), DRAWN_HZ);
             let bar = ProgressBar::with_draw_target(None, target).with_prefix(self.name.clone());
-            let bar = bar.with_elapsed(self.started.elapsed());
-            bar.set_style(style(false));
-            bar
+            bar.with_elapsed(self.started.elapsed())
         });
-        // What was cancelled before it was read is not among those of the batch.
-        let total = progress.total.or(self.total);
+        if !std::mem::replace(&mut self.is_shown, true) {
+            // In the place of what was shown before, which is not taken away first: that would flicker.
+            bar.set_style(style(total.is_some()));
+            if bar.prefix() != self.name {
+                bar.set_prefix(self.name.clone());
+            }
+            if total.is_none() && bar.length().is_some() {
+                bar.unset_length();
+            }
+        }
         if bar.length() != total
             && let Some(total) = total
         {
-            bar.set_length(total);
             bar.set_style(style(true));
+            bar.set_length(total);
         }
-        bar.set_position(progress.recorded());
-        bar.set_message(message(self.pace.rate(), total, progress));
+        bar.set_position(done);
+        bar.set_message(format!("{verb}{}", message(self.pace.rate(), done, total, more)));
     }
 }
 
@@ -152,16 +174,19 @@ fn style(is_total_known: bool) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
+fn not_ok(progress: &Progress) -> Option<String> {
+    let bad = progress.recorded() - progress.count(Status::Ok);
+    (bad > 0).then(|| format!("{bad} not ok"))
+}
+
 /// `40/s, 12s left, 3 not ok`
-fn message(rate: f64, total: Option<u64>, progress: &Progress) -> String {
+fn message(rate: f64, done: u64, total: Option<u64>, more: Option<String>) -> String {
     let shown = if rate < 10.0 { format!("{rate:.1}/s") } else { format!("{}/s", HumanCount(rate as u64)) };
     let left = total.and_then(|total| {
-        let seconds = total.saturating_sub(progress.recorded()) as f64 / rate;
+        let seconds = total.saturating_sub(done) as f64 / rate;
         Some(format!("{:#} left", HumanDuration(Duration::try_from_secs_f64(seconds).ok()?)))
     });
-    let bad = progress.recorded() - progress.count(Status::Ok);
-    let bad = (bad > 0).then(|| format!("{bad} not ok"));
-    [Some(shown), left, bad].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    [Some(shown), left, more].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// How quickly items come to their end. The bar's own rate begins when the bar appears, and takes all that were finished
@@ -261,10 +286,10 @@ mod tests {
     #[test]
     fn a_message_has_what_is_known() {
         let mut progress = Progress::default();
-        assert_eq!(message(0.0, Some(3), &progress), "0.0/s");
+        assert_eq!(message(0.0, 0, Some(3), not_ok(&progress)), "0.0/s");
         progress.counts[Status::Ok as usize] = 40;
-        assert_eq!(message(4.0, Some(100), &progress), "4.0/s, 15s left");
+        assert_eq!(message(4.0, 40, Some(100), not_ok(&progress)), "4.0/s, 15s left");
         progress.counts[Status::Failed as usize] = 2;
-        assert_eq!(message(1234.5, None, &progress), "1,234/s, 2 not ok");
+        assert_eq!(message(1234.5, 42, None, not_ok(&progress)), "1,234/s, 2 not ok");
     }
 }

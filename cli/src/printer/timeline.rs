@@ -307,6 +307,10 @@ mod tests {
             "runs": [{"by": "a", "from_ms": 9e300, "to_ms": -1.0}],
         });
 
-        assert!(!lines(&output, 80).is_empty());
+        let lines = lines(&output, 80);
+
+        let row = format!("        a  █{:67}░", "");
+        assert_eq!(lines[..3], ["             -5.0 ms  a", "              0.0 ms  b", row.as_str()]);
+        assert!(lines.len() == 5 && lines[3].starts_with("           ├") && lines[4].starts_with("           0 ms"));
     }
 }

@@ -16,13 +16,14 @@ use tidemill_core::settings::Settings;
 use tidemill_core::store::{BatchInfo, Order, Shared, StoreError, StoreErrorKind};
 use tidemill_core::task::{Job, Register, raw};
 use tidemill_producer::inputs::{Input, Inputs, NotTheSame};
-use tidemill_producer::{Cut, ProduceError, Produced, Producer, Span};
+use tidemill_producer::{ProduceError, Produced, Producer, Span};
 use tidemill_results_api::Ahead;
 use tidemill_results_api::http::{Entry, NewBatch, NewRetry, SubmitError, SubmitErrorKind, Submitted, Submitter};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::identity;
+use crate::prepared::cut_by_cost;
 use crate::submit::{MAX_INPUT_BYTES, UNDER_WAY};
 
 /// Entries that are handed over together, as many of them as are there.
@@ -34,6 +35,7 @@ const ASK: Duration = Duration::from_secs(2);
 
 /// Publishes batches to the cluster.
 pub(crate) struct Publisher {
+    /// Of limited patience: somebody waits for an answer.
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) store: Arc<dyn Shared>,
     pub(crate) register: Register,
@@ -62,14 +64,7 @@ impl Submitter for Publisher {
         };
         let given = self.batch(&new, &*job)?;
         let batch = match &known {
-            Some(known) => match identity::difference(&known.batch, &given) {
-                // What was decided when it was begun stays so.
-                None => known.batch.clone(),
-                Some(problem) => {
-                    let message = format!("idempotency_key: batch {} was begun in another way: {problem}", given.id);
-                    return Err(SubmitError { kind: SubmitErrorKind::Conflict, message });
-                }
-            },
+            Some(known) => as_begun(&known.batch, given)?,
             None => given,
         };
         let id = batch.id.clone();
@@ -88,8 +83,14 @@ impl Submitter for Publisher {
             feed_to(checking, inputs_of(entries), bundles).await?;
             return Ok(Submitted { id, items, is_new: false, expected: None });
         }
-        // Now and not when its message is collected: whoever has our answer may ask for it at once.
-        self.within_patience(self.store.open(&batch)).await?;
+        // Now and not when its message is collected: whoever has our answer may ask for it at once. Somebody else may have
+        // begun it meanwhile.
+        let begun = self.within_patience(self.store.begin(&batch)).await?;
+        let is_new = known.is_none() && (begun.is_none() || new.idempotency_key.is_none());
+        let batch = match &begun {
+            Some(begun) => as_begun(begun, batch)?,
+            None => batch,
+        };
         reach("api.open.after");
         // Before it is published. Longer batches take their time anyway, and their copies would take as much of the broker's.
         let is_one = entries.size_hint() == (1, Some(1));
@@ -99,22 +100,20 @@ impl Submitter for Publisher {
         let before = Before { count: from, last };
         let published = self.publish(Arc::new(batch), &*job, entries, before, &accepted, reply_to).await;
         let before = *accepted.borrow();
-        if let Err(error) = &published
-            && error.kind == SubmitErrorKind::Full
-        {
-            // It would take up the room for ever. Some of what lies behind may have outcomes already.
-            let given_up = async {
-                self.store.accept(&id, before).await?;
-                self.store.cancel(&id).await?;
-                self.store.close(&id, Duration::ZERO).await
-            };
-            given_up.await.map_err(|error| of_store(&error))?;
+        if let Err(error) = &published {
+            match error.kind {
+                // It would take up the room for ever.
+                SubmitErrorKind::Full => self.give_up(&id, before).await.map_err(|error| of_store(&error))?,
+                // Nobody can go on with it: whoever sends the same again makes another batch.
+                _ if before == 0 && new.idempotency_key.is_none() => {
+                    drop(self.within_patience(self.give_up(&id, 0)).await);
+                }
+                // Whoever sends it again has to send less; without this note only more than is needed.
+                _ if before > from => drop(self.within_patience(self.store.accept(&id, before)).await),
+                _ => {}
+            }
         }
-        if published.is_err() && before > from {
-            // Whoever sends it again has to send less; without this note only more than is needed.
-            drop(self.within_patience(self.store.accept(&id, before)).await);
-        }
-        published.map(|items| Submitted { id, items, is_new: known.is_none(), expected })
+        published.map(|items| Submitted { id, items, is_new, expected })
     }
 }
 
@@ -177,6 +176,13 @@ impl Publisher {
         }
     }
 
+    /// Cancels a batch, and closes it where it stands. Some of what lies behind may have outcomes already.
+    async fn give_up(&self, id: &BatchId, accepted: u64) -> Result<(), StoreError> {
+        self.store.accept(id, accepted).await?;
+        self.store.cancel(id).await?;
+        self.store.close(id, Duration::ZERO).await.map(drop)
+    }
+
     /// What the input of an item was, where it has an outcome that says so.
     async fn input_of(&self, batch: &BatchId, index: u64) -> Result<Option<Box<RawValue>>, SubmitError> {
         self.within_patience(async {
@@ -199,12 +205,11 @@ impl Publisher {
         accepted: &watch::Sender<u64>,
         reply_to: Option<ReplyTo>,
     ) -> Result<u64, SubmitError> {
-        let chunk = &self.settings.chunk;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let producer = Producer {
             broker: &*self.broker,
             store: Some(&*self.store),
-            cut: Cut::by_cost(job.cost(), chunk.target, chunk.max_items, chunk.max_bytes, cores),
+            cut: cut_by_cost(&self.settings, job, cores),
             window: None,
             under_way: UNDER_WAY,
             max_input_bytes: MAX_INPUT_BYTES,
@@ -292,6 +297,17 @@ async fn feed(
     Ok(())
 }
 
+/// The batch that was begun before, which must be what is given now. What was decided when it was begun stays so.
+fn as_begun(begun: &Batch, given: Batch) -> Result<Batch, SubmitError> {
+    match identity::difference(begun, &given) {
+        None => Ok(begun.clone()),
+        Some(problem) => {
+            let message = format!("idempotency_key: batch {} was begun in another way: {problem}", given.id);
+            Err(SubmitError { kind: SubmitErrorKind::Conflict, message })
+        }
+    }
+}
+
 /// What of a batch was accepted before: how many inputs, and what the last of them was, where that is known.
 struct Before {
     count: u64,
@@ -348,4 +364,83 @@ fn invalid(message: impl Into<String>) -> SubmitError {
 
 fn fault(error: impl std::fmt::Display) -> SubmitError {
     SubmitError { kind: SubmitErrorKind::Fault, message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use tidemill_core::broker::{
+        Body, BrokerError, Deliveries, Delivery, Message, Notice, Notices, Permits, Queue, embedded,
+    };
+    use tidemill_core::store::{self, AtMost};
+
+    use super::*;
+
+    /// A broker that confirms no work.
+    #[derive(Debug)]
+    struct Unwilling(embedded::Embedded);
+
+    #[async_trait]
+    impl Broker for Unwilling {
+        async fn publish(&self, queue: Queue, message: Message) -> Result<(), BrokerError> {
+            if matches!(message.body, Body::Chunk(_)) {
+                return Err(BrokerError {
+                    kind: BrokerErrorKind::NotConfirmed,
+                    action: "publish".into(),
+                    reason: "it did not confirm in time".into(),
+                });
+            }
+            self.0.publish(queue, message).await
+        }
+
+        async fn consume(
+            &self,
+            queue: Queue,
+            permits: Permits,
+            stop: CancellationToken,
+        ) -> Result<Deliveries, BrokerError> {
+            self.0.consume(queue, permits, stop).await
+        }
+
+        async fn take_one(&self, queue: Queue) -> Result<Option<Delivery>, BrokerError> {
+            self.0.take_one(queue).await
+        }
+
+        async fn depth(&self, queue: Queue) -> Result<u64, BrokerError> {
+            self.0.depth(queue).await
+        }
+
+        async fn announce(&self, notice: Notice) -> Result<(), BrokerError> {
+            self.0.announce(notice).await
+        }
+
+        async fn notices(&self) -> Result<Notices, BrokerError> {
+            self.0.notices().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_of_which_nothing_was_accepted_is_closed_unless_its_key_may_come_again() {
+        for (key, is_closed) in [("", true), (r#", "idempotency_key": "order 7""#, false)] {
+            let store = Arc::new(store::embedded::Embedded::default());
+            let settings = Settings::default();
+            let publisher = Publisher {
+                broker: Arc::new(Unwilling(embedded::Embedded::new(1 << 20))),
+                store: Arc::<store::embedded::Embedded>::clone(&store),
+                register: crate::register(&settings, None),
+                settings,
+                ahead: Ahead::default(),
+            };
+            let new = format!(r#"{{"task": "compute.map", "options": {{"expr": "x"}}{key}}}"#);
+            let entries = Box::pin(stream::iter([Ok::<_, SubmitError>(Entry::Input(raw(&1)))]));
+
+            let error = publisher.submit(serde_json::from_str(&new).unwrap(), entries).await.unwrap_err();
+
+            assert_eq!(error.kind, SubmitErrorKind::Away);
+            let listed = store.list(AtMost::entries(10)).await.unwrap();
+            assert_eq!(listed.len(), 1);
+            let progress = &listed[0].progress;
+            assert_eq!((progress.cancelled, progress.is_complete()), (is_closed, is_closed), "{key}");
+        }
+    }
 }

@@ -15,6 +15,7 @@ use crate::args::{OrderArg, Run};
 use crate::error::CliError;
 use crate::ledger::{Begun, FileForm, Form, Label, Ledger, Opened, Outs, must_be_outside};
 use crate::out::{self, Out};
+use crate::prepared::not_produced;
 use crate::{Vision, interrupt};
 
 /// What is to be kept, checked.
@@ -124,7 +125,7 @@ impl Plan {
 /// The inputs are not those that a file has the outcomes of.
 fn has_other_inputs(problem: NotTheSame, path: &Path) -> CliError {
     match problem {
-        NotTheSame::Broken(error) => super::not_produced(error.into()),
+        NotTheSame::Broken(error) => not_produced(error.into()),
         problem => CliError::usage(format!("--resume: {} is of other inputs: {problem}", path.display()))
             .hint("give the same inputs in the same order, or name another file"),
     }

@@ -11,7 +11,6 @@ use crate::args::Shared;
 use crate::client::Client;
 use crate::cluster::Signals;
 use crate::error::{CliError, Exit};
-use crate::printer;
 
 /// The limits of one submission, from its beginning on.
 pub(super) struct Limits {
@@ -72,9 +71,7 @@ pub(super) fn nothing_is_sent(
     };
     match over {
         Over::Interrupted => {
-            if shared.quiet == 0 {
-                printer::say(&how_to_go_on);
-            }
+            shared.say(&how_to_go_on);
             Ok(Exit::Interrupted)
         }
         Over::Deadline => {

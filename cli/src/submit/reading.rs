@@ -43,7 +43,7 @@ impl Reading {
         std::thread::Builder::new()
             .name("reading".into())
             .spawn(read)
-            .map_err(|error| CliError::new(Exit::Fault, format!("cannot start a thread: {error}")))?;
+            .map_err(|error| CliError::fault(format!("cannot start a thread: {error}")))?;
         Ok(Self { published, ended })
     }
 
@@ -51,7 +51,7 @@ impl Reading {
     pub(super) async fn finish(self) -> Result<Exit, CliError> {
         // It may have ended before: nobody reads what it prints, or it cannot go on.
         self.published.send(()).unwrap_or_default();
-        self.ended.await.unwrap_or_else(|_| Err(CliError::new(Exit::Fault, "the thread that reads outcomes is gone")))
+        self.ended.await.unwrap_or_else(|_| Err(CliError::fault("the thread that reads outcomes is gone")))
     }
 
     /// Ends the reading: the batch is not accepted whole.

@@ -7,7 +7,8 @@ use tidemill_producer::inputs::{Inputs, NotTheSame, Source};
 use super::Submission;
 use crate::client::Trouble;
 use crate::error::CliError;
-use crate::{identity, run};
+use crate::identity;
+use crate::prepared::not_produced;
 
 /// A batch is resumed with what it was begun with.
 pub(super) fn check_same(known: &Batch, given: &Batch) -> Result<(), CliError> {
@@ -60,7 +61,7 @@ impl Submission<'_> {
 
     fn has_other_inputs(&self, problem: NotTheSame) -> CliError {
         match problem {
-            NotTheSame::Broken(error) => run::not_produced(error.into()),
+            NotTheSame::Broken(error) => not_produced(error.into()),
             problem if self.known.as_ref().is_some_and(|known| known.progress.cancelled) => CliError::usage(format!(
                 "batch {} was cancelled before all its inputs were sent: {problem}",
                 self.batch.id

@@ -3,8 +3,9 @@
 
 pub(crate) mod proxy;
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Output, Stdio};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::Resource;
@@ -15,7 +16,7 @@ use tidemill_testing::{Rabbit, Redis, free_port, or_skip};
 
 use self::proxy::Proxy;
 
-/// How long anything may take before a test says that it never came.
+/// How long anything may take before a test says that it never came: half of what `.config/nextest.toml` gives it in all.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Set for a role, it limits its memory to so many bytes.
@@ -37,6 +38,15 @@ pub(crate) struct Role {
     child: Child,
     arguments: Vec<String>,
     env: Vec<(String, String)>,
+    /// What it reads at standard input, from the first line on each time that it starts.
+    inputs: Option<Inputs>,
+}
+
+/// Lines that a role reads, as far as they are let go. Cheap to clone; clones share.
+#[derive(Clone)]
+pub(crate) struct Inputs {
+    lines: Arc<[String]>,
+    let_go: Arc<(Mutex<usize>, Condvar)>,
 }
 
 impl Cluster {
@@ -44,8 +54,13 @@ impl Cluster {
     pub(crate) fn start() -> Option<Self> {
         let rabbit = or_skip(Rabbit::own())?;
         let redis = or_skip(Redis::own())?;
+        Some(Self::of(rabbit, redis))
+    }
+
+    /// These servers, and no process of ours yet.
+    pub(crate) fn of(rabbit: Rabbit, redis: Redis) -> Self {
         let (to_rabbit, to_redis) = (Proxy::to(rabbit.port()), Proxy::to(redis.port()));
-        Some(Self { rabbit, redis, to_rabbit, to_redis, api_port: free_port(), more: Vec::new() })
+        Self { rabbit, redis, to_rabbit, to_redis, api_port: free_port(), more: Vec::new() }
     }
 
     /// Sets a setting for every process that is started from now on.
@@ -57,6 +72,9 @@ impl Cluster {
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TIDEMILL")) {
+            command.env_remove(name);
+        }
         command
             .args(arguments)
             .env("TIDEMILL__BROKER__URL", format!("amqp://127.0.0.1:{}", self.to_rabbit.port()))
@@ -73,11 +91,21 @@ impl Cluster {
     }
 
     pub(crate) fn role(&self, arguments: &[&str], env: &[(&str, &str)]) -> Role {
+        self.role_fed(arguments, env, None)
+    }
+
+    /// A role that reads these lines.
+    pub(crate) fn fed(&self, arguments: &[&str], inputs: &Inputs) -> Role {
+        self.role_fed(arguments, &[], Some(inputs.clone()))
+    }
+
+    fn role_fed(&self, arguments: &[&str], env: &[(&str, &str)], inputs: Option<Inputs>) -> Role {
         let owned = |text: &&str| (*text).to_owned();
         let mut role = Role {
             child: self.command(&["--version"]).stdout(Stdio::null()).spawn().unwrap(),
             arguments: arguments.iter().map(owned).collect(),
             env: env.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            inputs,
         };
         role.start(self);
         role
@@ -166,7 +194,13 @@ impl Role {
                 std::os::unix::process::CommandExt::pre_exec(&mut command, limit);
             }
         }
+        if self.inputs.is_some() {
+            command.stdin(Stdio::piped());
+        }
         self.child = command.envs(env).stdout(Stdio::null()).spawn().unwrap();
+        if let (Some(inputs), Some(stdin)) = (&self.inputs, self.child.stdin.take()) {
+            inputs.feed(stdin);
+        }
     }
 
     /// Forgets what was set for it alone, for its next start.
@@ -208,6 +242,44 @@ impl Role {
             breathe();
         }
         self.child.wait().unwrap()
+    }
+}
+
+impl Inputs {
+    /// None of them is let go yet.
+    pub(crate) fn new(lines: impl Iterator<Item = String>) -> Self {
+        Self { lines: lines.map(|line| line + "\n").collect(), let_go: Arc::default() }
+    }
+
+    /// Lets go of the first so many, in all. All of them together are the end of it.
+    pub(crate) fn let_go(&self, lines: usize) {
+        let (let_go, changed) = &*self.let_go;
+        *let_go.lock().unwrap() = lines;
+        changed.notify_all();
+    }
+
+    /// Whether some are still held back: whoever reads them has not come to their end.
+    pub(crate) fn are_held(&self) -> bool {
+        *self.let_go.0.lock().unwrap() < self.lines.len()
+    }
+
+    /// All of them, for a file.
+    pub(crate) fn text(&self) -> String {
+        self.lines.concat()
+    }
+
+    fn feed(&self, mut reader: ChildStdin) {
+        let Self { lines, let_go } = self.clone();
+        std::thread::spawn(move || {
+            let (let_go, changed) = &*let_go;
+            let mut given = 0;
+            while given < lines.len() {
+                let until = *changed.wait_while(let_go.lock().unwrap(), |let_go| *let_go <= given).unwrap();
+                // Whoever was killed reads no more.
+                let Ok(()) = reader.write_all(lines[given..until].concat().as_bytes()) else { return };
+                given = until;
+            }
+        });
     }
 }
 

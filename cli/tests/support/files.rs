@@ -70,6 +70,8 @@ pub(crate) fn until_it_has(lines: usize, file: &str, child: &mut Child) {
     let mut seen = 0;
     let mut reader = None;
     while seen < lines {
+        // First: of one that has ended no file may come.
+        assert!(child.try_wait().unwrap().is_none(), "it has ended, and its file had {seen} of {lines} lines");
         std::thread::yield_now();
         let Some(reader) = reader.as_mut() else {
             reader = File::open(file).ok();

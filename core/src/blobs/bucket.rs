@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 use opendal::layers::{RetryLayer, TimeoutLayer};
 use opendal::{EntryMode, Operator, services};
 
-use super::{BlobError, install_opendal, permanent, scheme, why};
+use super::{BlobError, install_opendal, scheme, why};
 
 /// The first wait before a page of names is asked for again; it doubles.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -45,7 +45,7 @@ pub fn is_folder(url: &str) -> bool {
 pub fn list(url: &str) -> Result<BoxStream<'static, Result<Object, BlobError>>, BlobError> {
     let Some((scheme, bucket, folder)) = parts(url) else {
         let hint = "it should be s3://bucket/folder/, gs://bucket/folder/ or az://container/folder/";
-        return Err(permanent("invalid_input", format!("{url} is no folder in a bucket; {hint}")));
+        return Err(BlobError::permanent("invalid_input", format!("{url} is no folder in a bucket; {hint}")));
     };
     let failed = {
         let url = url.to_owned();
@@ -98,13 +98,13 @@ pub(super) fn operator(
         "s3" => Operator::new(services::S3::default().bucket(bucket)),
         "gs" => Operator::new(google(bucket)),
         "az" => {
-            let endpoint =
-                azure_endpoint().map_err(|missing| permanent("unreachable", format!("{location}: {missing}")))?;
+            let endpoint = azure_endpoint()
+                .map_err(|missing| BlobError::permanent("unreachable", format!("{location}: {missing}")))?;
             Operator::new(services::Azblob::default().container(bucket).endpoint(&endpoint))
         }
         _ => {
             let known = "file, http, https, s3, gs and az";
-            return Err(permanent("invalid_input", format!("{location}: {scheme}: is not among {known}")));
+            return Err(BlobError::permanent("invalid_input", format!("{location}: {scheme}: is not among {known}")));
         }
     };
     Ok(operator.map(|operator| operator.layer(within(silent))))

@@ -9,7 +9,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use opendal::{Builder, Configurator, Operator, OperatorUri, services};
 use redis::IntoConnectionInfo as _;
 
-use super::{BlobError, UNFINISHED, permanent, why};
+use super::{BlobError, UNFINISHED, why};
 use crate::settings::ServiceUrl;
 
 /// The folder within a Redis, where its URL names none: keys begin with it.
@@ -49,7 +49,7 @@ impl Place {
             "az" => (bucket(url, azure), None),
             scheme => {
                 let message = format!("cannot store blobs at {url}: {scheme}: is not among {SCHEMES}");
-                return Err(permanent("storage", message));
+                return Err(BlobError::permanent("storage", message));
             }
         };
         let operator = operator.map_err(|error| unusable(url, &why(&error)))?;
@@ -118,7 +118,7 @@ impl Place {
 }
 
 fn unusable(place: &dyn std::fmt::Display, reason: &dyn std::fmt::Display) -> BlobError {
-    permanent("storage", format!("cannot store blobs at {place}: {reason}"))
+    BlobError::permanent("storage", format!("cannot store blobs at {place}: {reason}"))
 }
 
 const SCHEMES: &str = "file, memory, redis, rediss, s3, gs and az";
@@ -159,7 +159,6 @@ fn bucket<C: Configurator>(
 where
     C::Builder: Builder,
 {
-    super::choose_cryptography();
     // Once is enough, and more does no harm: without it opendal has nothing to speak HTTP with.
     super::install_opendal();
     let uri = OperatorUri::new(url.expose(), std::iter::empty::<(String, String)>())?;

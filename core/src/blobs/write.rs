@@ -5,8 +5,8 @@ use std::fmt;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
+use super::BlobError;
 use super::place::Place;
-use super::{BlobError, permanent};
 
 /// A blob that is being written. Dropped before it is finished, it was never there.
 pub struct BlobWriter {
@@ -39,7 +39,7 @@ impl BlobWriter {
         if self.bytes + piece.len() as u64 > self.max_bytes {
             self.abort().await;
             let message = format!("a blob has at most the {} bytes that fetch.max_bytes allows", self.max_bytes);
-            return Err(permanent("too_large", message));
+            return Err(BlobError::permanent("too_large", message));
         }
         self.write_unchecked(piece).await
     }
@@ -62,7 +62,7 @@ impl BlobWriter {
         if digest != self.name {
             self.abort().await;
             let message = format!("the bytes are those of sha256:{digest}, not of sha256:{}", self.name);
-            return Err(permanent("invalid_input", message));
+            return Err(BlobError::permanent("invalid_input", message));
         }
         self.close().await
     }
@@ -83,7 +83,7 @@ impl BlobWriter {
     }
 
     fn is_over(&self) -> BlobError {
-        permanent("storage", format!("the blob {} was given up before", self.name))
+        BlobError::permanent("storage", format!("the blob {} was given up before", self.name))
     }
 
     async fn abort(&mut self) {

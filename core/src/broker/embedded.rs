@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast};
@@ -13,6 +13,7 @@ use super::{
     Settlement,
 };
 use crate::batch::Priority;
+use crate::lock::lock;
 
 /// Notices that a slow listener may lag behind by; they are few (one per cancelled batch).
 const NOTICES: usize = 1024;
@@ -254,11 +255,6 @@ impl Incoming<Notice> for Listener {
             }
         }
     }
-}
-
-/// Every critical section here is a few map operations that do not panic, so a poisoned lock holds sound data.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ mod settle;
 mod socket;
 mod topology;
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -37,6 +37,7 @@ use super::{
     Body, Broker, BrokerError, BrokerErrorKind, Copies, Deliveries, Delivery, Health, Message, Notice, Notices,
     Permits, Queue, ReplyTo,
 };
+use crate::lock::lock;
 use crate::wire;
 
 /// How to reach a RabbitMQ.
@@ -115,6 +116,12 @@ impl RabbitMq {
             patience: options.patience,
             look_ahead: options.look_ahead,
         })
+    }
+
+    /// The same broker, over the same connections, for those who wait for it no longer than that.
+    #[must_use]
+    pub fn with_patience(&self, patience: Duration) -> Self {
+        Self { patience: Some(patience), ..self.clone() }
     }
 
     /// Resolves when it is connected and its queues are there.
@@ -239,7 +246,7 @@ impl Broker for RabbitMq {
     }
 
     fn reply_to(&self) -> Option<ReplyTo> {
-        self.reply_to.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.reply_to).clone()
     }
 
     fn health(&self) -> Health {
@@ -249,6 +256,10 @@ impl Broker for RabbitMq {
             (Health::Away(reason), _) | (_, Health::Away(reason)) => Health::Away(reason),
             (blocked, _) => blocked,
         }
+    }
+
+    fn back_since(&self) -> Option<Instant> {
+        self.consuming.link.get().and_then(Link::back_since)
     }
 }
 

@@ -370,7 +370,7 @@ fn place_in(folder: &Path, value: &mut Value) {
 
 /// Reads a value as the kind that its key has: text stands for anything, for the environment knows nothing else.
 fn fit(value: ValueKind, like: &ValueKind) -> Result<ValueKind, InvalidValue> {
-    use ValueKind::{Array, Boolean, Float, I64, String as Text, Table};
+    use ValueKind::{Array, Boolean, Float, I64, String as Text};
     match (like, value) {
         (I64(_), I64(number)) if number >= 0 => Ok(I64(number)),
         (I64(_), Text(text)) => match text.trim().replace('_', "").parse() {
@@ -394,7 +394,6 @@ fn fit(value: ValueKind, like: &ValueKind) -> Result<ValueKind, InvalidValue> {
         (_, Text(text)) => Ok(Text(text)),
         (_, I64(number)) => Ok(Text(number.to_string())),
         (_, Float(number)) => Ok(Text(number.to_string())),
-        (_, Array(_) | Table(_) | Boolean(_)) => Err(InvalidValue::new("not a text", "write a text in quotes")),
         (_, _) => Err(InvalidValue::new("not a text", "write a text in quotes")),
     }
 }

@@ -42,6 +42,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
     if let Some(url) = &blobs.url {
         scheme("blobs.url", url, &["file", "memory", "redis", "rediss", "s3", "gs", "az"])?;
     }
+    api.hosts.iter().try_for_each(|name| host("api.hosts", name))?;
     label("broker.prefix", &broker.prefix)?;
     label("store.prefix", &store.prefix)?;
     worker.name.as_deref().map_or(Ok(()), |name| label("worker.name", name))?;
@@ -155,6 +156,16 @@ fn label(key: &'static str, name: &str) -> Result<(), (&'static str, InvalidValu
     if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.chars().all(good) {
         let hint = "a name has 1 to 128 letters, digits and - _ . : @ +, and does not begin with a full stop";
         return Err((key, InvalidValue::new("not a name", hint)));
+    }
+    Ok(())
+}
+
+/// A name as it stands in a URL: no port, no scheme, no pattern.
+fn host(key: &'static str, name: &str) -> Result<(), (&'static str, InvalidValue)> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || !name.chars().all(good) {
+        let hint = "write names as they stand in URLs, without scheme and port: mill.example";
+        return Err((key, InvalidValue::new(format!("{name:?} is not the name of a host"), hint)));
     }
     Ok(())
 }

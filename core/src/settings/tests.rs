@@ -400,6 +400,17 @@ fn a_lane_is_served_once() {
 }
 
 #[test]
+fn hosts_are_names_without_scheme_and_port() {
+    let settings = World::new().env("TIDEMILL__API__HOSTS", "mill.example, mill-2").settings();
+    assert_eq!(settings.api.hosts, ["mill.example", "mill-2"]);
+
+    for bad in ["http://mill.example", "mill.example:8460", "*.example"] {
+        let error = World::new().flag("api.hosts", bad).error();
+        assert!(error.contains("api.hosts") && error.contains("without scheme and port"), "{error}");
+    }
+}
+
+#[test]
 fn a_chunk_is_no_larger_than_a_message_has_room_for() {
     assert_eq!(World::new().flag("chunk.max_bytes", "6MiB").settings().chunk.max_bytes, 6 << 20);
 

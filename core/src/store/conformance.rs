@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Order, Shared, Store, StoreError, StoreErrorKind, Version};
+use super::{AtMost, Order, Shared, Store, StoreError, StoreErrorKind, Version};
 use crate::batch::{Attempt, Batch, BatchId, ItemIndex, Priority};
 use crate::failure::Failure;
 use crate::outcome::{Ending, Maker, Outcome, Status};
@@ -366,4 +366,55 @@ pub async fn a_cancelled_batch_that_nobody_goes_on_with_is_closed(store: &dyn Sh
     assert!(books.balance(), "{books:?}");
     assert_eq!((books.total, books.counts[Status::Ok as usize], books.duplicates), (Some(FAR + 1), 2, 0));
     assert!(store.info(&deserted).await.unwrap().completed.is_some());
+}
+
+/// Of two who open a batch under one id, one makes it and the other is given that one. Of a [`Shared`] store alone.
+pub async fn who_opens_second_is_given_what_the_first_opened(store: &dyn Shared) {
+    let first = batch();
+    let second = Batch { options: raw(&serde_json::json!({"expr": "x+1"})), ..first.clone() };
+
+    assert!(store.begin(&first).await.unwrap().is_none());
+    for _ in 0..2 {
+        let known = store.begin(&second).await.unwrap().expect("it was opened");
+        assert_eq!((known.id, known.options.get()), (first.id.clone(), first.options.get()));
+    }
+
+    let kept = store.info(&first.id).await.unwrap().batch;
+    assert_eq!(kept.options.get(), first.options.get());
+}
+
+/// Lists end where they have enough entries or bytes, with one entry at least. Of a [`Shared`] store alone.
+pub async fn lists_end_where_they_are_full(store: &dyn Shared) {
+    const BYTES: usize = 10_000;
+    let large = raw(&"x".repeat(BYTES));
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let batch = Batch { options: large.clone(), ..batch() };
+        store.open(&batch).await.unwrap();
+        let failure = Failure::permanent("crash", "it ended its worker");
+        let dead = |index| Outcome { input: large.clone(), ..outcome(index, Ending::Dead(failure.clone())) };
+        record(store, &batch.id, (0..2).map(dead).collect()).await.unwrap();
+        ids.push(batch.id);
+        // Lists go by the millisecond.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let (two, none) = (AtMost { count: 9, bytes: 5 * BYTES / 2 }, AtMost { count: 9, bytes: 0 });
+
+    let listed = async |most| store.list(most).await.unwrap().into_iter().map(|info| info.batch.id).collect::<Vec<_>>();
+    assert_eq!(listed(AtMost::entries(9)).await, [ids[2].clone(), ids[1].clone(), ids[0].clone()]);
+    assert_eq!(listed(two).await, [ids[2].clone(), ids[1].clone()]);
+    assert_eq!(listed(none).await, [ids[2].clone()]);
+    assert!(listed(AtMost::entries(0)).await.is_empty());
+
+    for (most, of_all, of_one) in
+        [(AtMost::entries(9), 6, 2), (AtMost::entries(5), 5, 2), (two, 2, 2), (none, 1, 1), (AtMost::entries(0), 0, 0)]
+    {
+        assert_eq!(store.dead(None, most).await.unwrap().len(), of_all, "{most:?}");
+        let dead = store.dead(Some(&ids[1]), most).await.unwrap();
+        assert_eq!(
+            dead.iter().map(|item| item.index).collect::<Vec<_>>(),
+            (0..of_one).collect::<Vec<u64>>(),
+            "{most:?}"
+        );
+    }
 }

@@ -3,28 +3,33 @@
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Order, Page, Progress, Store, StoreError, StoreErrorKind, Version};
+use super::{Order, Page, Progress, Store, StoreError, StoreErrorKind, Version, bytes_of};
 use crate::batch::{Batch, BatchId, unix_millis};
 use crate::broker::Heartbeat;
+use crate::lock::lock;
 use crate::outcome::{Outcome, Status};
 use crate::segment::Segment;
 
 /// A batch that is not sealed and has not changed for so long is not gone on with.
 const DESERTED: Duration = Duration::from_secs(60 * 60);
+/// How often is looked for such batches, for which all must be looked at.
+const LOOK: Duration = Duration::from_secs(60);
+/// What a batch takes beside its outcomes and what was said of it: its ledger, three times its id, its places in maps.
+const LEDGER_BYTES: u64 = 1536;
 
 /// Outcomes in memory, gone with the process.
 #[derive(Debug)]
 pub struct Embedded {
-    batches: Mutex<HashMap<BatchId, Ledger>>,
+    kept: Mutex<Kept>,
     workers: Mutex<BTreeMap<String, Heartbeat>>,
-    /// Bytes of outcomes beyond which complete batches are given up, the oldest first.
+    /// Bytes beyond which batches that are complete, or that nobody goes on with, are given up.
     keep_bytes: u64,
 }
 
@@ -32,6 +37,92 @@ impl Default for Embedded {
     /// It keeps everything until it is forgotten.
     fn default() -> Self {
         Self::keeping(u64::MAX)
+    }
+}
+
+/// The batches, and what they come to: sums that would take long to make anew for each batch that is opened.
+#[derive(Debug, Default)]
+struct Kept {
+    ledgers: HashMap<BatchId, Ledger>,
+    /// Bytes of all.
+    bytes: u64,
+    /// Bytes of those that are not complete.
+    bytes_under_way: u64,
+    /// Those that are complete, by when they were.
+    complete: BTreeSet<(u64, BatchId)>,
+    /// When it was last looked for those that nobody goes on with.
+    looked: Option<Instant>,
+}
+
+/// What a ledger counts for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Weight {
+    bytes: u64,
+    completed: Option<u64>,
+}
+
+impl Kept {
+    /// Changes a ledger, and the sums with it; nothing where there is none.
+    fn change<T>(&mut self, batch: &BatchId, act: impl FnOnce(&mut Ledger) -> T) -> Option<T> {
+        let ledger = self.ledgers.get_mut(batch)?;
+        let before = ledger.weight();
+        let acted = act(ledger);
+        let after = ledger.weight();
+        if before != after {
+            self.leave(batch, before);
+            self.enter(batch, after);
+        }
+        Some(acted)
+    }
+
+    fn enter(&mut self, batch: &BatchId, Weight { bytes, completed }: Weight) {
+        self.bytes += bytes;
+        match completed {
+            Some(at) => {
+                self.complete.insert((at, batch.clone()));
+            }
+            None => self.bytes_under_way += bytes,
+        }
+    }
+
+    fn leave(&mut self, batch: &BatchId, Weight { bytes, completed }: Weight) {
+        self.bytes -= bytes;
+        match completed {
+            Some(at) => {
+                self.complete.remove(&(at, batch.clone()));
+            }
+            None => self.bytes_under_way -= bytes,
+        }
+    }
+
+    fn remove(&mut self, batch: &BatchId) {
+        if let Some(ledger) = self.ledgers.remove(batch) {
+            self.leave(batch, ledger.weight());
+        }
+    }
+
+    /// Gives up what there is no room for: batches that nobody goes on with, then complete ones, the oldest first.
+    fn make_room(&mut self, keep_bytes: u64) {
+        if self.bytes <= keep_bytes {
+            return;
+        }
+        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
+            self.looked = Some(Instant::now());
+            let deserted = self.ledgers.iter().filter(|(_, ledger)| ledger.is_deserted());
+            let mut deserted: Vec<_> = deserted.map(|(id, ledger)| (ledger.touched, id.clone())).collect();
+            deserted.sort_unstable();
+            for (_, id) in deserted {
+                if self.bytes <= keep_bytes {
+                    return;
+                }
+                self.remove(&id);
+            }
+        }
+        while self.bytes > keep_bytes
+            && let Some((_, oldest)) = self.complete.pop_first()
+        {
+            self.remove(&oldest);
+        }
     }
 }
 
@@ -107,6 +198,17 @@ impl Window {
 }
 
 impl Ledger {
+    fn weight(&self) -> Weight {
+        let opened = self.opened.as_ref().map_or(0, |(batch, _)| bytes_of(batch) as u64);
+        Weight { bytes: LEDGER_BYTES + opened + self.bytes, completed: self.completed }
+    }
+
+    /// Whether nobody goes on with it.
+    fn is_deserted(&self) -> bool {
+        let is_open = self.completed.is_none() && self.progress.total.is_none();
+        is_open && self.touched.is_some_and(|touched| touched.elapsed() > DESERTED)
+    }
+
     fn is_recorded(&self, index: u64) -> bool {
         let word = usize::try_from(index / 64).ok().and_then(|word| self.recorded.get(word));
         word.is_some_and(|word| word & (1 << (index % 64)) != 0)
@@ -162,32 +264,29 @@ impl Ledger {
 }
 
 impl Embedded {
-    /// Makes a store that gives up complete batches, the oldest first, where the outcomes of all have more bytes.
+    /// Makes a store that gives up batches that are complete, the oldest first, and those that nobody goes on with, where
+    /// all of them have more bytes.
     pub fn keeping(keep_bytes: u64) -> Self {
-        Self { batches: Mutex::default(), workers: Mutex::default(), keep_bytes }
+        Self { kept: Mutex::default(), workers: Mutex::default(), keep_bytes }
     }
 
-    /// Gives up what there is no room for: batches that are complete, and those that nobody goes on with.
-    fn make_room(&self) {
-        let mut batches = lock(&self.batches);
-        let mut bytes: u64 = batches.values().map(|ledger| ledger.bytes).sum();
-        let deserted = |ledger: &Ledger| {
-            let since = ledger.touched.filter(|touched| touched.elapsed() > DESERTED)?;
-            let ago = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-            ledger.progress.total.is_none().then(|| unix_millis().saturating_sub(ago))
-        };
-        let over = batches.iter().filter_map(|(id, ledger)| {
-            let since = ledger.completed.or_else(|| deserted(ledger))?;
-            Some((since, id.clone()))
+    /// Makes a batch known; gives the one that was known before.
+    fn make_known(&self, batch: &Batch) -> Option<Batch> {
+        let mut kept = lock(&self.kept);
+        // One that is gone on with is not given up for itself.
+        let known = kept.change(&batch.id, |ledger| {
+            ledger.touched = Some(Instant::now());
+            ledger.opened.as_ref().map(|(batch, _)| batch.clone())
         });
-        let mut over: Vec<_> = over.collect();
-        over.sort_unstable();
-        for (_, id) in over {
-            if bytes <= self.keep_bytes {
-                break;
-            }
-            bytes -= batches.remove(&id).map_or(0, |ledger| ledger.bytes);
+        if let Some(known) = known {
+            return known;
         }
+        kept.make_room(self.keep_bytes);
+        let opened = Some((batch.clone(), unix_millis()));
+        let ledger = Ledger { opened, touched: Some(Instant::now()), ..Ledger::default() };
+        kept.enter(&batch.id, ledger.weight());
+        kept.ledgers.insert(batch.id.clone(), ledger);
+        None
     }
 
     fn with<T>(
@@ -197,23 +296,15 @@ impl Embedded {
         act: impl FnOnce(&mut Ledger) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         // No critical section can leave a ledger half written by a panic: each checks before it changes.
-        let mut batches = lock(&self.batches);
-        act(batches.get_mut(batch).ok_or_else(|| StoreError::unknown(action, batch))?)
+        let changed = lock(&self.kept).change(batch, act);
+        changed.unwrap_or_else(|| Err(StoreError::unknown(action, batch)))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]
 impl Store for Embedded {
     async fn open(&self, batch: &Batch) -> Result<(), StoreError> {
-        self.make_room();
-        let mut batches = lock(&self.batches);
-        let ledger = batches.entry(batch.id.clone()).or_default();
-        ledger.opened.get_or_insert_with(|| (batch.clone(), unix_millis()));
-        ledger.touched = Some(Instant::now());
+        self.make_known(batch);
         Ok(())
     }
 

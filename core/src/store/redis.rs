@@ -149,6 +149,30 @@ impl Redis {
         Ok(std::array::from_fn(|_| found.next().flatten()))
     }
 
+    /// Makes a batch known; gives what was known under its id before, as JSON.
+    async fn make_known(&self, action: &'static str, batch: &Batch) -> Result<Option<Vec<u8>>, StoreError> {
+        let meta = serde_json::to_vec(batch).map_err(|error| StoreError {
+            kind: StoreErrorKind::Broken,
+            action: action.into(),
+            reason: format!("batch {} cannot be written as JSON: {error}", batch.id),
+        })?;
+        let call = self.call(&script::OPEN, &batch.id).arg(meta);
+        let mut command = redis::cmd("ZADD");
+        command.arg(self.index.batches()).arg("NX").arg(unix_millis()).arg(batch.id.as_str());
+        let opening = self.run::<(u64, Vec<u8>)>(action, &batch.id, &call);
+        let listing = self.send(action, &command);
+        let (is_new, meta) = if self.link.is_cluster() {
+            // They go to two servers: whoever lists between them would drop what is not known yet.
+            let opened = opening.await?;
+            listing.await?;
+            opened
+        } else {
+            // One behind the other, in one round trip. Whoever opened and heard nothing opens again.
+            tokio::try_join!(opening, listing)?.0
+        };
+        Ok((is_new == 0).then_some(meta))
+    }
+
     async fn version(&self, batch: &BatchId) -> Result<u64, StoreError> {
         let [version] = self.fields("watch a batch", batch, ["version"]).await?;
         Ok(number(version.as_deref()))
@@ -180,24 +204,7 @@ fn progress_of(fields: &[Option<String>]) -> Progress {
 #[async_trait]
 impl Store for Redis {
     async fn open(&self, batch: &Batch) -> Result<(), StoreError> {
-        let action = "open a batch";
-        let meta = serde_json::to_vec(batch).map_err(|error| StoreError {
-            kind: StoreErrorKind::Broken,
-            action: action.into(),
-            reason: format!("batch {} cannot be written as JSON: {error}", batch.id),
-        })?;
-        let call = self.call(&script::OPEN, &batch.id).arg(meta);
-        let mut command = redis::cmd("ZADD");
-        command.arg(self.index.batches()).arg("NX").arg(unix_millis()).arg(batch.id.as_str());
-        let opening = self.run::<u64>(action, &batch.id, &call);
-        let listing = self.send(action, &command);
-        if self.link.is_cluster() {
-            // They go to two servers: whoever lists between them would drop what is not known yet.
-            opening.await?;
-            return listing.await;
-        }
-        // One behind the other, in one round trip. Whoever opened and heard nothing opens again.
-        tokio::try_join!(opening, listing).map(drop)
+        self.make_known("open a batch", batch).await.map(drop)
     }
 
     async fn seal(&self, batch: &BatchId, total: u64) -> Result<(), StoreError> {

@@ -163,10 +163,10 @@ pub struct EpochFinished<'a> {
     pub epoch: u32,
     /// How many there are in all.
     pub epochs: u32,
-    /// Loss and accuracy (to segment, intersection over union) on the pictures that it learned from.
-    pub training: (f64, f64),
+    /// Loss, accuracy and, to segment, intersection over union on the pictures that it learned from.
+    pub training: (f64, f64, Option<f64>),
     /// The same on those for validation.
-    pub validation: (f64, f64),
+    pub validation: (f64, f64, Option<f64>),
     /// How long it took.
     pub took: Duration,
 }
@@ -175,12 +175,14 @@ impl EpochFinished<'_> {
     /// Tells it.
     pub fn emit(self) {
         let Self { model, epoch, epochs, training, validation, took } = self;
-        let [loss, accuracy, validation_loss, validation_accuracy] =
-            [training.0, training.1, validation.0, validation.1].map(|value| (value * 1e4).round() / 1e4);
+        let round = |value: f64| (value * 1e4).round() / 1e4;
+        let rounded = |(loss, accuracy, iou): (f64, f64, Option<f64>)| (round(loss), round(accuracy), iou.map(round));
+        let (loss, accuracy, iou) = rounded(training);
+        let (validation_loss, validation_accuracy, validation_iou) = rounded(validation);
         info!(
             target: PROGRESS,
-            model, epoch, epochs, loss, accuracy, validation_loss, validation_accuracy, took_ms = millis(took),
-            "epoch finished"
+            model, epoch, epochs, loss, accuracy, iou, validation_loss, validation_accuracy, validation_iou,
+            took_ms = millis(took), "epoch finished"
         );
         counter!(names::EPOCHS).increment(1);
         histogram!(names::EPOCH_SECONDS).record(took);

@@ -1,9 +1,11 @@
 //! Hosts: how many requests go on at once, to one host and to all.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Semaphore;
+
+use crate::lock::lock;
 
 /// The slots of every host that is being asked; the others need none.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ impl Hosts {
     /// Waits for a slot. Dropping the future gives up the place in the line.
     pub(super) async fn slot(self: &Arc<Self>, host: String) -> Slot {
         let slots = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = lock(&self.known);
             Arc::clone(known.entry(host.clone()).or_insert_with(|| Arc::new(Semaphore::new(self.per_host))))
         };
         let mut slot = Slot { hosts: Arc::clone(self), host, slots, has_own: false, has_common: false };
@@ -52,7 +54,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.hosts.all.add_permits(usize::from(self.has_common));
         self.slots.add_permits(usize::from(self.has_own));
-        let mut known = self.hosts.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.hosts.known);
         // One is the list's, one is this.
         if Arc::strong_count(&self.slots) == 2 {
             known.remove(&self.host);

@@ -1,5 +1,7 @@
 //! Files, folders, globs, URLs and buckets.
 
+mod in_order;
+
 use std::ffi::OsStr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use tidemill_core::failure::Failure;
 use tidemill_core::task::raw;
 use walkdir::{DirEntry, WalkDir};
 
+use self::in_order::{InOrder, Trouble};
 use super::glob::Glob;
 use super::names::{name_at, relative_name};
 use super::{Input, InputsError, Sink};
@@ -110,12 +113,12 @@ impl Place {
             Kind::File(path) => touches(path).then(|| path.clone()),
             Kind::Folder(root) => {
                 // Whatever has no link in it lies where its folder lies; a link may lead anywhere.
-                let entries = folder_entries(root, false).flatten();
+                let entries = folder_entries(root).flatten();
                 let mut may_touch = entries.filter(|entry| entry.depth() == 0 || entry.path_is_symlink());
                 may_touch.find(|entry| touches(entry.path())).map(DirEntry::into_path)
             }
             Kind::Glob(glob) => {
-                let entries = glob.walk(false).flatten();
+                let entries = glob.walk().flatten();
                 let mut matched = entries.filter(|entry| glob.matches(glob.relative(entry.path())));
                 let mut last = (PathBuf::new(), false);
                 let found = matched.find(|entry| {
@@ -162,8 +165,8 @@ impl Place {
     /// Whether a folder has no file, or a glob finds none.
     pub fn is_empty(&self) -> bool {
         match &self.kind {
-            Kind::Folder(folder) => !folder_entries(folder, false).any(|entry| self.found(folder, entry).is_some()),
-            Kind::Glob(glob) => !glob.walk(false).any(|entry| self.found_by(glob, entry).is_some()),
+            Kind::Folder(folder) => !folder_entries(folder).any(|entry| file_of(entry).is_some()),
+            Kind::Glob(glob) => !glob.walk().filter_map(file_of).any(|file| self.found_by(glob, file).is_some()),
             Kind::File(_) | Kind::Url(_) | Kind::Bucket(_) => false,
         }
     }
@@ -174,40 +177,40 @@ impl Place {
             Kind::File(path) => sink.push(self.input(path, path.file_name().map(Path::new))),
             Kind::Url(url) => sink.push(self.url(url)),
             Kind::Folder(folder) => {
-                let mut found = folder_entries(folder, true).filter_map(|entry| self.found(folder, entry));
+                let is_shown = |path: &Path| !is_hidden(path);
+                let mut found = InOrder::of(folder, is_shown).map(|file| self.found(folder, file));
                 found.try_for_each(|input| sink.push(input))
             }
             Kind::Glob(glob) => {
-                let mut found = glob.walk(true).filter_map(|entry| self.found_by(glob, entry));
+                let leads_on = |path: &Path| glob.leads_on(glob.relative(path));
+                let mut found = InOrder::of(glob.folder(), leads_on).filter_map(|file| self.found_by(glob, file));
                 found.try_for_each(|input| sink.push(input))
             }
             Kind::Bucket(url) => self.bucket(url, sink),
         }
     }
 
-    /// What an entry of a folder is as an input; nothing where it is a folder.
-    fn found(&self, folder: &Path, entry: walkdir::Result<DirEntry>) -> Option<Input> {
-        match entry {
-            Ok(entry) if entry.file_type().is_dir() => None,
-            Ok(entry) => Some(self.input(entry.path(), entry.path().strip_prefix(folder).ok())),
-            Err(error) => Some(unreadable(error, folder)),
+    /// What a file of a folder is as an input.
+    fn found(&self, folder: &Path, file: Result<PathBuf, Trouble>) -> Input {
+        match file {
+            Ok(path) => self.input(&path, path.strip_prefix(folder).ok()),
+            Err(trouble) => unreadable(trouble, folder),
         }
     }
 
-    /// What an entry is as an input, where a glob matches it.
-    fn found_by(&self, glob: &Glob, entry: walkdir::Result<DirEntry>) -> Option<Input> {
-        match entry {
-            Ok(entry) if entry.file_type().is_dir() => None,
-            Ok(entry) => {
-                let (path, name) = (entry.path(), glob.relative(entry.path()));
-                glob.matches(name).then(|| self.input(plain(path), Some(name)))
+    /// What a file is as an input, where a glob matches it.
+    fn found_by(&self, glob: &Glob, file: Result<PathBuf, Trouble>) -> Option<Input> {
+        match file {
+            Ok(path) => {
+                let name = glob.relative(&path);
+                glob.matches(name).then(|| self.input(plain(&path), Some(name)))
             }
-            Err(error) => {
-                let path = error.path().unwrap_or(glob.root());
+            Err(trouble) => {
+                let path = trouble.path.as_deref().unwrap_or(glob.root());
                 let name = glob.relative(path);
                 // Folders that cannot be read may have some that are meant.
                 let is_meant = if path.is_dir() { glob.leads_on(name) } else { glob.matches(name) };
-                is_meant.then(|| unreadable(error, glob.root()))
+                is_meant.then(|| unreadable(trouble, glob.root()))
             }
         }
     }
@@ -256,21 +259,29 @@ impl Place {
     }
 }
 
-/// All that is in a folder but what is hidden.
-fn folder_entries(folder: &Path, in_order: bool) -> impl Iterator<Item = walkdir::Result<DirEntry>> {
-    walk(folder, in_order).into_iter().filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry.path()))
+/// All that is in a folder but what is hidden, in any order.
+fn folder_entries(folder: &Path) -> impl Iterator<Item = walkdir::Result<DirEntry>> {
+    walk(folder).into_iter().filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry.path()))
 }
 
-/// Goes through folders and what links lead to. To sort, a folder is read to its end before anything of it is given.
-pub(super) fn walk(folder: &Path, in_order: bool) -> WalkDir {
-    let walk = WalkDir::new(folder).follow_links(true);
-    if in_order { walk.sort_by_file_name() } else { walk }
+/// Goes through folders and what links lead to, in any order.
+pub(super) fn walk(folder: &Path) -> WalkDir {
+    WalkDir::new(folder).follow_links(true)
+}
+
+/// A file, or why something cannot be looked at; nothing where it is a folder.
+fn file_of(entry: walkdir::Result<DirEntry>) -> Option<Result<PathBuf, Trouble>> {
+    match entry {
+        Ok(entry) if entry.file_type().is_dir() => None,
+        Ok(entry) => Some(Ok(entry.into_path())),
+        Err(error) => Some(Err(error.into())),
+    }
 }
 
 /// A link that leads nowhere is an item like any other; its outcome says what is wrong.
-fn unreadable(error: walkdir::Error, folder: &Path) -> Input {
-    let path = error.path().unwrap_or(folder).to_owned();
-    let reason = error.into_io_error().map_or_else(|| "a loop of links".into(), |error| error.to_string());
+fn unreadable(trouble: Trouble, folder: &Path) -> Input {
+    let Trouble { path, reason } = trouble;
+    let path = path.unwrap_or_else(|| folder.to_owned());
     let failure = Failure::permanent("unreadable", format!("cannot read {}: {reason}", path.display()));
     Input::refused(&path.to_string_lossy(), failure)
 }

@@ -57,8 +57,8 @@ impl Glob {
     }
 
     /// All that may be or lead to what it matches; see [`Glob::matches`].
-    pub(super) fn walk(&self, in_order: bool) -> impl Iterator<Item = walkdir::Result<DirEntry>> + use<'_> {
-        walk(self.folder(), in_order)
+    pub(super) fn walk(&self) -> impl Iterator<Item = walkdir::Result<DirEntry>> + use<'_> {
+        walk(self.folder())
             .into_iter()
             .filter_entry(|entry| entry.depth() == 0 || self.leads_on(self.relative(entry.path())))
     }

@@ -2,8 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use serde_json::value::RawValue;
 use tidemill_core::broker::embedded::Embedded;
 use tidemill_core::broker::{Permits, Settlement};
+use tidemill_core::failure::Failure;
 use tidemill_core::retry::RetryPolicy;
 use tidemill_core::task::{About, Arguments, Compute, Cost, Invalid, Lane, Register, Stop, Task, raw};
 use tokio::time::Instant;

@@ -89,7 +89,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Told<T> {
         let Json(told) = Json::from_request(request, state).await.map_err(|error| match error.status() {
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Problem::bad_request(error.body_text()),
             StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large(error.body_text()),
-            status => Problem::new(status, "media_type", "the body is of another type", error.body_text()),
+            _ => Problem::media_type(error.body_text()),
         })?;
         Ok(Self(told))
     }

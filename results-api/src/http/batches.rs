@@ -10,11 +10,12 @@ use serde_json::{Map, Value, json};
 use tidemill_core::batch::{Batch, BatchId};
 use tidemill_core::broker::Notice;
 use tidemill_core::outcome::Status;
-use tidemill_core::store::{BatchInfo, Books, Progress};
+use tidemill_core::segment::MAX_INDEX;
+use tidemill_core::store::{AtMost, BatchInfo, Books, Progress};
 
 use super::asked::{Asked, Id, Limit, Told};
 use super::problem::Problem;
-use super::{Served, State as BatchState};
+use super::{MAX_LIST_BYTES, Served, State as BatchState};
 
 /// How long a cancellation waits to be announced. What is recorded is announced again and again; see [`crate::tend()`].
 const ANNOUNCED_WITHIN: Duration = Duration::from_secs(1);
@@ -70,7 +71,7 @@ pub(super) async fn list(
     State(served): State<Arc<Served>>,
     Asked(listing): Asked<Listing>,
 ) -> Result<Json<Listed>, Problem> {
-    let infos = served.api.store.list(listing.limit.get()).await?;
+    let infos = served.api.store.list(AtMost { count: listing.limit.get(), bytes: MAX_LIST_BYTES }).await?;
     Ok(Json(Listed { batches: infos.into_iter().map(Shown::from).collect() }))
 }
 
@@ -116,6 +117,9 @@ pub(super) async fn accept(
     Id(batch): Id,
     Told(Accepted { before }): Told<Accepted>,
 ) -> Result<Json<Value>, Problem> {
+    if before > MAX_INDEX {
+        return Err(Problem::bad_request(format!("before: it is at most {MAX_INDEX}")));
+    }
     served.api.store.accept(&batch, before).await?;
     Ok(Json(json!({ "before": before })))
 }

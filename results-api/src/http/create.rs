@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -26,13 +27,20 @@ use tidemill_core::task::raw;
 
 use self::lines::Lines;
 use super::asked::Asked;
+use super::body::{self, Room};
 use super::problem::Problem;
 use super::results::Reading;
-use super::{Served, body, results};
+use super::{Served, results};
 use crate::ahead::Expected;
 
-/// The largest batch that is read whole, as JSON.
+/// The largest batch that is read whole, as JSON. Of the smallest items, which take twenty times their bytes as values of
+/// their own, it would have millions.
 const MAX_JSON_BYTES: usize = 16 << 20;
+const MAX_JSON_ITEMS: usize = 100_000;
+/// How a larger one is sent.
+const AS_LINES: &str = "larger batches are sent as application/x-ndjson";
+/// The largest options: every message of the batch has them, and so has every list of batches.
+const MAX_OPTIONS_BYTES: usize = 64 << 10;
 const MAX_KEY_BYTES: usize = 256;
 /// Where others look for the same.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -61,7 +69,46 @@ pub struct NewBatch {
     pub is_waited_for: bool,
     /// In JSON only; they reach a [`Submitter`] as its entries.
     #[serde(default)]
-    items: Option<Vec<Box<RawValue>>>,
+    items: Option<Items>,
+}
+
+/// The inputs of a batch that is JSON.
+#[derive(Debug)]
+enum Items {
+    Few(Vec<Box<RawValue>>),
+    /// Nobody has kept them.
+    TooMany,
+}
+
+impl<'de> Deserialize<'de> for Items {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Counted;
+
+        impl<'de> Visitor<'de> for Counted {
+            type Value = Items;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of inputs")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Items, A::Error> {
+                let mut items = Vec::new();
+                while items.len() < MAX_JSON_ITEMS {
+                    match seq.next_element()? {
+                        Some(item) => items.push(item),
+                        None => return Ok(Items::Few(items)),
+                    }
+                }
+                let mut has_more = false;
+                while seq.next_element::<IgnoredAny>()?.is_some() {
+                    has_more = true;
+                }
+                Ok(if has_more { Items::TooMany } else { Items::Few(items) })
+            }
+        }
+
+        deserializer.deserialize_seq(Counted)
+    }
 }
 
 impl NewBatch {
@@ -116,8 +163,8 @@ pub enum Entry {
 #[async_trait]
 pub trait Submitter: Send + Sync + fmt::Debug {
     /// Publishes each entry in its order and seals the batch; it resolves once the broker has all of it. Where the
-    /// entries end with an error, or the future is dropped, the batch stays unsealed: whoever sends it again with the
-    /// same key goes on. An entry is asked for when the one before has found room, so that a body is never held.
+    /// entries end with an error, or the future is dropped, a batch with a key stays unsealed: whoever sends it again with
+    /// that goes on. An entry is asked for when the one before has found room, so that a body is never held.
     ///
     /// # Errors
     /// [`SubmitError`], of a kind that says whose fault it is.
@@ -177,9 +224,7 @@ impl From<SubmitError> for Problem {
     fn from(error: SubmitError) -> Self {
         match error.kind {
             SubmitErrorKind::Invalid => Self::bad_request(error.message),
-            SubmitErrorKind::Conflict => {
-                Self::new(StatusCode::CONFLICT, "conflict", "it contradicts what is known", error.message)
-            }
+            SubmitErrorKind::Conflict => Self::conflict(error.message),
             SubmitErrorKind::Away => Self::away(error.message),
             SubmitErrorKind::Full => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", "there is no room for it", error.message)
@@ -210,14 +255,16 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     let submitter = served.api.submitter()?;
     let (mut batch, entries) = match media_type(&headers).as_str() {
-        "application/json" => from_json(body).await?,
+        "application/json" => from_json(body, &served.room).await?,
         "application/x-ndjson" | "application/jsonl" | "application/ndjson" => from_lines(body).await?,
         _ => {
             let detail = "send application/json, or application/x-ndjson for a batch of any length";
-            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            return Err(Problem::new(status, "media_type", "the body is of another type", detail));
+            return Err(Problem::media_type(detail));
         }
     };
+    if batch.options.as_ref().is_some_and(|options| options.get().len() > MAX_OPTIONS_BYTES) {
+        return Err(Problem::too_large(format!("options: they have at most {MAX_OPTIONS_BYTES} bytes")));
+    }
     if let (None, Some(key)) = (&batch.idempotency_key, headers.get(IDEMPOTENCY_KEY)) {
         // Bytes that are no text are no key of anybody's.
         batch.idempotency_key = Some(key.to_str().unwrap_or("").to_owned());
@@ -254,12 +301,23 @@ pub fn check_key(key: &str) -> Result<(), String> {
 /// The inputs of a batch as they come.
 pub(super) type Entries = BoxStream<'static, Result<Entry, SubmitError>>;
 
-async fn from_json(body: Body) -> Result<(NewBatch, Entries), Problem> {
-    let bytes = body::whole(body, MAX_JSON_BYTES, "larger batches go as application/x-ndjson").await?;
+async fn from_json(body: Body, room: &Room) -> Result<(NewBatch, Entries), Problem> {
+    let (bytes, held) = body::whole(body, MAX_JSON_BYTES, AS_LINES, room).await?;
     let mut batch: NewBatch =
         serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(format!("the body: {error}")))?;
-    let items = batch.items.take().ok_or_else(|| Problem::bad_request("items: they are missing"))?;
-    Ok((batch, stream::iter(items.into_iter().map(|item| Ok(Entry::Input(item)))).boxed()))
+    let items = match batch.items.take() {
+        Some(Items::Few(items)) => items,
+        Some(Items::TooMany) => {
+            return Err(Problem::too_large(format!("items: there are more than {MAX_JSON_ITEMS}; {AS_LINES}")));
+        }
+        None => return Err(Problem::bad_request("items: they are missing")),
+    };
+    let entries = items.into_iter().map(move |item| {
+        // As long as some of them are here.
+        let _held = &held;
+        Ok(Entry::Input(item))
+    });
+    Ok((batch, stream::iter(entries).boxed()))
 }
 
 async fn from_lines(body: Body) -> Result<(NewBatch, Entries), Problem> {

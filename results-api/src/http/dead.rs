@@ -7,14 +7,11 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidemill_core::batch::BatchId;
-use tidemill_core::store::DeadItem;
+use tidemill_core::store::{AtMost, DeadItem};
 
-use super::Served;
 use super::asked::{Asked, Id, Index, Limit};
 use super::problem::Problem;
-
-/// About how many bytes a list has: an input may have MiBs.
-const MAX_BYTES: usize = 64 << 20;
+use super::{MAX_LIST_BYTES, Served};
 
 /// Which dead items are wanted.
 #[derive(Debug, Default, Deserialize)]
@@ -36,19 +33,8 @@ pub(super) async fn list(
     Asked(listing): Asked<Listing>,
 ) -> Result<Json<Listed>, Problem> {
     let batch = listing.batch.map(|id| id.parse::<BatchId>()).transpose()?;
-    let mut dead = served.api.store.dead(batch.as_ref(), listing.limit.get()).await?;
-    dead.truncate(fitting(&dead));
-    Ok(Json(Listed { dead }))
-}
-
-/// How many of these, from the first on, one list has room for: one at least.
-fn fitting(dead: &[DeadItem]) -> usize {
-    let mut bytes = 0;
-    let fit = dead.iter().take_while(|item| {
-        bytes += item.input.get().len() + item.source.as_deref().map_or(0, str::len);
-        bytes <= MAX_BYTES
-    });
-    fit.count().max(1)
+    let most = AtMost { count: listing.limit.get(), bytes: MAX_LIST_BYTES };
+    Ok(Json(Listed { dead: served.api.store.dead(batch.as_ref(), most).await? }))
 }
 
 /// `POST /v1/batches/{id}/items/{index}/revive`

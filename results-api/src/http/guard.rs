@@ -1,9 +1,10 @@
 //! Guard: who may call.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use sha2::{Digest as _, Sha256};
@@ -11,6 +12,9 @@ use subtle::ConstantTimeEq as _;
 
 use super::problem::Problem;
 use super::{Access, Served};
+
+/// By this a browser says whether a page of ours has asked.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Lets through who may call.
 pub(super) async fn guard(State(served): State<Arc<Served>>, request: Request, next: Next) -> Response {
@@ -24,8 +28,7 @@ pub(super) async fn guard(State(served): State<Arc<Served>>, request: Request, n
 pub(super) fn check(access: &Access, headers: &HeaderMap) -> Result<(), Problem> {
     match &access.token {
         Some(token) => check_token(token.expose(), headers),
-        None if access.is_open => Ok(()),
-        None => check_local(headers),
+        None => check_program(access, headers),
     }
 }
 
@@ -48,24 +51,46 @@ fn unauthorised(detail: &str) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, "unauthorised", "who are you?", detail)
 }
 
-/// Without a token, programs of this machine may call. A page in its browser is none of these: neither one whose name
-/// was made to point here (its own name stands in `Host`), nor one that calls across (it has an `Origin`).
-fn check_local(headers: &HeaderMap) -> Result<(), Problem> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let host = text(header::HOST).unwrap_or_default();
-    let is_own_page = |origin: &str| origin.split_once("://").is_some_and(|(_, from)| from == host);
-    if is_local(host) && text(header::ORIGIN).is_none_or(is_own_page) {
+/// Without a token, programs may call: those of this machine, and of others where that is meant. A page in a browser is
+/// none of these: neither one that calls across (it has an `Origin`, or the browser says that it belongs to another site),
+/// nor one whose name was made to point here (its own name stands in `Host`, and is none of ours).
+fn check_program(access: &Access, headers: &HeaderMap) -> Result<(), Problem> {
+    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let is_own = |origin: &str| origin.split_once("://").is_some_and(|(_, from)| from == host);
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
+    if !origins.all(|origin| origin.to_str().is_ok_and(is_own))
+        || sites.any(|site| matches!(site.as_bytes(), b"cross-site" | b"same-site"))
+    {
+        return Err(forbidden("without a token no page of another site may call"));
+    }
+    if is_named(host, access) {
         return Ok(());
     }
-    let detail = "without a token only programs on this machine may call, by the name localhost or an address of it";
-    Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "not from there", detail))
+    Err(forbidden(if access.is_open {
+        "without a token this is called by an address, the name localhost, or a name in api.hosts"
+    } else {
+        "without a token only programs on this machine may call, by the name localhost, an address of it, or a name in \
+         api.hosts"
+    }))
 }
 
-fn is_local(host: &str) -> bool {
+/// Whether one of our names stands there, or an address: to make a name point here somebody needs a name.
+fn is_named(host: &str, access: &Access) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next(),
         None => host.split(':').next(),
     };
     let name = name.unwrap_or_default();
-    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+    match name.parse::<IpAddr>() {
+        Ok(address) => access.is_open || address.is_loopback(),
+        Err(_) => {
+            let mut ours = std::iter::once("localhost").chain(access.hosts.iter().map(String::as_str));
+            ours.any(|ours| ours.eq_ignore_ascii_case(name))
+        }
+    }
+}
+
+fn forbidden(detail: &str) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, "forbidden", "not from there", detail)
 }

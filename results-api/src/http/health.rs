@@ -18,26 +18,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::problem::Problem;
-use super::{Served, guard};
+use super::{Served, connections, guard};
 
 /// A store that has not answered by then is away, as far as anybody who waits is concerned.
 const STORE_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 /// The same for the broker's queues.
 const BROKER_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
-
-/// The queues whose depth is told, each with its name there.
-const QUEUES: [(Queue, &str); 10] = [
-    (Queue::Jobs(Lane::Cpu), "jobs.cpu"),
-    (Queue::Jobs(Lane::Wait), "jobs.wait"),
-    (Queue::Jobs(Lane::Vision), "jobs.vision"),
-    (Queue::Jobs(Lane::Process), "jobs.process"),
-    (Queue::Suspects(Lane::Cpu), "suspects.cpu"),
-    (Queue::Suspects(Lane::Wait), "suspects.wait"),
-    (Queue::Suspects(Lane::Vision), "suspects.vision"),
-    (Queue::Suspects(Lane::Process), "suspects.process"),
-    (Queue::Results, "results"),
-    (Queue::Dead, "dead"),
-];
 
 /// Times in seconds; a summary's quantiles could not be added up over several processes, a histogram's buckets can.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -102,12 +88,14 @@ pub struct Role {
 /// # Errors
 /// Where the system would not.
 pub async fn serve_role(listener: TcpListener, role: Role, stop: CancellationToken) -> std::io::Result<()> {
-    let ready = async |State(role): State<Role>| {
+    // Reasons name hosts: they are told where nobody but this machine can ask.
+    let tells = listener.local_addr()?.ip().is_loopback();
+    let ready = async |State((role, tells)): State<(Role, bool)>| {
         let broker = role.broker.health();
         let status = if broker == Health::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        (status, Json(json!({ "ready": broker == Health::Ready, "broker": told(&broker, true) })))
+        (status, Json(json!({ "ready": broker == Health::Ready, "broker": told(&broker, tells) })))
     };
-    let metrics = async |State(role): State<Role>| {
+    let metrics = async |State((role, _)): State<(Role, bool)>| {
         gauge!("tidemill_broker_up").set(up(&role.broker.health()));
         let text = role.metrics.as_ref().map(|handle| {
             handle.run_upkeep();
@@ -119,8 +107,9 @@ pub async fn serve_role(listener: TcpListener, role: Role, stop: CancellationTok
         .route("/healthz", get(lives))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(role);
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+        .with_state((role, tells));
+    connections::serve(listener, router, stop).await;
+    Ok(())
 }
 
 fn told(health: &Health, with_reason: bool) -> Value {
@@ -152,10 +141,18 @@ fn up(health: &Health) -> f64 {
     if *health == Health::Ready { 1.0 } else { 0.0 }
 }
 
+/// The queues whose depth is told.
+fn queues() -> impl Iterator<Item = Queue> {
+    let of_lanes = Lane::ALL.into_iter().flat_map(|lane| [Queue::Jobs(lane), Queue::Suspects(lane)]);
+    of_lanes.chain([Queue::Results, Queue::Dead])
+}
+
 /// Asked for when somebody looks, and not otherwise. Of a broker that does not tell, no depth is known: not even the last.
 async fn measure_queues(served: &Served) {
     let until = Instant::now() + BROKER_ANSWERS_WITHIN;
-    for (queue, name) in QUEUES {
+    for queue in queues() {
+        // `jobs.cpu`: whatever the broker's prefix is.
+        let name = queue.to_string().trim_start_matches("tidemill.").to_owned();
         let depth = match tokio::time::timeout_at(until, served.api.broker.depth(queue)).await {
             Ok(Ok(depth)) => depth as f64,
             Ok(Err(error)) => {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures::{StreamExt as _, stream};
@@ -26,7 +26,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 pub(super) use self::picture::MAX_FORM_BYTES;
-use self::picture::Picture;
+use self::picture::Sent;
 use super::asked::Asked;
 use super::create::{Entries, Entry, NewBatch, Submitted};
 use super::problem::Problem;
@@ -86,7 +86,7 @@ fn usual_deadline() -> u64 {
 pub(super) async fn classify(
     State(served): State<Arc<Served>>,
     Asked(Classifying { model, top, deadline }): Asked<Classifying>,
-    picture: Picture,
+    request: Request,
 ) -> Result<Response, Problem> {
     let mut options = json!({});
     if let Some(model) = model {
@@ -95,7 +95,7 @@ pub(super) async fn classify(
     if let Some(top) = top {
         options["top"] = top.into();
     }
-    let (batch, said) = predict(&served, "vision.classify", &options, picture, deadline).await?;
+    let (batch, said) = predict(&served, "vision.classify", &options, request, deadline).await?;
     Ok((of_batch(&batch)?, json_body(&said)).into_response())
 }
 
@@ -103,12 +103,12 @@ pub(super) async fn classify(
 pub(super) async fn segment(
     State(served): State<Arc<Served>>,
     Asked(Segmenting { model, answer, deadline }): Asked<Segmenting>,
-    picture: Picture,
+    request: Request,
 ) -> Result<Response, Problem> {
     if answer != Answer::Json && served.api.blobs.is_none() {
         let detail =
             "pictures are answered where blobs are stored, and blobs.url does not say where; answer=json needs none";
-        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "no_blobs", "not done here", detail));
+        return Err(Problem::not_done_here("no_blobs", detail));
     }
     let (drawn, field) = match answer {
         Answer::Json => (json!([]), ""),
@@ -120,7 +120,7 @@ pub(super) async fn segment(
     if let Some(model) = model {
         options["model"] = model.into();
     }
-    let (batch, said) = predict(&served, "vision.segment", &options, picture, deadline).await?;
+    let (batch, said) = predict(&served, "vision.segment", &options, request, deadline).await?;
     let headers = of_batch(&batch)?;
     if answer == Answer::Json {
         return Ok((headers, json_body(&said)).into_response());
@@ -128,40 +128,39 @@ pub(super) async fn segment(
     Ok((headers, drawing(&served, &said, field).await?).into_response())
 }
 
-/// Runs the task on the picture, and gives what it says.
+/// Runs the task on the picture that was sent, and gives what it says.
 async fn predict(
     served: &Arc<Served>,
     task: &str,
     options: &Value,
-    picture: Picture,
+    request: Request,
     deadline: u64,
 ) -> Result<(BatchId, Box<RawValue>), Problem> {
     if !(1..=MAX_DEADLINE).contains(&deadline) {
         return Err(Problem::bad_request(format!("deadline: it is 1 to {MAX_DEADLINE} milliseconds")));
     }
     served.api.submitter()?;
-    let until = Instant::now() + Duration::from_millis(deadline);
+    let sent = Sent::of(request.headers())?;
+    // Before the picture is read, which is for nothing where nobody looks at it.
+    let patience = Duration::from_millis(deadline);
+    tokio::time::timeout(patience, must_run_networks(served)).await.map_err(|_| late(deadline))??;
+    let picture = sent.read(request, &served.room).await?;
+    let until = Instant::now() + patience;
     let expires = unix_millis() + deadline;
-    let late = || {
-        let detail = format!("there was no answer within {deadline} ms; `deadline` asks for more");
-        Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline", "too late", detail)
-    };
-    let is_served = |worker: &tidemill_core::broker::Heartbeat| worker.lanes.contains(&Lane::Vision);
-    let workers = tokio::time::timeout_at(until, served.api.store.workers()).await.map_err(|_| late())??;
-    if !workers.iter().any(is_served) {
-        return Err(Problem::away("no worker runs networks now: `tidemill worker --lanes vision` starts one"));
-    }
     let shown = raw(&picture.name);
+    // It takes its room until the broker has it.
+    let held = picture.held.clone();
     let source = picture.source(served.api.blobs.as_ref()).await?;
     let entries = stream::iter([Ok(Entry::File { shown, source })]).boxed();
     let mut new = NewBatch::of(task, options);
     (new.priority, new.expires) = (PRIORITY, Some(expires));
     // It goes on without its caller: a batch that is not sealed would lie there until it is swept.
     let submitting = tokio::spawn(submit(Arc::clone(served), new, entries));
-    let submitted = tokio::time::timeout_at(until, submitting).await.map_err(|_| late())?;
+    let submitted = tokio::time::timeout_at(until, submitting).await.map_err(|_| late(deadline))?;
     let (awaited, Submitted { id: batch, mut expected, .. }) = submitted.map_err(|_| Problem::fault())??;
+    drop(held);
     let outcome = outcome(served, &batch, expected.as_mut());
-    let outcome = tokio::time::timeout_at(until, outcome).await.map_err(|_| late())??;
+    let outcome = tokio::time::timeout_at(until, outcome).await.map_err(|_| late(deadline))??;
     awaited.answered();
     // Who has the answer finds no batch any more, where the store is well. Where not, it is let go later.
     let letting_go = tokio::spawn(let_go(Arc::clone(served), batch.clone()));
@@ -169,11 +168,30 @@ async fn predict(
     match &outcome.ending {
         Ending::Ok(said) => Ok((batch, said.clone())),
         Ending::Failed(failure) | Ending::Dead(failure) => Err(failed(failure)),
-        Ending::Expired => Err(late()),
+        Ending::Expired => Err(late(deadline)),
         Ending::Cancelled => {
             Err(Problem::new(StatusCode::CONFLICT, "cancelled", "it was cancelled", "somebody has cancelled it"))
         }
     }
+}
+
+/// That a worker lives that says that it runs networks. Where the broker is inside this process its own worker is the only
+/// one that can.
+async fn must_run_networks(served: &Served) -> Result<(), Problem> {
+    let workers = served.api.store.workers().await?;
+    if workers.iter().any(|worker| worker.lanes.contains(&Lane::Vision)) {
+        return Ok(());
+    }
+    if !served.api.is_broker_shared && !workers.is_empty() {
+        let detail = "no networks are served here; install tidemill-vision beside tidemill";
+        return Err(Problem::not_done_here("no_networks", detail));
+    }
+    Err(Problem::away("no worker runs networks now: `tidemill worker --lanes vision` starts one"))
+}
+
+fn late(deadline: u64) -> Problem {
+    let detail = format!("there was no answer within {deadline} ms; `deadline` asks for more");
+    Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline", "too late", detail)
 }
 
 async fn submit(served: Arc<Served>, batch: NewBatch, entries: Entries) -> Result<(Awaited, Submitted), Problem> {

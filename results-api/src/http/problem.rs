@@ -1,6 +1,7 @@
 //! Problems: whatever goes wrong, as RFC 9457 writes it. The one place where kinds of errors become status codes.
 
 use std::any::Any;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -56,24 +57,52 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "too large", detail)
     }
 
+    /// The body is not what is taken there.
+    pub(super) fn media_type(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", "the body is of another type", detail)
+    }
+
+    /// It is not what was said before.
+    pub(super) fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", "it contradicts what is known", detail)
+    }
+
+    /// Another process may do it, or this one with other settings.
+    pub(super) fn not_done_here(kind: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, kind, "not done here", detail)
+    }
+
+    /// The rest of the body did not come.
+    pub(super) fn paused(pause: Duration) -> Self {
+        let detail = format!("nothing more of the body came for {} seconds; send it again", pause.as_secs());
+        Self::new(StatusCode::REQUEST_TIMEOUT, "paused", "the body paused for too long", detail)
+    }
+
+    /// What will pass.
+    fn passing(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self { retry_after: Some(RETRY_AFTER_SECONDS), ..Self::new(status, kind, title, detail) }
+    }
+
     /// Something behind the API is away, and will probably come back.
     pub(super) fn away(detail: impl Into<String>) -> Self {
-        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "away", "not available now", detail);
-        Self { retry_after: Some(RETRY_AFTER_SECONDS), ..problem }
+        Self::passing(StatusCode::SERVICE_UNAVAILABLE, "away", "not available now", detail)
+    }
+
+    /// Others have all that there is of something.
+    pub(super) fn busy(detail: impl Into<String>) -> Self {
+        Self::passing(StatusCode::SERVICE_UNAVAILABLE, "busy", "not available now", detail)
     }
 
     /// It takes too long, and nobody knows why.
     pub(super) fn late() -> Self {
         let detail = "there was no answer in time; try again in a moment";
-        let problem = Self::new(StatusCode::GATEWAY_TIMEOUT, "late", "too late", detail);
-        Self { retry_after: Some(RETRY_AFTER_SECONDS), ..problem }
+        Self::passing(StatusCode::GATEWAY_TIMEOUT, "late", "too late", detail)
     }
 
     /// We stop; another may be there, or we come back.
     pub(super) fn stopping() -> Self {
         let detail = "the results API stops; try again in a moment";
-        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "not available now", detail);
-        Self { retry_after: Some(RETRY_AFTER_SECONDS), ..problem }
+        Self::passing(StatusCode::SERVICE_UNAVAILABLE, "stopping", "not available now", detail)
     }
 
     /// A fault of ours; the log has more.
@@ -112,9 +141,7 @@ impl From<StoreError> for Problem {
                 Self::away("the store cannot be reached now; nothing is lost, try again in a moment")
             }
             StoreErrorKind::Unknown => Self::not_found("unknown_batch", error.reason),
-            StoreErrorKind::Conflict => {
-                Self::new(StatusCode::CONFLICT, "conflict", "it contradicts what is known", error.reason)
-            }
+            StoreErrorKind::Conflict => Self::conflict(error.reason),
             StoreErrorKind::Forgotten => {
                 Self::new(StatusCode::GONE, "forgotten", "it was there and is no longer", error.reason)
             }

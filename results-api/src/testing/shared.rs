@@ -11,7 +11,7 @@ use tidemill_core::outcome::Outcome;
 use tidemill_core::segment::Segment;
 use tidemill_core::store::embedded::Embedded;
 use tidemill_core::store::{
-    BatchInfo, Books, DeadItem, Order, Page, Progress, Shared, Store, StoreError, StoreErrorKind, Version,
+    AtMost, BatchInfo, Books, DeadItem, Order, Page, Progress, Shared, Store, StoreError, StoreErrorKind, Version,
 };
 
 /// The embedded store, which can be taken away and come back.
@@ -143,8 +143,12 @@ impl Shared for InProcess {
         self.here().await?.info(batch).await
     }
 
-    async fn list(&self, limit: usize) -> Result<Vec<BatchInfo>, StoreError> {
-        self.here().await?.list(limit).await
+    async fn begin(&self, batch: &Batch) -> Result<Option<Batch>, StoreError> {
+        self.here().await?.begin(batch).await
+    }
+
+    async fn list(&self, most: AtMost) -> Result<Vec<BatchInfo>, StoreError> {
+        self.here().await?.list(most).await
     }
 
     async fn accept(&self, batch: &BatchId, before: u64) -> Result<(), StoreError> {
@@ -167,8 +171,8 @@ impl Shared for InProcess {
         self.here().await?.workers().await
     }
 
-    async fn dead(&self, batch: Option<&BatchId>, limit: usize) -> Result<Vec<DeadItem>, StoreError> {
-        self.here().await?.dead(batch, limit).await
+    async fn dead(&self, batch: Option<&BatchId>, most: AtMost) -> Result<Vec<DeadItem>, StoreError> {
+        self.here().await?.dead(batch, most).await
     }
 
     async fn revive(&self, batch: &BatchId, index: u64) -> Result<bool, StoreError> {

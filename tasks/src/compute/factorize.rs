@@ -6,18 +6,15 @@ use num_prime::nt_funcs::{factorize64, is_prime64};
 use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Compute, Cost, Invalid, Stop, Task};
 
+use crate::NoOptions;
+
 /// Factors unsigned 64-bit integers.
 #[derive(Clone, Copy, Debug)]
 pub struct Factorize;
 
-/// The task has no options.
-#[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Options {}
-
 impl Task for Factorize {
     type Input = u64;
-    type Options = Options;
+    type Options = NoOptions;
     type Output = Vec<u64>;
     type Plan = ();
 
@@ -36,7 +33,7 @@ impl Task for Factorize {
         }
     }
 
-    fn plan(&self, _options: Options) -> Result<(), Invalid> {
+    fn plan(&self, _options: NoOptions) -> Result<(), Invalid> {
         Ok(())
     }
 
@@ -154,6 +151,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::scenario::Seeded;
 
     #[test]
     fn the_numbers_of_the_catalogue_come_out() {
@@ -195,10 +193,11 @@ mod tests {
 
     #[test]
     fn the_loads_of_the_catalogue_are_right_and_the_hard_cases_quick() {
-        let mut chance = fastrand::Rng::with_seed(1);
-        let classic: Vec<u64> = (0..10_000).map(|_| chance.u64(20_000..=100_000_000)).collect();
-        let random: Vec<u64> = (0..1000).map(|_| chance.u64(1..)).collect();
-        let mut prime = || std::iter::repeat_with(|| chance.u64(1 << 31..1 << 32)).find(|n| is_prime64(*n)).unwrap();
+        let mut chance = Seeded::new(1);
+        let classic: Vec<u64> = (0..10_000).map(|_| chance.number(20_000..=100_000_000)).collect();
+        let random: Vec<u64> = (0..1000).map(|_| chance.number(1..=u64::MAX)).collect();
+        let mut large = || chance.number(1 << 31..=u64::from(u32::MAX));
+        let mut prime = || std::iter::repeat_with(&mut large).find(|n| is_prime64(*n)).unwrap();
         let hard: Vec<u64> = (0..100).map(|_| prime() * prime()).collect();
         for number in classic.into_iter().chain(random) {
             let factors = factors(number);

@@ -171,7 +171,11 @@ impl Compute for Map {
         !plan.is_on_cpu()
     }
 
-    fn run_together(&self, plan: &Plan, xs: Vec<f64>, _stop: &Stop<'_>) -> Vec<Result<Value, Failure>> {
+    fn run_together(&self, plan: &Plan, xs: Vec<f64>, stop: &Stop<'_>) -> Vec<Result<Value, Failure>> {
+        // Reading the inputs of a chunk took its time. Where nobody waits any more, the device is left to others.
+        if stop.is_asked() {
+            return vec![Err(Failure::stopped()); xs.len()];
+        }
         match self.on_device(plan, &xs) {
             Ok(values) => xs.iter().zip(values).map(|(x, value)| Value::finite(value, &plan.text, *x)).collect(),
             Err(failure) => vec![Err(failure); xs.len()],
@@ -336,6 +340,19 @@ mod tests {
         let job = job(Some(Arc::new(Fake)), "cuda:1");
 
         assert_eq!(together(&*job, &["2", "two", "0"]), ["device", "invalid_input", "device"]);
+    }
+
+    #[test]
+    fn a_chunk_for_which_nobody_waits_is_not_computed() {
+        // There is no such device: who asked for it would be told so.
+        let job = job(Some(Arc::new(Fake)), "cuda:1");
+        let stop = CancellationToken::new();
+        stop.cancel();
+
+        let results = job.compute_together(&[&raw(&1), &raw(&2)], &Stop(&stop));
+
+        let kinds: Vec<String> = results.into_iter().map(|result| result.unwrap_err().kind.into()).collect();
+        assert_eq!(kinds, ["stopped", "stopped"]);
     }
 
     #[test]

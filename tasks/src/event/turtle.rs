@@ -192,7 +192,7 @@ impl Wait for Turtle {
             };
             bytes.map(|bytes| (path, bytes, options.format))
         });
-        let (path, bytes, format) = drawing.await.map_err(|panicked| Failure::panicked(&panicked.0))??;
+        let (path, bytes, format) = drawing.await??;
         let (media_type, extension) = match format {
             Format::Svg => ("image/svg+xml", "svg"),
             Format::Png => ("image/png", "png"),

@@ -1,13 +1,13 @@
-//! The first directory of a TIFF file, and so of EXIF, which is kept as one: whole numbers by their tag.
+//! The directories of a TIFF file, and so of EXIF, which is kept as one: whole numbers by their tag.
 
 use ::image::metadata::Orientation;
 
 use super::turn::Turn;
 
 /// What is at the beginning of EXIF in a JPEG. Some write it in other formats too.
-const NAME: &[u8] = b"Exif\0\0";
+pub(super) const NAME: &[u8] = b"Exif\0\0";
 /// The tag of the orientation.
-const ORIENTATION: u16 = 0x0112;
+pub(super) const ORIENTATION: u16 = 0x0112;
 
 /// A number that stands in its entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,32 +20,82 @@ pub(super) struct Number {
     pub(super) value: u32,
 }
 
-/// Finds a number by its tag; of several, the first.
-pub(super) fn number(tiff: &[u8], tag: u16) -> Option<Number> {
-    let is_little = match tiff {
-        [b'I', b'I', 42, 0, ..] => true,
-        [b'M', b'M', 0, 42, ..] => false,
-        _ => return None,
-    };
-    let read = |at: usize, length: usize| {
+/// The numbers of a file, in its order of digits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Numbers {
+    is_little: bool,
+}
+
+impl Numbers {
+    /// Those of a file that begins as one.
+    pub(super) fn of(tiff: &[u8]) -> Option<Self> {
+        match tiff {
+            [b'I', b'I', 42, 0, ..] => Some(Self { is_little: true }),
+            [b'M', b'M', 0, 42, ..] => Some(Self { is_little: false }),
+            _ => None,
+        }
+    }
+
+    /// Where the first directory begins.
+    pub(super) fn first(self, tiff: &[u8]) -> Option<usize> {
+        Some(self.read(tiff, 4, 4)? as usize)
+    }
+
+    /// Where the directory behind another one begins, if there is one.
+    pub(super) fn next(self, tiff: &[u8], directory: usize) -> Option<Number> {
+        let entries = self.read(tiff, directory, 2)? as usize;
+        let at = directory.saturating_add(2 + 12 * entries);
+        let value = self.read(tiff, at, 4)?;
+        (value != 0).then_some(Number { at, length: 4, value })
+    }
+
+    /// Finds a number by its tag; of several, the first.
+    pub(super) fn find(self, tiff: &[u8], directory: usize, tag: u16) -> Option<Number> {
+        let read = |at, length| self.read(tiff, at, length);
+        let entries = read(directory, 2)? as usize;
+        let mut places = (0..entries).map(|entry| directory.saturating_add(2 + 12 * entry));
+        let entry = places.find(|&entry| read(entry, 2) == Some(u32::from(tag)))?;
+        let length = match read(entry + 2, 2)? {
+            1 => 1,
+            3 => 2,
+            4 => 4,
+            _ => return None,
+        };
+        if read(entry + 4, 4)? == 0 {
+            return None;
+        }
+        Some(Number { at: entry + 8, length, value: read(entry + 8, length)? })
+    }
+
+    /// Writes another value over a number that was found there, if that has room for it.
+    pub(super) fn write(self, tiff: &mut [u8], number: Number, value: u32) {
+        let Number { at, length, .. } = number;
+        if u64::from(value) >> (8 * length) != 0 {
+            return;
+        }
+        let digits = if self.is_little { value.to_le_bytes() } else { value.to_be_bytes() };
+        let digits = if self.is_little { &digits[..length] } else { &digits[4 - length..] };
+        tiff[at..at + length].copy_from_slice(digits);
+    }
+
+    /// Writes another value where that number is, if it is there.
+    pub(super) fn replace(self, tiff: &mut [u8], directory: usize, tag: u16, value: u32) {
+        if let Some(number) = self.find(tiff, directory, tag) {
+            self.write(tiff, number, value);
+        }
+    }
+
+    fn read(self, tiff: &[u8], at: usize, length: usize) -> Option<u32> {
         let digits = tiff.get(at..)?.get(..length)?.iter();
         let join = |number: u32, &digit: &u8| (number << 8) | u32::from(digit);
-        Some(if is_little { digits.rev().fold(0, join) } else { digits.fold(0, join) })
-    };
-    let start = read(4, 4)? as usize;
-    let entries = read(start, 2)? as usize;
-    let mut places = (0..entries).map(|entry| start.saturating_add(2 + 12 * entry));
-    let entry = places.find(|&entry| read(entry, 2) == Some(u32::from(tag)))?;
-    let length = match read(entry + 2, 2)? {
-        1 => 1,
-        3 => 2,
-        4 => 4,
-        _ => return None,
-    };
-    if read(entry + 4, 4)? == 0 {
-        return None;
+        Some(if self.is_little { digits.rev().fold(0, join) } else { digits.fold(0, join) })
     }
-    Some(Number { at: entry + 8, length, value: read(entry + 8, length)? })
+}
+
+/// Finds a number of the first directory by its tag; of several, the first.
+pub(super) fn number(tiff: &[u8], tag: u16) -> Option<Number> {
+    let numbers = Numbers::of(tiff)?;
+    numbers.find(tiff, numbers.first(tiff)?, tag)
 }
 
 /// What makes a picture upright with this EXIF, if that says so.

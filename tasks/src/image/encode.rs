@@ -1,13 +1,14 @@
 //! From pixels to a file.
 //!
 //! Alpha is kept by PNG, WebP, TIFF and GIF (there on or off, whichever is nearer); for JPEG and BMP the picture is put
-//! on white. WebP is written without loss: no encoder with loss is known in Rust that needs no further library in C.
+//! on white. No colour profile is written: pixels are sRGB. WebP is written without loss: no encoder with loss is known in
+//! Rust that needs no further library in C.
 
 use ::image::codecs::bmp::BmpEncoder;
 use ::image::codecs::gif::GifEncoder;
 use ::image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use ::image::codecs::webp::WebPEncoder;
-use ::image::{ExtendedColorType, ImageEncoder};
+use ::image::{ExtendedColorType, ImageEncoder, ImageResult};
 
 use super::error::{ErrorKind, ImageError};
 use super::header::Format;
@@ -24,8 +25,24 @@ const GIF_SPEED: i32 = 10;
 /// # Errors
 /// [`ErrorKind::Encode`], such as for a side that the format cannot have (GIF and JPEG 65,535, WebP 16,384).
 pub fn encode(picture: Picture, format: Format, quality: u8) -> Result<Vec<u8>, ImageError> {
+    encode_with(picture, format, quality, None)
+}
+
+/// As [`encode`]; with EXIF where the format has room for it (JPEG, PNG and WebP).
+pub(super) fn encode_with(
+    picture: Picture,
+    format: Format,
+    quality: u8,
+    exif: Option<Vec<u8>>,
+) -> Result<Vec<u8>, ImageError> {
     let picture = match format {
-        Format::Jpeg => return jpeg::encode(&picture.on_white(), quality),
+        Format::Jpeg => {
+            let jpeg = jpeg::encode(&picture.on_white(), quality)?;
+            return match exif {
+                Some(exif) => jpeg::with_exif(&jpeg, &exif),
+                None => Ok(jpeg),
+            };
+        }
         Format::Bmp => picture.on_white(),
         Format::Gif if picture.channels == Channels::Gray => picture.into_rgb(),
         Format::Gif => clear_or_opaque(picture),
@@ -43,14 +60,28 @@ pub fn encode(picture: Picture, format: Format, quality: u8) -> Result<Vec<u8>, 
     };
     let written = match format {
         Format::Tiff => return tiff::encode(&picture).map_err(|e| failed(&e)),
-        Format::Png => PngEncoder::new_with_quality(&mut bytes, CompressionType::Fast, FilterType::Adaptive)
-            .write_image(data, width, height, colour),
-        Format::Webp => WebPEncoder::new_lossless(&mut bytes).write_image(data, width, height, colour),
+        Format::Png => {
+            let encoder = PngEncoder::new_with_quality(&mut bytes, CompressionType::Fast, FilterType::Adaptive);
+            write(encoder, exif, &picture, colour)
+        }
+        Format::Webp => write(WebPEncoder::new_lossless(&mut bytes), exif, &picture, colour),
         Format::Gif => GifEncoder::new_with_speed(&mut bytes, GIF_SPEED).encode(data, width, height, colour),
         Format::Bmp | Format::Jpeg => BmpEncoder::new(&mut bytes).write_image(data, width, height, colour),
     };
     written.map_err(|e| failed(&e))?;
     Ok(bytes)
+}
+
+fn write(
+    mut encoder: impl ImageEncoder,
+    exif: Option<Vec<u8>>,
+    picture: &Picture,
+    colour: ExtendedColorType,
+) -> ImageResult<()> {
+    if let Some(exif) = exif {
+        encoder.set_exif_metadata(exif).map_err(::image::ImageError::Unsupported)?;
+    }
+    encoder.write_image(&picture.data, picture.width, picture.height, colour)
 }
 
 /// Rounds alpha to none or all. Of the encoder itself, whatever is not quite clear becomes opaque.

@@ -19,8 +19,9 @@ pub enum ErrorKind {
     BadOption,
     /// The result cannot be written in the format that was asked for.
     Encode,
-    /// The caller no longer wants the result. The only kind that says nothing about the picture.
-    Cancelled,
+    /// The caller no longer wants the result. The only kind that says nothing about the picture, and the only one that
+    /// may pass.
+    Stopped,
 }
 
 impl ErrorKind {
@@ -34,14 +35,15 @@ impl ErrorKind {
             Self::TooLarge => "too_large",
             Self::BadOption => "bad_option",
             Self::Encode => "encode",
-            Self::Cancelled => "cancelled",
+            Self::Stopped => "stopped",
         }
     }
 }
 
 /// Why a picture did not come out: a kind to match on and a sentence for people.
 ///
-/// All kinds but [`ErrorKind::Cancelled`] are permanent: the same bytes and options fail again.
+/// All kinds but [`ErrorKind::Stopped`] are permanent: the same bytes and options fail again. As an item's failure that
+/// one is [`Failure::stopped`](tidemill_core::failure::Failure::stopped).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ImageError {
@@ -72,8 +74,8 @@ impl ImageError {
         Self::new(ErrorKind::BadOption, format!("{path}: {what}"))
     }
 
-    pub(super) fn cancelled() -> Self {
-        Self::new(ErrorKind::Cancelled, "cancelled")
+    pub(super) fn stopped() -> Self {
+        Self::new(ErrorKind::Stopped, "stopped")
     }
 
     /// Translates what the crate `image` says while it reads a picture.

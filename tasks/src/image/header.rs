@@ -183,6 +183,9 @@ impl Header {
         let mut decoder = decoder(bytes, format, limits)?;
         let (width, height) = decoder.dimensions();
         limits.check("the picture", (width, height))?; // before tags are read, which may be large too
+        if format == Format::Webp {
+            check_frames(bytes, (width, height), limits)?;
+        }
         // Damaged EXIF is no reason to refuse the picture: it is shown as it is stored.
         let exif = decoder.exif_metadata().unwrap_or_default();
         let upright = exif.and_then(|exif| directory::upright(&exif)).unwrap_or(Turn::NONE);
@@ -217,6 +220,57 @@ pub(super) fn decoder<'a>(
         }
         (_, e) => ImageError::from_decoder(format, e),
     })
+}
+
+/// Holds the frames of a WebP against the limits and its canvas: the decoder makes room for whatever size they say, and
+/// looks at that afterwards.
+fn check_frames(webp: &[u8], canvas: (u32, u32), limits: &Limits) -> Result<(), ImageError> {
+    let check = |(name, content): ([u8; 4], &[u8])| {
+        let Some(size) = frame_size(name, content) else { return Ok(()) };
+        limits.check("a frame of the WebP", size)?;
+        if size.0 <= canvas.0 && size.1 <= canvas.1 {
+            return Ok(());
+        }
+        let what = format!("a frame in it has {}×{} pixels, its canvas {}×{}", size.0, size.1, canvas.0, canvas.1);
+        Err(ImageError::corrupt(Format::Webp, what))
+    };
+    for (name, content) in Chunks(webp.get(12..).unwrap_or_default()) {
+        check((name, content))?;
+        if name == *b"ANMF" {
+            // Behind where the frame lies, how large it is and how long it is shown.
+            Chunks(content.get(16..).unwrap_or_default()).try_for_each(check)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a chunk of a WebP says of the size of its pixels, if it has some.
+fn frame_size(name: [u8; 4], content: &[u8]) -> Option<(u32, u32)> {
+    match (&name, content) {
+        (b"VP8 ", &[_, _, _, 0x9D, 0x01, 0x2A, a, b, c, d, ..]) => {
+            let length = |digits| u32::from(u16::from_le_bytes(digits) & 0x3FFF);
+            Some((length([a, b]), length([c, d])))
+        }
+        (b"VP8L", &[0x2F, a, b, c, d, ..]) => {
+            let lengths = u32::from_le_bytes([a, b, c, d]);
+            Some((1 + (lengths & 0x3FFF), 1 + ((lengths >> 14) & 0x3FFF)))
+        }
+        _ => None,
+    }
+}
+
+/// The chunks of a RIFF file: the name of each, and what is in it as far as that is there.
+struct Chunks<'a>(&'a [u8]);
+
+impl<'a> Iterator for Chunks<'a> {
+    type Item = ([u8; 4], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (&[a, b, c, d, ref length @ ..], rest) = self.0.split_first_chunk::<8>()?;
+        let length = u32::from_le_bytes(*length) as usize;
+        self.0 = rest.get(length.saturating_add(length % 2)..).unwrap_or_default();
+        Some(([a, b, c, d], &rest[..length.min(rest.len())]))
+    }
 }
 
 fn profile_too_large(format: Format, most: u64) -> ImageError {
@@ -348,6 +402,47 @@ mod tests {
 
             assert_eq!(Header::read(&webp, &Limits::default()).unwrap().size(), (1, 2));
         }
+    }
+
+    /// A WebP with that canvas, and with these chunks.
+    fn extended(flags: u8, canvas: [u8; 2], chunks: &[u8]) -> Vec<u8> {
+        let [width, height] = canvas.map(|side| side - 1);
+        let head = chunk(b"VP8X", &[flags, 0, 0, 0, width, 0, 0, height, 0, 0]);
+        chunk(b"RIFF", &[&b"WEBP"[..], &head, chunks].concat())
+    }
+
+    fn chunk(name: &[u8; 4], content: &[u8]) -> Vec<u8> {
+        let padding = &[0][..content.len() % 2];
+        [&name[..], &(content.len() as u32).to_le_bytes(), content, padding].concat()
+    }
+
+    /// The heads of frames, with loss and without.
+    fn frames([width, height]: [u16; 2]) -> [Vec<u8>; 2] {
+        let lengths = u32::from(width - 1) | (u32::from(height - 1) << 14);
+        let lossy = [&[0, 0, 0, 0x9D, 0x01, 0x2A][..], &width.to_le_bytes(), &height.to_le_bytes()].concat();
+        [chunk(b"VP8 ", &lossy), chunk(b"VP8L", &[&[0x2F][..], &lengths.to_le_bytes()].concat())]
+    }
+
+    #[test]
+    fn a_frame_of_a_webp_may_not_be_larger_than_its_canvas() {
+        let film = |frame: &[u8]| {
+            let shown = [&[0; 6][..], &[7, 0, 0, 3, 0, 0, 100, 0, 0, 0], frame].concat();
+            [chunk(b"ANIM", &[0; 6]), chunk(b"ANMF", &shown)].concat()
+        };
+        let [in_bounds, wide, huge] = [[8, 4], [9, 4], [16_000, 16_000]].map(frames);
+        let read = |flags: u8, chunks: &[u8]| Header::read(&extended(flags, [8, 4], chunks), &Limits::default());
+        for kind in [0, 1] {
+            assert_eq!(read(0, &in_bounds[kind]).unwrap().size(), (8, 4));
+            assert_eq!(read(2, &film(&in_bounds[kind])).unwrap().size(), (8, 4));
+            for (frames, refused) in [(&wide, ErrorKind::Corrupt), (&huge, ErrorKind::TooLarge)] {
+                assert_eq!(read(0, &frames[kind]).unwrap_err().kind(), refused);
+                assert_eq!(read(2, &film(&frames[kind])).unwrap_err().kind(), refused);
+            }
+        }
+        assert_eq!(
+            read(0, &wide[0]).unwrap_err().to_string(),
+            "the WebP is damaged: a frame in it has 9×4 pixels, its canvas 8×4"
+        );
     }
 
     #[test]

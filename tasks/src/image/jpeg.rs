@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use turbojpeg::{Colorspace, Compressor, DecompressHeader, Decompressor, PixelFormat, ScalingFactor, Subsamp};
 
-use super::directory;
+use super::directory::{self, Numbers};
 use super::error::{ErrorKind, ImageError};
 use super::header::{Format, Header, MAX_PROFILE};
 use super::picture::{Channels, Picture};
@@ -47,6 +47,17 @@ impl Eighths {
     /// As a factor.
     pub fn factor(self) -> f64 {
         f64::from(self as u32) / 8.0
+    }
+
+    /// The smallest one that is enough; the whole where none is.
+    pub(super) fn smallest(is_enough: impl Fn(Self) -> bool) -> Self {
+        Self::ALL.into_iter().find(|scale| is_enough(*scale)).unwrap_or(Self::Eight)
+    }
+
+    /// Whether it leaves at least so many times the pixels that are wanted, along each side.
+    pub(super) fn leaves(self, times: f64, source: (u32, u32), wanted: (u32, u32)) -> bool {
+        let left = |source: u32, wanted: u32| f64::from(source) * self.factor() >= times * f64::from(wanted);
+        left(source.0, wanted.0) && left(source.1, wanted.1)
     }
 
     /// What a length becomes: rounded up.
@@ -253,6 +264,31 @@ pub(super) fn encode(picture: &Picture, quality: u8) -> Result<Vec<u8>, ImageErr
     let (width, height) = (picture.width as usize, picture.height as usize);
     let image = turbojpeg::Image { pixels: &picture.data[..], width, pitch: picture.stride(), height, format };
     compressor.compress_to_vec(image).map_err(failed)
+}
+
+/// The most bytes of EXIF: what one segment holds beside its length and the name.
+const MAX_EXIF: usize = 65_535 - 2 - directory::NAME.len();
+
+/// The first EXIF that can be read.
+pub(super) fn exif(bytes: &[u8]) -> Option<&[u8]> {
+    Walk::of(bytes).find_map(|segment| match segment {
+        [_, 0xE1, _, _, b'E', b'x', b'i', b'f', 0, 0, exif @ ..] => Numbers::of(exif).map(|_| exif),
+        _ => None,
+    })
+}
+
+/// Puts EXIF into a JPEG, as its first segment.
+///
+/// # Errors
+/// [`ErrorKind::Encode`] if it is too long.
+pub(super) fn with_exif(jpeg: &[u8], exif: &[u8]) -> Result<Vec<u8>, ImageError> {
+    if exif.len() > MAX_EXIF {
+        let message = format!("the EXIF has {} bytes; a JPEG takes at most {MAX_EXIF}: metadata=drop", exif.len());
+        return Err(ImageError::new(ErrorKind::Encode, message));
+    }
+    let length = (2 + directory::NAME.len() + exif.len()) as u16;
+    let (start, rest) = jpeg.split_at(2);
+    Ok([start, &[0xFF, 0xE1], &length.to_be_bytes(), directory::NAME, exif, rest].concat())
 }
 
 /// Walks the segments up to the first scan, over bytes that belong to none as libjpeg does.

@@ -24,7 +24,7 @@ use super::header::{Format, Header, Limits};
 use super::jpeg::Eighths;
 use super::picture::Picture;
 use super::resize::{self, Window};
-use super::steps::{Bound, Filter, Flip, Options, Resize, Step};
+use super::steps::{Bound, Filter, Flip, Metadata, Options, Resize, Step};
 use super::turn::Turn;
 
 /// How much larger than the wanted size a reduced picture is, at least, along each side.
@@ -80,6 +80,11 @@ impl Plan {
     /// The quality of a JPEG.
     pub const fn quality(&self) -> u8 {
         self.options.quality
+    }
+
+    /// Whether EXIF comes along.
+    pub(super) fn keeps_metadata(&self) -> bool {
+        self.options.metadata == Metadata::Keep
     }
 
     /// The smallest standard deviation to which a blur may be reduced.
@@ -169,14 +174,12 @@ fn scale(header: &Header, wanted: (u32, u32), variance: f64, times: f64) -> Eigh
     if header.format != Format::Jpeg {
         return Eighths::Eight;
     }
-    let is_enough = |scale: &Eighths| {
-        let least = times * LEFT_TO_SHRINK;
-        let left = |whole: u32, wanted: u32| f64::from(whole) * scale.factor() >= least * f64::from(wanted);
+    let source = (header.width, header.height);
+    Eighths::smallest(|scale| {
         let is_blurred = variance.sqrt() * scale.factor() >= times * LEFT_TO_BLUR;
-        scale.scale(header.width.min(header.height)) >= LEAST_SIDE
-            && (is_blurred || (left(header.width, wanted.0) && left(header.height, wanted.1)))
-    };
-    Eighths::ALL.into_iter().find(is_enough).unwrap_or(Eighths::Eight)
+        scale.scale(source.0.min(source.1)) >= LEAST_SIDE
+            && (is_blurred || scale.leaves(times * LEFT_TO_SHRINK, source, wanted))
+    })
 }
 
 /// How many times larger a step makes by what a picture differs from the exact one; at least 1. Sharpening counts by a third

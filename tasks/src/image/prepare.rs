@@ -93,7 +93,8 @@ pub fn prepare(
     // From here on in the directions of the stored picture; the small result is turned at the end.
     let part = header.upright.source_of([x, y, width, height], size);
     let size = header.upright.size(size);
-    let decoded = decode::decode(bytes, &header, limits, scale(&header, size))?;
+    let scale = Eighths::smallest(|scale| scale.leaves(LEFT_TO_SHRINK, (header.width, header.height), size));
+    let decoded = decode::decode(bytes, &header, limits, scale)?;
     let (across, down) = (decoded.window[2] / f64::from(size.0), decoded.window[3] / f64::from(size.1));
     let [x, y, width, height] = part.map(f64::from);
     let window = clamped([x * across, y * down, width * across, height * down], decoded.window);
@@ -157,14 +158,6 @@ fn centre(size: (u32, u32), crop: Option<(u32, u32)>) -> Result<[u32; 4], ImageE
     }
     let start = |whole: u32, part: u32| (f64::from(whole - part) / 2.0).round_ties_even() as u32;
     Ok([start(size.0, width), start(size.1, height), width, height])
-}
-
-fn scale(header: &Header, size: (u32, u32)) -> Eighths {
-    let left = |scale: &Eighths, whole: u32, wanted: u32| {
-        f64::from(whole) * scale.factor() >= LEFT_TO_SHRINK * f64::from(wanted)
-    };
-    let is_enough = |scale: &Eighths| left(scale, header.width, size.0) && left(scale, header.height, size.1);
-    Eighths::ALL.into_iter().find(is_enough).unwrap_or(Eighths::Eight)
 }
 
 #[cfg(test)]

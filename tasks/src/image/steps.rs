@@ -40,6 +40,10 @@ pub struct Options {
     /// The quality of a JPEG. The other formats are written without loss (GIF: with 256 colours).
     #[schemars(range(min = 1, max = 100))]
     pub quality: u8,
+    /// What becomes of what the file says beside its pixels. `drop` leaves all of it out. `keep` takes the EXIF of a JPEG,
+    /// PNG or WebP along into a JPEG, PNG or WebP, where and when it was taken included: with the orientation 1, the size of
+    /// the result, and without the small picture within. XMP, IPTC and comments are never kept.
+    pub metadata: Metadata,
     /// Carries out every step at the full size, also where a later step makes the difference invisible. Only a blur of 64
     /// pixels or more is computed at a fraction of it, which differs by two levels of 255 at most.
     pub exact: bool,
@@ -47,8 +51,19 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { steps: Vec::new(), format: None, quality: 85, exact: false }
+        Self { steps: Vec::new(), format: None, quality: 85, metadata: Metadata::Drop, exact: false }
     }
+}
+
+/// What becomes of what a file says beside its pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Metadata {
+    /// It is left out.
+    #[default]
+    Drop,
+    /// EXIF comes along.
+    Keep,
 }
 
 /// One step.
@@ -135,6 +150,12 @@ impl Options {
         if !(1..=100).contains(&self.quality) {
             return Err(ImageError::bad_option("quality", format!("{} is not in 1 to 100", self.quality)));
         }
+        if let (Metadata::Keep, Some(format @ (Format::Gif | Format::Tiff | Format::Bmp))) =
+            (self.metadata, self.format)
+        {
+            let what = format!("EXIF is kept in JPEG, PNG and WebP, not in {}", format.name());
+            return Err(ImageError::bad_option("metadata", what));
+        }
         for (index, step) in self.steps.iter().enumerate() {
             step.validate().map_err(|what| ImageError::bad_option(&step.path(index), what))?;
         }
@@ -205,7 +226,8 @@ mod tests {
             r#"{"steps": [{"blur": 15}, {"thumbnail": [1200, 800]}, {"thumbnail": 300}, {"resize": [20, 10]},
                 {"resize": {"size": [9, 9], "filter": "bicubic"}}, {"crop": [1, 2, 3, 4]}, {"rotate": 90},
                 {"flip": "horizontal"}, "grayscale", {"sharpen": 2}, {"sharpen": {"sigma": 1.5, "amount": 2}},
-                {"brightness": 1.2}, {"contrast": 0.5}], "format": "jpg", "quality": 70}"#,
+                {"brightness": 1.2}, {"contrast": 0.5}], "format": "jpg", "quality": 70,
+                "metadata": "keep"}"#,
         )
         .unwrap();
 
@@ -213,7 +235,7 @@ mod tests {
         assert_eq!(options.steps[2], Step::Thumbnail(Bound(300, 300)));
         assert_eq!(options.steps[4], Step::Resize(Resize { size: (9, 9), filter: Filter::Bicubic }));
         assert_eq!(options.steps[9], Step::Sharpen(Sharpen { sigma: 2.0, amount: 1.5 }));
-        assert_eq!(options.format, Some(Format::Jpeg));
+        assert_eq!((options.format, options.metadata), (Some(Format::Jpeg), Metadata::Keep));
         let again: Options = serde_json::from_str(&serde_json::to_string(&options).unwrap()).unwrap();
         assert_eq!(again, options);
     }
@@ -237,6 +259,10 @@ mod tests {
         }
         assert_eq!(message(r#"{"steps": [{"resize": [0, 5]}]}"#), "steps[0].resize: 0 is not in 1 to 65535 pixels");
         assert_eq!(message(r#"{"quality": 0}"#), "quality: 0 is not in 1 to 100");
+        assert_eq!(
+            message(r#"{"metadata": "keep", "format": "gif"}"#),
+            "metadata: EXIF is kept in JPEG, PNG and WebP, not in GIF"
+        );
         assert!(message(r#"{"steps": [{"blurr": 5}]}"#).contains("unknown variant `blurr`, expected one of `blur`"));
         assert!(
             message(r#"{"steps": [{"thumbnail": "x"}]}"#).contains("expected a size in pixels, or [width, height]")

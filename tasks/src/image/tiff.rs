@@ -6,7 +6,7 @@ use std::io::{self, Cursor, Seek, Write};
 use ::image::metadata::Orientation;
 use ::tiff::decoder::{ChunkType, Decoder, DecodingResult};
 use ::tiff::encoder::{TiffEncoder, colortype};
-use ::tiff::tags::{CompressionMethod, ExtraSamples, PhotometricInterpretation, PlanarConfiguration, Tag};
+use ::tiff::tags::{CompressionMethod, ExtraSamples, PhotometricInterpretation, PlanarConfiguration, Predictor, Tag};
 use ::tiff::{ColorType, TiffError, TiffResult, TiffUnsupportedError};
 
 use super::directory;
@@ -21,6 +21,9 @@ const VARIETIES: &str = "gray, palette, RGB, CMYK and YCbCr with up to 16 bits a
 
 /// The largest block of a JPEG: 8 pixels, sampled by 4.
 const LARGEST_BLOCK: u32 = 32;
+
+/// The order of bits in which the first pixel of a byte is in its last bit.
+const LAST_BIT_FIRST: u16 = 2;
 
 /// What the samples of a pixel are.
 #[derive(Debug, Clone, Copy)]
@@ -119,13 +122,28 @@ fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, ImageError> 
         other => return Err(pixels_not_read(&format!("{other:?}"), other.bit_depth())),
     };
     let is_premultiplied = extra == Some(ExtraSamples::AssociatedAlpha);
-    let planes = decoder.find_tag_unsigned::<u16>(Tag::PlanarConfiguration).map_err(refused)?;
-    let is_planar = planes == Some(PlanarConfiguration::Planar.to_u16()) && colour.num_samples() > 1;
-    if is_planar && decoder.get_chunk_type() == ChunkType::Tile {
-        return Err(not_read("tiles that hold one colour each")); // there the decoder panics
+    let mut number = |tag| decoder.find_tag_unsigned::<u16>(tag).map_err(refused);
+    let (planes, compression) = (number(Tag::PlanarConfiguration)?, number(Tag::Compression)?);
+    let (samples, predictor) = (number(Tag::SamplesPerPixel)?.unwrap_or(1), number(Tag::Predictor)?);
+    let order = number(Tag::FillOrder).unwrap_or_default();
+    let is_tiled = decoder.get_chunk_type() == ChunkType::Tile;
+    if planes == Some(PlanarConfiguration::Planar.to_u16()) {
+        if is_tiled && colour.num_samples() > 1 {
+            return Err(not_read("tiles that hold one colour each")); // there the decoder panics
+        }
+    } else if samples > colour.num_samples() {
+        // The decoder takes them out before it undoes the predictor, which counts on them, and where it does so in a tile
+        // it writes over the next one.
+        if is_tiled || predictor.is_some_and(|predictor| predictor != Predictor::None.to_u16()) {
+            return Err(not_read("samples beyond the colours, in tiles or with a predictor"));
+        }
     }
-    let compression = decoder.find_tag_unsigned::<u16>(Tag::Compression).map_err(refused)?;
-    if compression == Some(CompressionMethod::ModernJPEG.to_u16()) {
+    let is_jpeg = compression == Some(CompressionMethod::ModernJPEG.to_u16());
+    // The decoder does not look. libtiff turns every byte around, however many bits a sample has; but not within a JPEG.
+    if order == Some(LAST_BIT_FIRST) && !is_jpeg {
+        return Err(not_read("bits in the other order"));
+    }
+    if is_jpeg {
         check_jpegs(&mut decoder, limits)?;
     }
     Ok(Opened { decoder, size, kind, bits: colour.bit_depth(), is_premultiplied })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use tidemill_core::blobs::BlobRef;
 use tidemill_core::failure::Failure;
@@ -11,6 +11,7 @@ use tidemill_core::task::{About, Arguments, Cost, Hands, Invalid, Task, Tools, W
 use tidemill_core::web::{Most, check_url};
 
 use super::{Limits, name};
+use crate::NoOptions;
 
 /// Fetches files, many at once.
 #[derive(Clone, Copy, Debug)]
@@ -18,11 +19,6 @@ pub struct Download {
     /// How large a file may be.
     pub limits: Limits,
 }
-
-/// It has none.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Options {}
 
 /// What was stored.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -37,7 +33,7 @@ pub struct Output {
 
 impl Task for Download {
     type Input = String;
-    type Options = Options;
+    type Options = NoOptions;
     type Output = Output;
     type Plan = ();
 
@@ -60,7 +56,7 @@ impl Task for Download {
         }
     }
 
-    fn plan(&self, _options: Options) -> Result<(), Invalid> {
+    fn plan(&self, _options: NoOptions) -> Result<(), Invalid> {
         Ok(())
     }
 

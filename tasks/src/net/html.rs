@@ -75,7 +75,7 @@ fn parse(text: &str, stop: &dyn Fn() -> bool) -> Result<Found, Failure> {
     let mut rest = text;
     while !rest.is_empty() {
         if stop() {
-            return Err(Failure::permanent("stopped", "nobody waits for it any more"));
+            return Err(Failure::stopped());
         }
         let end = (0..=rest.len().min(PIECE_BYTES)).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(rest.len());
         let (piece, after) = rest.split_at(end);

@@ -204,7 +204,7 @@ impl Links {
             let links = html::links(&page, charset, &at, &|| stop.is_cancelled())?;
             Ok::<_, Failure>((links, began.elapsed().as_secs_f64() * 1000.0))
         });
-        let (links, parse_ms) = reading.await.map_err(|panicked| Failure::panicked(&panicked.0))??;
+        let (links, parse_ms) = reading.await??;
         // It keeps its place until it is read: so many pages are in memory, and no more.
         drop(answer);
         Ok(Read { url, status, links, fetch_ms, parse_ms })

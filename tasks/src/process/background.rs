@@ -69,6 +69,7 @@ impl Exercise for Background {
     type Extras = Extras;
 
     const MOST_TICKS: u64 = 2 * COUNT as u64;
+    const LANE: Lane = Lane::Process;
 
     fn about(&self) -> About {
         About {
@@ -84,10 +85,6 @@ impl Exercise for Background {
             arguments: Arguments::Values,
             makes_files: false,
         }
-    }
-
-    fn lane(&self) -> Lane {
-        Lane::Process
     }
 
     fn room(&self, _fields: &Fields) -> usize {

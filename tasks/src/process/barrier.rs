@@ -92,6 +92,7 @@ impl Exercise for Meeting {
     type Extras = Extras;
 
     const MOST_TICKS: u64 = 3;
+    const LANE: Lane = Lane::Process;
 
     fn about(&self) -> About {
         About {
@@ -107,10 +108,6 @@ impl Exercise for Meeting {
             arguments: Arguments::Values,
             makes_files: false,
         }
-    }
-
-    fn lane(&self) -> Lane {
-        Lane::Process
     }
 
     fn room(&self, _fields: &Fields) -> usize {

@@ -55,6 +55,8 @@ impl Exercise for Kill {
     type Fields = Fields;
     type Extras = Extras;
 
+    const LANE: Lane = Lane::Process;
+
     fn about(&self) -> About {
         About {
             name: "process.kill",
@@ -71,16 +73,8 @@ impl Exercise for Kill {
         }
     }
 
-    fn lane(&self) -> Lane {
-        Lane::Process
-    }
-
     fn room(&self, _fields: &Fields) -> usize {
         1
-    }
-
-    fn ticks(&self, _fields: &Fields) -> usize {
-        0
     }
 
     fn play(&self, _fields: &Fields, scene: &Scene) -> Result<Extras, Failure> {

@@ -38,6 +38,8 @@ impl Exercise for OneLock {
     type Fields = Fields;
     type Extras = Pids;
 
+    const LANE: Lane = Lane::Process;
+
     fn about(&self) -> About {
         About {
             name: "process.lock",
@@ -52,16 +54,8 @@ impl Exercise for OneLock {
         }
     }
 
-    fn lane(&self) -> Lane {
-        Lane::Process
-    }
-
     fn room(&self, fields: &Fields) -> usize {
         fields.processes()
-    }
-
-    fn ticks(&self, _fields: &Fields) -> usize {
-        0
     }
 
     fn play(&self, fields: &Fields, scene: &Scene) -> Result<Pids, Failure> {

@@ -55,6 +55,8 @@ impl Exercise for Manager {
     type Fields = Fields;
     type Extras = Extras;
 
+    const LANE: Lane = Lane::Process;
+
     fn about(&self) -> About {
         About {
             name: "process.manager",
@@ -70,16 +72,8 @@ impl Exercise for Manager {
         }
     }
 
-    fn lane(&self) -> Lane {
-        Lane::Process
-    }
-
     fn room(&self, _fields: &Fields) -> usize {
         2
-    }
-
-    fn ticks(&self, _fields: &Fields) -> usize {
-        0
     }
 
     fn play(&self, _fields: &Fields, scene: &Scene) -> Result<Extras, Failure> {

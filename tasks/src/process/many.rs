@@ -43,6 +43,8 @@ impl Exercise for Many {
     type Fields = Fields;
     type Extras = Pids;
 
+    const LANE: Lane = Lane::Process;
+
     fn about(&self) -> About {
         About {
             name: "process.many",
@@ -60,16 +62,8 @@ impl Exercise for Many {
         check_words("names", fields.names.as_deref(), MAX_NAMES)
     }
 
-    fn lane(&self) -> Lane {
-        Lane::Process
-    }
-
     fn room(&self, fields: &Fields) -> usize {
         fields.foods().len() + 1
-    }
-
-    fn ticks(&self, _fields: &Fields) -> usize {
-        0
     }
 
     fn play(&self, fields: &Fields, scene: &Scene) -> Result<Pids, Failure> {

@@ -41,6 +41,7 @@ impl Exercise for Name {
     type Extras = Pids;
 
     const MOST_TICKS: u64 = 5;
+    const LANE: Lane = Lane::Process;
 
     fn about(&self) -> About {
         About {
@@ -55,10 +56,6 @@ impl Exercise for Name {
             arguments: Arguments::Values,
             makes_files: false,
         }
-    }
-
-    fn lane(&self) -> Lane {
-        Lane::Process
     }
 
     fn room(&self, _fields: &Fields) -> usize {

@@ -10,7 +10,7 @@ use tidemill_core::task::{About, Arguments, Lane};
 
 use super::queue::{Received, received};
 use super::spaced::spaced;
-use super::{Program, usual_name};
+use super::{Program, no_pipe, usual_name};
 use crate::children::{Children, Me, Part, Role};
 use crate::scenario::{Exercise, Scene, fields};
 
@@ -34,6 +34,8 @@ impl Exercise for Pipe {
     type Fields = Fields;
     type Extras = Received;
 
+    const LANE: Lane = Lane::Process;
+
     fn about(&self) -> About {
         About {
             name: "process.pipe",
@@ -47,21 +49,12 @@ impl Exercise for Pipe {
         }
     }
 
-    fn lane(&self) -> Lane {
-        Lane::Process
-    }
-
     fn room(&self, _fields: &Fields) -> usize {
         1
     }
 
-    fn ticks(&self, _fields: &Fields) -> usize {
-        0
-    }
-
     fn play(&self, _fields: &Fields, scene: &Scene) -> Result<Received, Failure> {
-        let (parents_end, childs_end) = UnixStream::pair()
-            .map_err(|error| Failure::transient("processes", format!("the system grants no more pipes: {error}")))?;
+        let (parents_end, childs_end) = UnixStream::pair().map_err(|error| no_pipe(&error))?;
         let mut children = Children::of(scene, &self.0)?;
         let child = children.start(Role::new(&PART, usual_name(1)).handed(childs_end.as_fd()))?;
         // The child has its own: this end hears nothing more once that is closed.

@@ -85,6 +85,8 @@ impl Exercise for Pool {
     type Fields = Fields;
     type Extras = Extras;
 
+    const LANE: Lane = Lane::Process;
+
     fn about(&self) -> About {
         About {
             name: "process.pool",
@@ -99,16 +101,8 @@ impl Exercise for Pool {
         }
     }
 
-    fn lane(&self) -> Lane {
-        Lane::Process
-    }
-
     fn room(&self, fields: &Fields) -> usize {
         fields.processes()
-    }
-
-    fn ticks(&self, _fields: &Fields) -> usize {
-        0
     }
 
     fn play(&self, fields: &Fields, scene: &Scene) -> Result<Extras, Failure> {

@@ -1,7 +1,7 @@
 //! `process.queue`: a queue between processes.
 
 use std::fs::File;
-use std::io::{self, BufReader, PipeReader, PipeWriter, Write as _};
+use std::io::{self, BufReader, Write as _};
 use std::os::fd::AsFd as _;
 
 use schemars::JsonSchema;
@@ -11,7 +11,7 @@ use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Lane};
 
 use super::spaced::spaced;
-use super::{Program, usual_name};
+use super::{Program, no_pipe, usual_name};
 use crate::children::{Children, Me, Part, Role};
 use crate::scenario::{Exercise, Scene, fields};
 
@@ -44,12 +44,7 @@ fn put(mut queue: File, value: &Value) -> io::Result<()> {
     queue.write_all(format!("{value}\n").as_bytes())
 }
 
-/// Gets the next value from the queue, or waits for it.
-fn get(queue: PipeReader, scene: &Scene) -> Result<Value, Failure> {
-    received(BufReader::new(queue), scene)
-}
-
-/// The value of the next line.
+/// The value of the next line; waits for it.
 pub(super) fn received(mut from: impl io::BufRead, scene: &Scene) -> Result<Value, Failure> {
     let mut line = String::new();
     // Where the item is stopped its child is ended, and so is what comes from it.
@@ -62,6 +57,8 @@ pub(super) fn received(mut from: impl io::BufRead, scene: &Scene) -> Result<Valu
 impl Exercise for Queue {
     type Fields = Fields;
     type Extras = Received;
+
+    const LANE: Lane = Lane::Process;
 
     fn about(&self) -> About {
         About {
@@ -76,26 +73,17 @@ impl Exercise for Queue {
         }
     }
 
-    fn lane(&self) -> Lane {
-        Lane::Process
-    }
-
     fn room(&self, _fields: &Fields) -> usize {
         1
     }
 
-    fn ticks(&self, _fields: &Fields) -> usize {
-        0
-    }
-
     fn play(&self, _fields: &Fields, scene: &Scene) -> Result<Received, Failure> {
-        let (from, to): (PipeReader, PipeWriter) = io::pipe()
-            .map_err(|error| Failure::transient("processes", format!("the system grants no more pipes: {error}")))?;
+        let (from, to) = io::pipe().map_err(|error| no_pipe(&error))?;
         let mut children = Children::of(scene, &self.0)?;
         let child = children.start(Role::new(&PART, usual_name(1)).handed(to.as_fd()))?;
         // The child has its own: the queue ends with whoever can put something on it.
         drop(to);
-        let received = get(from, scene)?;
+        let received = received(BufReader::new(from), scene)?;
         children.join(child)?;
         children.say(spaced(&received)?)?;
         Ok(Received { pids: children.pids(), received })

@@ -75,6 +75,8 @@ impl Exercise for SharedMemory {
     type Fields = Fields;
     type Extras = Extras;
 
+    const LANE: Lane = Lane::Process;
+
     fn about(&self) -> About {
         About {
             name: "process.shared",
@@ -88,16 +90,8 @@ impl Exercise for SharedMemory {
         }
     }
 
-    fn lane(&self) -> Lane {
-        Lane::Process
-    }
-
     fn room(&self, _fields: &Fields) -> usize {
         1
-    }
-
-    fn ticks(&self, _fields: &Fields) -> usize {
-        0
     }
 
     fn play(&self, _fields: &Fields, scene: &Scene) -> Result<Extras, Failure> {

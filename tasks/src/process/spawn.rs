@@ -39,6 +39,8 @@ impl Exercise for Spawn {
     type Fields = Fields;
     type Extras = Pids;
 
+    const LANE: Lane = Lane::Process;
+
     fn about(&self) -> About {
         About {
             name: "process.spawn",
@@ -54,16 +56,8 @@ impl Exercise for Spawn {
         }
     }
 
-    fn lane(&self) -> Lane {
-        Lane::Process
-    }
-
     fn room(&self, _fields: &Fields) -> usize {
         1
-    }
-
-    fn ticks(&self, _fields: &Fields) -> usize {
-        0
     }
 
     fn play(&self, fields: &Fields, scene: &Scene) -> Result<Pids, Failure> {

@@ -35,6 +35,8 @@ impl Exercise for Start {
     type Fields = Fields;
     type Extras = Pids;
 
+    const LANE: Lane = Lane::Process;
+
     fn about(&self) -> About {
         About {
             name: "process.start",
@@ -57,16 +59,8 @@ impl Exercise for Start {
         Ok(())
     }
 
-    fn lane(&self) -> Lane {
-        Lane::Process
-    }
-
     fn room(&self, _fields: &Fields) -> usize {
         1
-    }
-
-    fn ticks(&self, _fields: &Fields) -> usize {
-        0
     }
 
     fn play(&self, fields: &Fields, scene: &Scene) -> Result<Pids, Failure> {

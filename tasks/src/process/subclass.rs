@@ -38,6 +38,8 @@ impl Exercise for Subclass {
     type Fields = Fields;
     type Extras = Pids;
 
+    const LANE: Lane = Lane::Process;
+
     fn about(&self) -> About {
         About {
             name: "process.subclass",
@@ -52,16 +54,8 @@ impl Exercise for Subclass {
         }
     }
 
-    fn lane(&self) -> Lane {
-        Lane::Process
-    }
-
     fn room(&self, _fields: &Fields) -> usize {
         1
-    }
-
-    fn ticks(&self, _fields: &Fields) -> usize {
-        0
     }
 
     fn play(&self, fields: &Fields, scene: &Scene) -> Result<Pids, Failure> {

@@ -92,7 +92,8 @@ impl<'scope> Crew<'scope, '_> {
             scene.ends(run);
             result
         };
-        let thread = Builder::new().name(name).spawn_scoped(self.scope, running).map_err(|error| no_thread(&error))?;
+        let thread = Builder::new().name(name).spawn_scoped(self.scope, running);
+        let thread = thread.map_err(|error| Failure::no_thread(&error))?;
         Ok(Member { thread: Some(thread), unjoined: Rc::clone(&self.unjoined) })
     }
 }
@@ -125,10 +126,6 @@ impl<T> Drop for Member<'_, T> {
 /// The system's number of this thread.
 fn own_tid() -> i32 {
     rustix::thread::gettid().as_raw_nonzero().get()
-}
-
-pub(super) fn no_thread(error: &std::io::Error) -> Failure {
-    Failure::transient("threads", format!("the system grants no more threads: {error}"))
 }
 
 #[cfg(test)]

@@ -13,11 +13,9 @@ use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Cost, Hands, Invalid, Lane, Task, Tools, Wait, raw, raw_word};
 use tokio::sync::oneshot;
 
-use super::crew::no_thread;
-use super::fields::MAX_TICK_MS;
 use super::output::Output;
 use super::{Fields, Scene};
-use crate::time::timeout_for;
+use crate::time::{MAX_TICK_MS, timeout_for};
 
 /// Items that start processes which one core is given at once: more would only wait for room.
 const PROCESS_HANDS: usize = 4;
@@ -40,6 +38,9 @@ pub trait Exercise: Send + Sync + 'static {
     /// `task.timeout` is enough.
     const MOST_TICKS: u64 = 0;
 
+    /// The kind of machine that it needs: where it starts processes, [`Lane::Process`].
+    const LANE: Lane = Lane::Wait;
+
     /// What people are told about it.
     fn about(&self) -> About;
 
@@ -55,11 +56,8 @@ pub trait Exercise: Send + Sync + 'static {
     fn room(&self, fields: &Self::Fields) -> usize;
 
     /// How many ticks it takes, roughly.
-    fn ticks(&self, fields: &Self::Fields) -> usize;
-
-    /// The kind of machine that it needs: where it starts processes, [`Lane::Process`].
-    fn lane(&self) -> Lane {
-        Lane::Wait
+    fn ticks(&self, _fields: &Self::Fields) -> usize {
+        0
     }
 
     /// Plays it, on a thread of its own. When it returns, every thread and process that it started has ended.
@@ -93,12 +91,12 @@ impl<E: Exercise> Task for Play<E> {
 
     fn cost(&self, batch: &E::Fields) -> Cost {
         let ticks = u32::try_from(self.0.ticks(batch)).unwrap_or(u32::MAX);
-        let starts = if self.0.lane() == Lane::Process { PROCESS_COST } else { Duration::ZERO };
+        let starts = if E::LANE == Lane::Process { PROCESS_COST } else { Duration::ZERO };
         Cost(batch.common().tick.saturating_mul(ticks).saturating_add(starts))
     }
 
     fn lane(&self, _batch: &E::Fields) -> Lane {
-        self.0.lane()
+        E::LANE
     }
 
     fn timeout(&self, _batch: &E::Fields) -> Option<Duration> {
@@ -133,18 +131,18 @@ impl<E: Exercise> Wait for Play<E> {
             // Nobody may be listening any more.
             drop(answer.send(result));
         };
-        Builder::new().name(MAIN.to_owned()).spawn(playing).map_err(|error| no_thread(&error))?;
+        Builder::new().name(MAIN.to_owned()).spawn(playing).map_err(|error| Failure::no_thread(&error))?;
         answered.await.unwrap_or_else(|_| Err(Failure::panicked("its main thread is gone")))
     }
 
     fn room(&self, batch: &E::Fields, input: &E::Fields) -> usize {
-        let each = if self.0.lane() == Lane::Process { PROCESS_ROOM } else { 1 };
+        let each = if E::LANE == Lane::Process { PROCESS_ROOM } else { 1 };
         // And the main thread.
         1 + each * self.0.room(&input.clone().or(batch))
     }
 
     fn hands(&self, _batch: &E::Fields) -> Hands {
-        if self.0.lane() == Lane::Process { Hands::PerCore(PROCESS_HANDS) } else { Hands::Many }
+        if E::LANE == Lane::Process { Hands::PerCore(PROCESS_HANDS) } else { Hands::Many }
     }
 }
 

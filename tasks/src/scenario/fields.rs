@@ -10,8 +10,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, Deserializer, Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 
-/// The longest tick, as for `time.sleep`.
-pub(super) const MAX_TICK_MS: u64 = 60_000;
+use crate::time::MAX_TICK_MS;
+
 /// A tick is a second unless somebody says otherwise.
 const USUAL_TICK_MS: u64 = 1000;
 
@@ -155,7 +155,7 @@ macro_rules! fields {
             $vis scenario: Option<$crate::scenario::Within<1, $scenarios>>,
             /// The length of one "second" of the exercise, in milliseconds.
             #[schemars(extend("default" = 1000))]
-            $vis tick_ms: Option<$crate::scenario::Within<0, 60_000>>,
+            $vis tick_ms: Option<$crate::scenario::Within<0, { $crate::time::MAX_TICK_MS }>>,
             /// Fixes whatever is random: the same seed gives the same values in every run and on every machine.
             #[schemars(extend("default" = 0))]
             $vis seed: Option<$crate::scenario::Within<0, { u64::MAX }>>,

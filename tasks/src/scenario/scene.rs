@@ -15,8 +15,8 @@ use super::{Common, Seeded};
 pub struct Stopped;
 
 impl From<Stopped> for Failure {
-    fn from(stopped: Stopped) -> Self {
-        Self::permanent("stopped", stopped.to_string())
+    fn from(_: Stopped) -> Self {
+        Self::stopped()
     }
 }
 

@@ -22,6 +22,11 @@ impl Seeded {
         self.0.random_range(range)
     }
 
+    /// A share: from 0 on, and below 1.
+    pub fn share(&mut self) -> f64 {
+        self.0.random()
+    }
+
     /// Puts the values in a random order.
     pub fn shuffle<T>(&mut self, values: &mut [T]) {
         values.shuffle(&mut self.0);
@@ -41,5 +46,8 @@ mod tests {
 
         assert_eq!(numbers, [157, 168, 704, 727, 601, 359]);
         assert_eq!(order, [5, 2, 7, 1, 6, 0, 4, 3]);
+        let mut seeded = Seeded::new(7);
+        let shares = [(); 3].map(|()| seeded.share());
+        assert_eq!(shares, [0.157_796_097_020_619_36, 0.167_989_362_772_101_3, 0.704_276_128_036_456_5]);
     }
 }

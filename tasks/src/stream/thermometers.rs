@@ -15,14 +15,14 @@ use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Cost, Invalid, Task, Tools, Wait};
 
 use self::observers::{Seen, watch};
-use crate::time::timeout_for;
+use crate::time::{MAX_TICK_MS, timeout_for};
 
 /// Readings of one item; more would be an outcome that no message carries.
 const MAX_READINGS: usize = 50_000;
 /// How often a thermometer is read, at most.
 const MAX_SAMPLES: u32 = 10_000;
 /// The longest tick.
-const MAX_TICK: Duration = Duration::from_secs(60);
+const MAX_TICK: Duration = Duration::from_millis(MAX_TICK_MS);
 
 /// Watches over the racks of a hall.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +45,7 @@ pub struct Fields {
     #[schemars(range(min = 0, max = 50), extend("default" = 6))]
     pub cooling: Option<f64>,
     /// The length of a tick in milliseconds.
-    #[schemars(range(max = 60_000), extend("default" = 1000))]
+    #[schemars(range(max = MAX_TICK_MS), extend("default" = 1000))]
     pub tick_ms: Option<u64>,
     /// Fixes what is random: how much the racks have to do.
     #[schemars(extend("default" = 0))]
@@ -128,7 +128,7 @@ impl Fields {
         within("samples", plan.samples as f64, 1.0, f64::from(MAX_SAMPLES))?;
         within("threshold_c", plan.threshold_c, -50.0, 150.0)?;
         within("cooling", plan.cooling, 0.0, 50.0)?;
-        within("tick_ms", plan.tick.as_millis() as f64, 0.0, MAX_TICK.as_millis() as f64)?;
+        within("tick_ms", plan.tick.as_millis() as f64, 0.0, MAX_TICK_MS as f64)?;
         match plan.racks * plan.samples {
             0..=MAX_READINGS => Ok(plan),
             many => Err(Invalid(format!("racks × samples: {many} readings are more than {MAX_READINGS}"))),

@@ -185,7 +185,7 @@ async fn count_within(
         }
         Counted { count, next: next.max(part.end), piece }
     });
-    counting.await.map_err(|panicked| Failure::panicked(&panicked.0))
+    counting.await.map_err(Failure::from)
 }
 
 /// A piece in UTF-8, what was read last from `new` on; and the charset, for the next piece.
@@ -203,7 +203,7 @@ async fn decoded(
         charset.decode(&mut piece, new, is_last);
         (charset, piece)
     });
-    decoding.await.map_err(|panicked| Failure::panicked(&panicked.0))
+    decoding.await.map_err(Failure::from)
 }
 
 async fn count_file(tools: &Tools, word: &Arc<Regex>, path: &Path) -> Result<u64, Failure> {
@@ -245,6 +245,9 @@ async fn count_file(tools: &Tools, word: &Arc<Regex>, path: &Path) -> Result<u64
     }
 }
 
+/// What an input may be, as a message says it.
+const FORMS: &str = "a text, {\"text\": …} or {\"path\": …}";
+
 impl<'de> Deserialize<'de> for Input {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Either;
@@ -253,7 +256,7 @@ impl<'de> Deserialize<'de> for Input {
             type Value = Input;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a text, {\"text\": …} or {\"path\": …}")
+                f.write_str(FORMS)
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Input, E> {
@@ -269,10 +272,9 @@ impl<'de> Deserialize<'de> for Input {
                 };
                 match map.next_key::<Cow<'de, str>>()? {
                     None => Ok(input),
-                    Some(other) => Err(de::Error::custom(format_args!(
-                        "{other:?} is one field too many; expected {}",
-                        "a text, {\"text\": …} or {\"path\": …}"
-                    ))),
+                    Some(other) => {
+                        Err(de::Error::custom(format_args!("{other:?} is one field too many; expected {FORMS}")))
+                    }
                 }
             }
         }

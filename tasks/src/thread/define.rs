@@ -41,10 +41,6 @@ impl Exercise for Define {
         1
     }
 
-    fn ticks(&self, _fields: &Fields) -> usize {
-        0
-    }
-
     fn play(&self, fields: &Fields, scene: &Scene) -> Result<Nothing, Failure> {
         let ascending = 0..fields.threads();
         let order: Vec<usize> = match scene.scenario() {

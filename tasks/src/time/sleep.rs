@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Cost, Invalid, Task, Tools, Wait, raw, raw_word};
 
-use super::timeout_for;
+use super::{MAX_TICK_MS, timeout_for};
 
 /// The longest sleep, in ticks: a week of seconds.
 const MAX_SECONDS: u32 = 604_800;
@@ -35,7 +35,7 @@ pub struct Input {
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
     /// The length of one "second", in milliseconds; 0 to 60000.
-    #[schemars(range(max = 60_000))]
+    #[schemars(range(max = MAX_TICK_MS))]
     pub tick_ms: u64,
 }
 
@@ -69,8 +69,8 @@ impl Task for Sleep {
 
     fn plan(&self, options: Options) -> Result<Duration, Invalid> {
         match options.tick_ms {
-            tick @ 0..=60_000 => Ok(Duration::from_millis(tick)),
-            tick => Err(Invalid(format!("tick_ms: {tick} is not within 0 and 60000"))),
+            tick @ 0..=MAX_TICK_MS => Ok(Duration::from_millis(tick)),
+            tick => Err(Invalid(format!("tick_ms: {tick} is not within 0 and {MAX_TICK_MS}"))),
         }
     }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use self::architecture::{Architecture, UnknownArchitecture};
-pub(super) use self::check::is_name;
+pub use self::check::{is_file_name, is_name};
 use crate::image::{Order, Preparation, Target, steps};
 
 mod architecture;

@@ -39,7 +39,7 @@ impl Fetched {
                 Ok::<_, ImageError>((prepared, Pixels { data, took: started.elapsed() }))
             }
         });
-        let (prepared, pixels) = preparing.await.map_err(|panicked| Failure::panicked(&panicked.0))??;
+        let (prepared, pixels) = preparing.await??;
         Ok(Self { bytes, prepared, pixels })
     }
 }

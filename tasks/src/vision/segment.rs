@@ -20,9 +20,6 @@ use crate::image::encode::encode;
 use crate::image::picture::{Channels, Picture};
 use crate::image::{Format, ImageError, Limits, Order, Preparation, Target, prepare, steps};
 
-/// Of JPEG, 1 to 100: what overlays are written with.
-const QUALITY: u8 = 90;
-
 /// Segments pictures. Without an engine it can be described and checked, not run.
 #[derive(Clone)]
 pub struct Segment {
@@ -59,7 +56,7 @@ pub struct Options {
 pub enum Drawing {
     /// A PNG of the picture's size. A pixel's value is the number of its class; a palette gives it a colour.
     Mask,
-    /// A JPEG of the picture, with a colour over all classes but the first.
+    /// A PNG of the picture, with a colour over all classes but the first.
     Overlay,
     /// A PNG with *Input Image* beside *Segmentation Mask*, for people; classes run from black to pale yellow.
     SideBySide,
@@ -76,13 +73,13 @@ pub struct Output {
     pub width: u32,
     /// Rows of the upright picture.
     pub height: u32,
-    /// See [`Drawing::Mask`].
+    /// A PNG of the picture's size: a pixel's value is the number of its class.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask: Option<BlobRef>,
-    /// See [`Drawing::Overlay`].
+    /// A PNG of the picture, with a colour over all classes but the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overlay: Option<BlobRef>,
-    /// See [`Drawing::SideBySide`].
+    /// A PNG of the picture beside its mask, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub side_by_side: Option<BlobRef>,
 }
@@ -114,7 +111,7 @@ impl Task for Segment {
             name: "vision.segment",
             summary: "Say where on a picture things are",
             details: "An input is the path or URL of a picture, the output each class's part of it and pictures: `mask` (PNG \
-                      of the picture's size, a pixel's value is its class), `overlay` (JPEG, the classes in colour over \
+                      of the picture's size, a pixel's value is its class), `overlay` (PNG, the classes in colour over \
                       the picture), `side-by-side` (PNG, for people). The model is a folder with a model card; bring your \
                       own: any TorchScript file with a card.",
             examples: &[
@@ -169,21 +166,21 @@ impl Wait for Segment {
             let plan = Arc::clone(&plan);
             move |stop| draw(&bytes, size, &scores, &plan.drawings, &limits, &|| stop.is_cancelled())
         });
-        let drawn = drawing.await.map_err(|panicked| Failure::panicked(&panicked.0))??;
+        let drawn = drawing.await??;
         let classes = labels.iter().zip(drawn.shares).map(|(label, share)| Share { label: label.clone(), share });
         Ok(Output {
             model: plan.card.name.clone(),
             classes: classes.collect(),
             width: size.0,
             height: size.1,
-            mask: stored(&tools.blobs, drawn.mask, Format::Png).await?,
-            overlay: stored(&tools.blobs, drawn.overlay, Format::Jpeg).await?,
-            side_by_side: stored(&tools.blobs, drawn.side_by_side, Format::Png).await?,
+            mask: stored(&tools.blobs, drawn.mask).await?,
+            overlay: stored(&tools.blobs, drawn.overlay).await?,
+            side_by_side: stored(&tools.blobs, drawn.side_by_side).await?,
         })
     }
 }
 
-/// Files that were drawn.
+/// Files that were drawn, of PNG.
 #[derive(Default)]
 struct Drawn {
     shares: Vec<f64>,
@@ -192,9 +189,9 @@ struct Drawn {
     side_by_side: Option<Vec<u8>>,
 }
 
-async fn stored(blobs: &Blobs, file: Option<Vec<u8>>, format: Format) -> Result<Option<BlobRef>, Failure> {
+async fn stored(blobs: &Blobs, file: Option<Vec<u8>>) -> Result<Option<BlobRef>, Failure> {
     Ok(match file {
-        Some(bytes) => Some(blobs.put(bytes, format.media_type(), format.extension()).await?),
+        Some(bytes) => Some(blobs.put(bytes, Format::Png.media_type(), Format::Png.extension()).await?),
         None => None,
     })
 }
@@ -209,7 +206,7 @@ fn draw(
 ) -> Result<Drawn, Failure> {
     let of_size = |size| {
         mask(scores, size, stopped).ok_or_else(|| match stopped() {
-            true => Failure::transient("stopped", "it was asked to stop"),
+            true => Failure::stopped(),
             false => Failure::permanent("network", "the network gave maps that are not whole"),
         })
     };
@@ -221,16 +218,22 @@ fn draw(
             Drawing::Mask => drawn.mask = Some(draw::mask_png(&whole, classes)?),
             Drawing::Overlay => {
                 let overlay = draw::overlay(upright(bytes, size, limits)?, &whole, classes);
-                drawn.overlay = Some(encode(overlay, Format::Jpeg, QUALITY)?);
+                drawn.overlay = Some(png(overlay)?);
             }
             Drawing::SideBySide => {
                 let size = draw::panel(size);
                 let both = draw::side_by_side(&upright(bytes, size, limits)?, &of_size(size)?, classes);
-                drawn.side_by_side = Some(encode(both, Format::Png, QUALITY)?);
+                drawn.side_by_side = Some(png(both)?);
             }
         }
     }
     Ok(drawn)
+}
+
+/// Written quickly rather than small.
+fn png(picture: Picture) -> Result<Vec<u8>, ImageError> {
+    // The quality is JPEG's.
+    encode(picture, Format::Png, 100)
 }
 
 /// The picture, upright and of a size, without alpha.

@@ -35,6 +35,7 @@ pub use self::history::{Epoch, Figures, Output};
 pub use self::masks::NOTHING;
 pub use self::options::{Options, Plan, Recipe};
 use super::Engine;
+use super::picture::engine;
 use crate::image::Limits;
 
 pub use self::chart::chart;
@@ -186,9 +187,7 @@ impl Wait for Train {
     }
 
     async fn run(self: Arc<Self>, plan: Arc<Plan>, folder: String, tools: Tools) -> Result<Output, Failure> {
-        let Some(engine) = &self.engine else {
-            return Err(Failure::permanent("no_engine", "this command runs no networks; tidemill-vision does"));
-        };
+        let engine = engine(&self.engine)?;
         let to = self.place.allow(&plan.to)?;
         let (data, notepad) = (PathBuf::from(folder), tools.notepad);
         engine.train(Training { data, plan, to, limits: self.limits, notepad }).await

@@ -22,8 +22,8 @@ pub(super) enum Said {
 pub(super) enum Given {
     /// Of each picture the most probable classes, so many: their numbers, and how probable they are.
     Classes { each: usize, numbers: Vec<u32>, probabilities: Vec<f32> },
-    /// Of each picture so many maps.
-    Maps { classes: usize, width: usize, height: usize, values: Vec<f32> },
+    /// Maps of each picture: `[n, classes, height, width]`, `f32`, one after the other.
+    Maps(Tensor),
 }
 
 impl Given {
@@ -36,9 +36,7 @@ impl Given {
     /// in: `[n, classes]` or `[n, classes, height, width]`, `f32`
     pub(super) fn fetch(output: &Tensor, top: usize) -> Result<Self, TchError> {
         if output.dim() == 4 {
-            let (_, classes, height, width) = output.size4()?;
-            let [classes, height, width] = [classes, height, width].map(|side| usize::try_from(side).unwrap_or(0));
-            return Ok(Self::Maps { classes, width, height, values: to_vec(&output.f_to_kind(Kind::Float)?)? });
+            return Ok(Self::Maps(output.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?));
         }
         let classes = output.size2()?.1;
         let top = i64::try_from(top).unwrap_or(classes).clamp(1, classes);
@@ -55,23 +53,30 @@ impl Given {
     }
 
     /// What each picture is answered with.
-    pub(super) fn answers(self) -> Vec<Answer> {
+    ///
+    /// # Errors
+    ///
+    /// libtorch's.
+    pub(super) fn answers(self) -> Result<Vec<Answer>, TchError> {
         match self {
             Self::Classes { each, numbers, probabilities } => {
                 let pictures = probabilities.chunks(each).zip(numbers.chunks(each));
-                pictures.map(|(probabilities, numbers)| classes(probabilities, numbers)).collect()
+                Ok(pictures.map(|(probabilities, numbers)| classes(probabilities, numbers)).collect())
             }
-            Self::Maps { classes, width, height, values } => {
-                let maps = |values: &[f32]| {
-                    if values.iter().any(|value| !value.is_finite()) {
-                        return Err(no_number());
-                    }
-                    Ok(Said::Maps(Scores { classes, width, height, values: values.to_vec() }))
-                };
-                values.chunks(classes * height * width).map(maps).collect()
-            }
+            Self::Maps(all) => (0..all.size4()?.0).map(|picture| maps(&all.f_get(picture)?)).collect(),
         }
     }
+}
+
+/// One picture's, `[classes, height, width]`.
+fn maps(maps: &Tensor) -> Result<Answer, TchError> {
+    let (classes, height, width) = maps.size3()?;
+    let [classes, height, width] = [classes, height, width].map(|side| usize::try_from(side).unwrap_or(0));
+    let values: Vec<f32> = to_vec(maps)?;
+    if values.iter().any(|value| !value.is_finite()) {
+        return Ok(Err(no_number()));
+    }
+    Ok(Ok(Said::Maps(Scores { classes, width, height, values })))
 }
 
 fn classes(probabilities: &[f32], numbers: &[u32]) -> Answer {
@@ -102,7 +107,7 @@ mod tests {
     fn the_most_probable_classes_come_first() {
         let probabilities = Tensor::from_slice2(&[[0.1_f32, 0.7, 0.2], [0.5, 0.2, 0.3]]);
 
-        let answers = Given::fetch(&probabilities, 2).unwrap().answers();
+        let answers = Given::fetch(&probabilities, 2).unwrap().answers().unwrap();
 
         let scored = |class, probability| Scored { class, probability };
         let expected = [[scored(1, 0.7), scored(2, 0.2)], [scored(0, 0.5), scored(2, 0.3)]];
@@ -113,7 +118,7 @@ mod tests {
     fn a_picture_that_comes_out_as_no_number_fails_alone() {
         let probabilities = Tensor::from_slice2(&[[f32::NAN, 0.7], [0.5, 0.2]]);
 
-        let answers = Given::fetch(&probabilities, 5).unwrap().answers();
+        let answers = Given::fetch(&probabilities, 5).unwrap().answers().unwrap();
 
         assert!(answers[0].is_err());
         assert!(matches!(&answers[1], Ok(Said::Classes(classes)) if classes.len() == 2));
@@ -123,9 +128,22 @@ mod tests {
     fn each_picture_gets_its_own_maps() {
         let maps = Tensor::arange(12, (Kind::Float, tch::Device::Cpu)).view([2, 2, 1, 3]);
 
-        let answers = Given::fetch(&maps, 1).unwrap().answers();
+        let answers = Given::fetch(&maps, 1).unwrap().answers().unwrap();
 
         let values: Vec<f32> = (6_u8..12).map(f32::from).collect();
+        assert_eq!(answers.len(), 2);
         assert_eq!(answers[1], Ok(Said::Maps(Scores { classes: 2, width: 3, height: 1, values })));
+    }
+
+    #[test]
+    fn maps_that_come_out_as_no_numbers_or_without_a_place_harm_nobody_else() {
+        let zeros = |shape: [i64; 4]| Tensor::zeros(shape, (Kind::Float, tch::Device::Cpu));
+        let maps = Tensor::cat(&[zeros([1, 2, 1, 3]) * f64::NAN, zeros([1, 2, 1, 3])], 0);
+        let answers = |output: &Tensor| Given::fetch(output, 1).unwrap().answers().unwrap();
+
+        let said = answers(&maps);
+
+        assert!(said[0].is_err() && said[1].is_ok(), "{said:?}");
+        assert_eq!(answers(&zeros([2, 2, 0, 3])).len(), 2);
     }
 }

@@ -119,7 +119,7 @@ impl Instance {
         // instance's batch as well.
         let given = caught(|| Given::fetch(&self.network.forward(pixels, count)?, top));
         let computed = Instant::now();
-        let answers = given.map(Given::answers);
+        let answers = given.and_then(|given| caught(|| given.answers()));
         self.tally.ran(&self.on, batch.len(), computed - began, computed.elapsed());
         match answers? {
             answers if answers.len() == batch.len() => Ok(answers),

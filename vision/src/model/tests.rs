@@ -96,6 +96,14 @@ async fn a_lost_device_is_told_and_nothing_more_is_tried_on_it() {
     assert_eq!(*lock(&runs), [1, 3], "its halves are not tried, nor what comes later");
 }
 
+#[test]
+fn no_more_pictures_go_through_together_than_their_maps_have_room_for() {
+    assert_eq!(fitting(64, 4 * 1000), 64, "a thousand classes");
+    assert_eq!(fitting(64, 4 * 21 * 512 * 512), 12, "maps of 21 classes");
+    assert_eq!(fitting(64, 4 * 256 * 4096 * 4096), 1, "one is larger than that by itself");
+    assert_eq!([fitting(0, 4), fitting(8, 0)], [1, 8]);
+}
+
 #[tokio::test]
 async fn each_of_several_devices_takes_what_the_others_have_no_hands_for() {
     let (first, open_first) = Double::default().gated();

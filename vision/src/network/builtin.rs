@@ -1,7 +1,5 @@
 //! Networks whose layers are built in, with torchvision's names for their weights.
 
-use std::sync::Arc;
-
 use tch::nn::{ModuleT, Path, VarStore};
 use tch::vision::{inception, mobilenet, resnet, squeezenet};
 use tch::{Kind, TchError, Tensor};
@@ -9,16 +7,15 @@ use tidemill_tasks::vision::card::{Architecture, Card, Precision};
 
 use super::{NetworkError, alexnet, cifar10, densenet, efficientnet, fcn32s, vgg, weights};
 use crate::device::Device;
-use crate::sys::ReadOnly;
 use crate::torch;
 
 /// Layers as a library makes them.
 pub(crate) type Layers = Box<dyn ModuleT>;
 
-/// A built-in network with its weights. It may be called from several threads at once.
-#[derive(Debug, Clone)]
+/// A built-in network with its weights.
+#[derive(Debug)]
 pub(super) struct Builtin {
-    layers: Arc<ReadOnly<Layers>>,
+    layers: Layers,
     bytes: u64,
 }
 
@@ -42,12 +39,7 @@ impl Builtin {
         })?;
         let bytes = place(&store, card.network.architecture, torch::device(device), torch::kind(precision));
         let bytes = bytes.map_err(refused)?;
-        Ok(Self { layers: Arc::new(ReadOnly::new(layers)), bytes })
-    }
-
-    /// Returns the same over the same weights.
-    pub(super) fn share(&self) -> Self {
-        self.clone()
+        Ok(Self { layers, bytes })
     }
 
     /// Returns how many bytes its weights take.
@@ -57,7 +49,7 @@ impl Builtin {
 
     /// Runs it. The library's layers panic where libtorch refuses; here that is an error again.
     pub(super) fn forward(&self, input: &Tensor) -> Result<Tensor, TchError> {
-        torch::caught(|| self.layers.get().forward_t(input, false))
+        torch::caught(|| self.layers.forward_t(input, false))
     }
 }
 
@@ -148,7 +140,7 @@ fn place(store: &VarStore, architecture: Architecture, device: tch::Device, kind
         let kind = if is_normalisation(name) || gets_fp32(name) { Kind::Float } else { kind };
         let mut placed = variable.f_detach()?.f_to_device(device)?.f_to_kind(kind)?;
         if placed.dim() == 4 {
-            placed = placed.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?;
+            placed = torch::channels_last(&placed)?;
         }
         bytes += (placed.numel() * kind.elt_size_in_bytes()) as u64;
         // The layers hold the same variable: its data are exchanged for all.

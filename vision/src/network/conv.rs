@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use tch::{Kind, TchError, Tensor};
 
 use crate::sys::{self, Run};
+use crate::torch;
 
 /// Added to the variance in every batch normalisation of the EfficientNet family.
 const EPSILON: f64 = 1e-3;
@@ -61,8 +62,7 @@ impl Conv {
     /// Brings it to where and how it will run: the weights channels last, as the pictures are, and on the CPU as oneDNN
     /// wants them. There the bias stays in fp32: rounded to 8 bits it does a third of the harm that bf16 does to a logit.
     pub(super) fn place(&mut self, device: tch::Device, kind: Kind) -> Result<(), TchError> {
-        let weight = self.weight.f_to_device(device)?.f_to_kind(kind)?;
-        self.weight = weight.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?;
+        self.weight = torch::channels_last(&self.weight.f_to_device(device)?.f_to_kind(kind)?)?;
         self.bias = self.bias.f_to_device(device)?;
         if device == tch::Device::Cpu {
             match self.packed(kind) {
@@ -93,11 +93,6 @@ impl Conv {
             .map(|tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64)
             .iter()
             .sum()
-    }
-
-    /// Returns the same over the same weights.
-    pub(super) fn share(&self) -> Self {
-        Self { weight: self.weight.shallow_clone(), bias: self.bias.shallow_clone(), ..*self }
     }
 
     /// Computes the output.

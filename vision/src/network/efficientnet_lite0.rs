@@ -93,17 +93,6 @@ impl EfficientNetLite0 {
         Ok(())
     }
 
-    /// Returns the same over the same weights.
-    pub(super) fn share(&self) -> Self {
-        Self {
-            stem: self.stem.share(),
-            blocks: self.blocks.iter().map(Block::share).collect(),
-            head: self.head.share(),
-            classify: self.classify.each_ref().map(Tensor::shallow_clone),
-            bytes: self.bytes,
-        }
-    }
-
     /// Returns how many bytes its weights take.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
@@ -144,15 +133,6 @@ impl Block {
 
     fn convs(&mut self) -> impl Iterator<Item = &mut Conv> {
         self.expand.iter_mut().chain([&mut self.depthwise, &mut self.project])
-    }
-
-    fn share(&self) -> Self {
-        Self {
-            expand: self.expand.as_ref().map(Conv::share),
-            depthwise: self.depthwise.share(),
-            project: self.project.share(),
-            skip: self.skip,
-        }
     }
 
     fn forward(&self, input: Tensor) -> Result<Tensor, TchError> {

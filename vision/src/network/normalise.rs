@@ -45,18 +45,6 @@ impl Normalise {
         })
     }
 
-    /// Returns the same over the same tensors.
-    pub(super) fn share(&self) -> Self {
-        Self {
-            kind: self.kind,
-            shift: match &self.shift {
-                Shift::Same(mean) => Shift::Same(*mean),
-                Shift::Each(mean) => Shift::Each(mean.shallow_clone()),
-            },
-            scale: self.scale.as_ref().map(Tensor::shallow_clone),
-        }
-    }
-
     /// Returns the network's input, with the strides of the bytes.
     pub(crate) fn apply(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
         let shifted = match &self.shift {

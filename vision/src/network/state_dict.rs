@@ -12,7 +12,7 @@ use std::io::{self, Read as _};
 use std::path::Path;
 
 use tch::{Kind, TchError, Tensor};
-use zip::ZipArchive;
+use zip::{CompressionMethod, ZipArchive};
 
 use self::pickle::{Stored, TensorSpec};
 
@@ -82,10 +82,15 @@ fn tensor(
     storage.f_as_strided(&spec.size, &spec.stride, spec.offset).map_err(|error| error.to_string())
 }
 
-/// Reads an entry of at most so many bytes; one byte more is read of a longer one, so that it shows.
+/// Reads an entry of at most so many bytes; one byte more is read of a longer one, so that it shows. PyTorch stores them as
+/// they are: one that is compressed, and could be far larger than the file, is not read.
 fn entry(archive: &mut ZipArchive<File>, name: &str, most: u64) -> io::Result<Vec<u8>> {
+    let entry = archive.by_name(name)?;
+    if entry.compression() != CompressionMethod::Stored {
+        return Err(io::Error::other("it is compressed, which PyTorch's own never are"));
+    }
     let mut bytes = Vec::new();
-    archive.by_name(name)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    entry.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -107,7 +112,11 @@ fn kind_of(storage: &str) -> Result<Kind, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::path::PathBuf;
+
+    use zip::ZipWriter;
+    use zip::write::FileOptions;
 
     use super::*;
 
@@ -148,6 +157,23 @@ mod tests {
             std::fs::write(&file, spoilt).unwrap();
             drop(read(&file)); // some bytes are of no matter
         }
+    }
+
+    #[test]
+    fn an_entry_that_is_compressed_is_not_read() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("small.pt");
+        let written = |method: CompressionMethod| {
+            let mut archive = ZipWriter::new(File::create(&file).unwrap());
+            archive.start_file("small/data.pkl", FileOptions::default().compression_method(method)).unwrap();
+            archive.write_all(b"\x80\x02}.").unwrap(); // an empty dictionary
+            archive.finish().unwrap();
+            read(&file)
+        };
+
+        assert!(written(CompressionMethod::Stored).unwrap().is_empty());
+        let said = written(CompressionMethod::DEFLATE).unwrap_err().to_string();
+        assert!(said.contains("data.pkl: it is compressed"), "{said}");
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! Any network saved as TorchScript.
 
-use std::sync::Arc;
-
 use tch::{CModule, TchError, Tensor};
 use tidemill_tasks::vision::card::{Card, Precision};
 
@@ -9,10 +7,10 @@ use super::NetworkError;
 use crate::device::Device;
 use crate::{sys, torch};
 
-/// A TorchScript module. It may be called from several threads at once.
-#[derive(Debug, Clone)]
+/// A TorchScript module.
+#[derive(Debug)]
 pub(super) struct TorchScript {
-    module: Arc<CModule>,
+    module: CModule,
     bytes: u64,
 }
 
@@ -37,16 +35,11 @@ impl TorchScript {
             }
             // They are constants within it, which nobody lists; the file is little more than them.
             let bytes = std::fs::metadata(card.network_path()).map_or(0, |file| file.len());
-            return Ok(Self { module: Arc::new(module), bytes });
+            return Ok(Self { module, bytes });
         }
         module.f_set_eval().map_err(refused)?;
         let bytes = sys::cast(&mut module, kind).map_err(refused)?;
-        Ok(Self { module: Arc::new(module), bytes })
-    }
-
-    /// Returns the same module.
-    pub(super) fn share(&self) -> Self {
-        self.clone()
+        Ok(Self { module, bytes })
     }
 
     /// Returns how many bytes its weights take.

@@ -24,13 +24,23 @@ struct World {
 
 impl World {
     async fn get(&self, shelf: &Shelf<&'static str, Fake>, name: &'static str) -> Result<InUse<Fake>, Failure> {
+        self.get_thought(shelf, name, 40).await
+    }
+
+    /// As it is got, where it is thought to take so many bytes.
+    async fn get_thought(
+        &self,
+        shelf: &Shelf<&'static str, Fake>,
+        name: &'static str,
+        thought: u64,
+    ) -> Result<InUse<Fake>, Failure> {
         let (alive, loads) = (Arc::clone(&self.alive), Arc::clone(&self.loads));
         let load = move || {
             loads.fetch_add(1, Ordering::SeqCst);
             alive.fetch_add(1, Ordering::SeqCst);
             Ok((Fake { name, alive }, 40))
         };
-        shelf.get(&name, 40, load).await
+        shelf.get(&name, move || Ok(thought), load).await
     }
 
     fn loads(&self) -> usize {
@@ -82,7 +92,7 @@ async fn a_load_goes_on_without_who_asked_for_it_and_is_found_by_who_asks_next()
         alive.fetch_add(1, Ordering::SeqCst);
         Ok((Fake { name: "a", alive }, 40))
     };
-    let mut first = Box::pin(shelf.get(&"a", 40, slow));
+    let mut first = Box::pin(shelf.get(&"a", || Ok(40), slow));
     assert!(futures::poll!(&mut first).is_pending());
     while world.loads() == 0 {
         tokio::task::yield_now().await;
@@ -121,18 +131,45 @@ async fn what_is_larger_than_the_limit_or_cannot_be_loaded_says_so_every_time() 
     let shelf: Shelf<&str, u8> = Shelf::new(1 << 20);
 
     for _ in 0..2 {
-        let said = shelf.get(&"large", 3 << 20, || Ok((1, 1))).await.unwrap_err().message;
+        let said = shelf.get(&"large", || Ok(3 << 20), || Ok((1, 1))).await.unwrap_err().message;
         assert_eq!(said, "its weights take 3MiB, and vision.model_memory allows 1MiB for all models together");
-        let said = shelf.get(&"larger than thought", 1, || Ok((1, 2 << 20))).await.unwrap_err().message;
+        let said = shelf.get(&"larger than thought", || Ok(1), || Ok((1, 2 << 20))).await.unwrap_err().message;
         assert!(said.starts_with("its weights take 2MiB"), "{said}");
-        assert_eq!(shelf.get(&"broken", 1, no_weights).await.unwrap_err().message, "no weights");
+        assert_eq!(shelf.get(&"broken", || Ok(1), no_weights).await.unwrap_err().message, "no weights");
     }
+}
+
+#[tokio::test]
+async fn what_is_at_fault_already_takes_nobodys_room() {
+    let (world, shelf) = (World::default(), Shelf::new(50));
+    drop(world.get(&shelf, "a").await.unwrap());
+
+    let other = || Err(Failure::permanent("model", "another file than its card means"));
+    let refused = shelf.get(&"b", other, || unreachable!("it is not loaded")).await.unwrap_err();
+
+    assert_eq!((&*refused.message, world.alive.load(Ordering::SeqCst)), ("another file than its card means", 1));
+    assert_eq!((world.get(&shelf, "a").await.unwrap().name, world.loads()), ("a", 1));
+}
+
+#[tokio::test]
+async fn what_a_model_took_the_last_time_is_what_others_make_room_for() {
+    let (world, shelf) = (World::default(), Shelf::new(130));
+    let alive = || world.alive.load(Ordering::SeqCst);
+    drop(world.get_thought(&shelf, "a", 120).await.unwrap());
+    for name in ["b", "c", "d"] {
+        drop(world.get(&shelf, name).await.unwrap());
+    }
+    assert_eq!(alive(), 3, "the first had to go");
+
+    drop(world.get_thought(&shelf, "a", 120).await.unwrap());
+
+    assert_eq!((alive(), world.loads()), (3, 5), "one made room for it, and not all");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_could_not_be_loaded_is_tried_again_after_a_while() {
     let (world, shelf) = (World::default(), Shelf::new(100));
-    let broken = || shelf.get(&"a", 40, no_weights);
+    let broken = || shelf.get(&"a", || Ok(40), no_weights);
     assert_eq!(broken().await.unwrap_err().message, "no weights");
 
     // The weights are there now.
@@ -150,7 +187,7 @@ async fn what_could_not_be_loaded_is_tried_again_after_a_while() {
 #[tokio::test(start_paused = true)]
 async fn what_may_pass_says_when_it_is_tried_again() {
     let shelf: Shelf<&str, u8> = Shelf::new(100);
-    let busy = || shelf.get(&"a", 40, || Err(Failure::transient("model", "no memory")));
+    let busy = || shelf.get(&"a", || Ok(40), || Err(Failure::transient("model", "no memory")));
 
     assert_eq!(busy().await.unwrap_err().retry_after, Some(NOT_BEFORE));
     tokio::time::advance(NOT_BEFORE / 4).await;

@@ -123,8 +123,7 @@ impl Trainee {
         for (name, variable) in self.store.variables() {
             let mut variable = variable.shallow_clone();
             if variable.dim() == 4 {
-                variable
-                    .set_data(&variable.f_detach()?.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?);
+                variable.set_data(&torch::channels_last(&variable.f_detach()?)?);
             }
             if self.backbone.is_some() && name.starts_with(FEATURES) {
                 drop(variable.f_set_requires_grad(false)?);

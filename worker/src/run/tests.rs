@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use schemars::JsonSchema;
-use tidemill_core::batch::{Attempt, Batch, BatchId, ItemIndex, Priority};
+use tidemill_core::batch::{Attempt, Batch, BatchId, ItemIndex, Priority, unix_millis};
 use tidemill_core::blobs::{Blobs, FetchLimits};
 use tidemill_core::broker::embedded::Embedded;
 use tidemill_core::broker::{Body, Heartbeat, Message, Permits, Queue, Settlement};
@@ -357,4 +357,87 @@ async fn a_cancelled_item_that_waited_for_room_has_not_begun() {
 
     assert!(outcomes.iter().all(|outcome| outcome.status() == Status::Cancelled));
     assert_eq!(outcomes.iter().map(|outcome| outcome.attempts.0).collect::<Vec<_>>(), [1, 0]);
+}
+
+/// Keeps its thread until a moment, in milliseconds since 1970; gives it back, and some text behind it.
+struct Until;
+
+#[derive(serde::Deserialize, serde::Serialize, JsonSchema)]
+struct Moment {
+    at: u64,
+    #[serde(default)]
+    text: String,
+}
+
+impl Task for Until {
+    type Input = Moment;
+    type Options = Options;
+    type Output = Moment;
+    type Plan = ();
+
+    fn about(&self) -> About {
+        about("test.until")
+    }
+
+    fn plan(&self, _options: Options) -> Result<(), Invalid> {
+        Ok(())
+    }
+
+    fn cost(&self, (): &()) -> Cost {
+        Cost::micros(1)
+    }
+}
+
+impl Compute for Until {
+    fn run(&self, (): &(), moment: Moment, stop: &Stop<'_>) -> Result<Moment, Failure> {
+        while unix_millis() < moment.at && !stop.is_asked() {
+            std::thread::yield_now();
+        }
+        Ok(Moment { text: moment.text.repeat(2), ..moment })
+    }
+}
+
+#[tokio::test]
+async fn items_whose_batchs_time_is_over_in_the_middle_of_their_chunk_are_expired_and_those_before_are_not() {
+    // Time enough to begin.
+    let over = unix_millis() + 1500;
+    let first = format!("{{\"at\":{over}}}");
+    let inputs = ["{\"at\":0}", &first, "{\"at\":0}", "{\"at\":0}"];
+    let (worker, mut work) = sandbox_of(Register::default().compute(Until), &inputs, LONG);
+    let chunk = work.chunk().clone();
+    let batch = Batch { expires: Some(over), ..(*chunk.batch).clone() };
+    let chunk = Chunk { batch: Arc::new(batch), ..chunk };
+    work.message = Arc::new(Message::new(Body::Chunk(chunk), Priority(0)));
+
+    let outcomes = outcomes(&worker, work).await;
+
+    let ended: Vec<(Status, u32)> = outcomes.iter().map(|outcome| (outcome.status(), outcome.attempts.0)).collect();
+    let (ok, expired) = ((Status::Ok, 1), (Status::Expired, 0));
+    assert_eq!(ended, [ok, ok, expired, expired]);
+}
+
+#[tokio::test]
+async fn an_output_that_does_not_fit_into_a_message_fails_and_its_neighbours_do_not() {
+    let input = |bytes: usize| format!("{{\"at\":0,\"text\":\"{}\"}}", "x".repeat(bytes));
+    let most = 2 * 1000 + "{\"at\":0,\"text\":\"\"}".len();
+    // Beside its input it would not fit, though alone it would.
+    let inputs = [input(1000), input(1001), input(OUTCOME_BYTES / 3), input(1)];
+    let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+    for (max_output_bytes, kinds_then) in [
+        (most, ["", "too_large", "too_large", ""]),
+        (OUTCOME_BYTES, ["", "", "too_large", ""]),
+        // Nothing travels.
+        (usize::MAX, [""; 4]),
+    ] {
+        let (mut worker, work) = sandbox_of(Register::default().compute(Until), &inputs, LONG);
+        worker.setup = Arc::new(Setup { max_output_bytes, ..(*worker.setup).clone() });
+
+        let outcomes = outcomes(&worker, work).await;
+
+        assert_eq!(kinds(&outcomes), kinds_then, "{max_output_bytes}");
+        if let Some(failure) = outcomes[1].failure() {
+            let why = format!("its output of {} bytes is larger than the {most} that travel", most + 2);
+            assert!(failure.message.starts_with(&why) && !failure.retryable, "{failure:?}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +12,7 @@ use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, B
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Consumer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -47,14 +48,13 @@ pub(super) async fn consume(
 ) -> Result<Deliveries, BrokerError> {
     let until = broker.patience.map(|patience| Instant::now() + patience);
     let live = broker.consuming.get().live(until).await?;
-    let permits = permits.0.clamp(1, MOST);
-    let look_ahead = broker.look_ahead.filter(|_| matches!(queue, Queue::Jobs(_)));
+    let pace = Pace::new(queue, permits.0.clamp(1, MOST), broker.look_ahead);
     Ok(Box::new(Intake {
         broker: broker.clone(),
         queue,
-        permits: Arc::new(Semaphore::new(permits)),
+        permits: Arc::new(Semaphore::new(pace.prefetch.into())),
         excess: 0,
-        pace: Pace::new(permits, look_ahead),
+        pace,
         stop,
         subscription: None,
         first: Some(live),
@@ -139,31 +139,58 @@ struct Subscription {
     settler: mpsc::Sender<Settled>,
     /// How many messages are asked for at a time; the settling task goes by it.
     prefetch: Arc<AtomicU16>,
-    /// Consumers that were replaced, with what had come to them.
-    leftover: Vec<Consumer>,
+    /// Consumers on their way that ask for so many at a time. In a task of its own: whoever waits for the next delivery may
+    /// cease to at any moment, and what has come to a consumer must not be lost with it.
+    asking: Option<JoinHandle<Asked>>,
+    /// Consumers that were replaced, with what had come to them, and their places among the queues.
+    leftover: Vec<(usize, Consumer)>,
 }
+
+/// New consumers, and how many messages they ask for at a time.
+type Asked = Result<(u16, Vec<Consumer>), lapin::Error>;
 
 impl Subscription {
     /// Asks for so many messages at a time: a consumer keeps the prefetch that it began with, so new ones take the places
-    /// of the old ones on the same channel. What was delivered stays ours.
-    async fn ask_for(&mut self, queue: Queue, prefetch: u16) {
-        let asking = async {
-            self.channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-            for old in &mut self.queues {
-                let name = old.queue();
-                let fresh =
-                    self.channel.basic_consume(name, "".into(), BasicConsumeOptions::default(), asked(queue)).await?;
-                let old = std::mem::replace(old, fresh);
-                self.channel.basic_cancel(old.tag(), BasicCancelOptions::default()).await?;
-                self.leftover.push(old);
+    /// of the old ones on the same channel, as soon as they are there. What was delivered stays ours.
+    fn ask_for(&mut self, queue: Queue, prefetch: u16) {
+        let channel = self.channel.clone();
+        let names: Vec<_> = self.queues.iter().map(Consumer::queue).collect();
+        self.asking = Some(tokio::spawn(async move {
+            channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+            let mut fresh = Vec::with_capacity(names.len());
+            for name in names {
+                let options = BasicConsumeOptions::default();
+                fresh.push(channel.basic_consume(name, "".into(), options, asked(queue)).await?);
             }
-            Ok::<(), lapin::Error>(())
+            Ok((prefetch, fresh))
+        }));
+    }
+
+    /// Lets the consumers that were asked for take their places, once they are there.
+    fn take_their_places(&mut self, context: &mut Context<'_>) {
+        let Some(asking) = &mut self.asking else { return };
+        let Poll::Ready(asked) = asking.poll_unpin(context) else { return };
+        self.asking = None;
+        let (prefetch, fresh) = match asked {
+            Ok(Ok(asked)) => asked,
+            Ok(Err(error)) => {
+                // The channel is broken by it, which the next delivery shows.
+                tracing::debug!(error = why(&error), "cannot ask for another number of messages at a time");
+                return;
+            }
+            // A panic, which the hook has logged; those that there are go on.
+            Err(_) => return,
         };
-        match asking.await {
-            Ok(()) => self.prefetch.store(prefetch, Ordering::Relaxed),
-            // The channel is broken by it, which the next delivery shows.
-            Err(error) => tracing::debug!(error = why(&error), "cannot ask for another number of messages at a time"),
-        }
+        self.prefetch.store(prefetch, Ordering::Relaxed);
+        let old = std::mem::replace(&mut self.queues, fresh);
+        let (channel, tags) = (self.channel.clone(), old.iter().map(Consumer::tag).collect::<Vec<_>>());
+        tokio::spawn(async move {
+            for tag in tags {
+                // Where it cannot be cancelled the channel is broken.
+                drop(channel.basic_cancel(tag, BasicCancelOptions::default()).await);
+            }
+        });
+        self.leftover.extend(old.into_iter().enumerate());
     }
 }
 
@@ -203,14 +230,7 @@ impl Intake {
                 self.excess -= 1;
                 continue;
             }
-            let before = self.pace.prefetch;
-            if let Some(prefetch) = self.pace.handed_out(began.elapsed()) {
-                tracing::debug!(queue = %self.queue, before, prefetch, "messages are shorter or longer now, asking for others at a time");
-                self.permit(before.into(), prefetch.into());
-                if let Some(subscription) = &mut self.subscription {
-                    subscription.ask_for(self.queue, prefetch).await;
-                }
-            }
+            let waited = began.elapsed();
             let subscription = match &mut self.subscription {
                 Some(subscription) => subscription,
                 none => {
@@ -220,15 +240,24 @@ impl Intake {
                     none.insert(fresh)
                 }
             };
-            let came = subscription.next().await;
-            let settler = subscription.settler.clone();
-            let Some(came) = came else {
+            let Some(came) = subscription.next().await else {
                 // One of its queues may have ended; what has come from the other is not to wait for the channel's end.
                 if let Some(subscription) = self.subscription.take() {
                     subscription.give_back().await;
                 }
                 continue;
             };
+            // From here on nothing waits: with this future what came would be dropped, and not come again.
+            let settler = subscription.settler.clone();
+            let before = self.pace.prefetch;
+            self.pace.handed_out(waited, came.data.len());
+            if subscription.asking.is_none()
+                && let Some(prefetch) = self.pace.change()
+            {
+                tracing::debug!(queue = %self.queue, before, prefetch, "messages are of another length or size now, asking for others at a time");
+                subscription.ask_for(self.queue, prefetch);
+                self.permit(before.into(), prefetch.into());
+            }
             if let Some(delivery) = hand_out(&self.broker, self.queue, came, &settler, Some(permit)) {
                 return delivery;
             }
@@ -240,11 +269,16 @@ impl Subscription {
     /// Gives back what came and nobody was handed. What is still on its way goes back when the channel closes, with the
     /// last delivery that somebody holds.
     async fn give_back(self) {
-        let Self { channel, mut queues, leftover, settler, .. } = self;
+        let Self { channel, mut queues, leftover, settler, asking, .. } = self;
+        if let Some(asking) = asking
+            && let Ok(Ok(Ok((_, fresh)))) = tokio::time::timeout(CANCEL_WITHIN, asking).await
+        {
+            queues.extend(fresh);
+        }
         // First: what is given back while the broker still hands out comes here again, and counts twice.
         let cancelling = queues.iter().map(|queue| channel.basic_cancel(queue.tag(), BasicCancelOptions::default()));
         drop(tokio::time::timeout(CANCEL_WITHIN, join_all(cancelling)).await);
-        queues.extend(leftover);
+        queues.extend(leftover.into_iter().map(|(_, old)| old));
         for queue in &mut queues {
             while let Some(Some(Ok(delivery))) = queue.next().now_or_never() {
                 drop(settler.send(Settled::GiveBack(delivery.delivery_tag)).await);
@@ -254,17 +288,25 @@ impl Subscription {
 
     /// The next delivery, of the most urgent queue that has one; `None` when the subscription is over.
     async fn next(&mut self) -> Option<lapin::message::Delivery> {
-        let Self { queues, leftover, .. } = self;
+        let broken = self.live.broken.clone();
         let next = std::future::poll_fn(|context| {
-            while let Some(queue) = leftover.first_mut() {
-                match queue.poll_next_unpin(context) {
-                    Poll::Ready(Some(Ok(delivery))) => return Poll::Ready(Some(delivery)),
-                    // It is cancelled, so it ends.
-                    Poll::Ready(_) => drop(leftover.remove(0)),
-                    Poll::Pending => break,
+            self.take_their_places(context);
+            let Self { queues, leftover, .. } = &mut *self;
+            for (place, queue) in queues.iter_mut().enumerate() {
+                // What came before, first.
+                let mut n = 0;
+                while let Some((of, old)) = leftover.get_mut(n) {
+                    if *of != place {
+                        n += 1;
+                        continue;
+                    }
+                    match old.poll_next_unpin(context) {
+                        Poll::Ready(Some(Ok(delivery))) => return Poll::Ready(Some(delivery)),
+                        // It is cancelled, so it ends.
+                        Poll::Ready(_) => drop(leftover.remove(n)),
+                        Poll::Pending => n += 1,
+                    }
                 }
-            }
-            for queue in queues.iter_mut() {
                 // An end, and an error, are the broker's way to say that this subscription is over.
                 if let Poll::Ready(came) = queue.poll_next_unpin(context) {
                     if let Some(Err(error)) = &came
@@ -281,7 +323,7 @@ impl Subscription {
             }
             Poll::Pending
         });
-        self.live.broken.run_until_cancelled(next).await.flatten()
+        broken.run_until_cancelled(next).await.flatten()
     }
 }
 
@@ -337,10 +379,11 @@ async fn open(broker: &RabbitMq, queue: Queue, prefetch: u16, live: &Arc<Live>) 
             wait_for_urgent(&channel, &names[place]).await?;
         }
     }
-    let (settler, settled) = mpsc::channel(usize::from(prefetch.max(Pace::MOST)));
+    let (settler, settled) = mpsc::channel(MOST);
     let prefetch = Arc::new(AtomicU16::new(prefetch));
     broker.settling.spawn(settle_all(channel.clone(), settled, Arc::clone(live), Arc::clone(&prefetch)));
-    Ok(Subscription { live: Arc::clone(live), queues, channel, settler, prefetch, leftover: Vec::new() })
+    let (live, asking, leftover) = (Arc::clone(live), None, Vec::new());
+    Ok(Subscription { live, queues, channel, settler, prefetch, asking, leftover })
 }
 
 /// What a consumer asks for besides. RabbitMQ before 4.3 does not look at it: there its own settings decide. From then on it
@@ -430,7 +473,7 @@ impl Settle for Held {
 
     fn abandon(self: Box<Self>) {
         if self.settler.try_send(Settled::GiveBack(self.tag)).is_err() {
-            // The channel of settlements is as long as the prefetch: only a broken one takes no more.
+            // The channel of settlements is as long as any prefetch: only a broken one takes no more.
             tracing::debug!("a delivery goes back with its channel");
         }
     }

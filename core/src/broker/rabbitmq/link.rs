@@ -27,6 +27,8 @@ const LASTING: Duration = Duration::from_secs(1);
 pub(super) struct Live {
     /// Counts the connections of its link.
     pub(super) generation: u64,
+    /// When it was made.
+    since: Instant,
     pub(super) connection: Connection,
     pub(super) publishers: Publishers,
     /// Cancelled when it is found to be broken.
@@ -118,6 +120,14 @@ impl Link {
         }
     }
 
+    /// Since when there is a connection again, where one was lost before; now, while there is none.
+    pub(super) fn back_since(&self) -> Option<Instant> {
+        match &*self.state.borrow() {
+            State::Up(live, _) if !live.broken.is_cancelled() => (live.generation > 0).then_some(live.since),
+            State::Up(..) | State::Down(..) => Some(Instant::now()),
+        }
+    }
+
     fn error(&self, kind: BrokerErrorKind, reason: &str) -> BrokerError {
         BrokerError { kind, action: format!("work with the broker at {}", self.addresses), reason: reason.to_owned() }
     }
@@ -152,13 +162,12 @@ impl Keeper {
                         tracing::info!(broker = address(uri), link = self.name, "the broker is back");
                     }
                     generation += 1;
-                    let since = Instant::now();
                     self.tell.send_replace(State::Up(Arc::clone(&live), None));
                     let reason = self.watch(&live).await;
                     live.broken.cancel();
                     tracing::warn!(broker = address(uri), link = self.name, error = reason, "the broker is away");
                     self.tell.send_replace(State::Down(BrokerErrorKind::Unreachable, reason));
-                    if since.elapsed() >= LASTING {
+                    if live.since.elapsed() >= LASTING {
                         delay = FIRST_DELAY;
                     } else {
                         // What ends a connection as soon as there is one is met again by the next.
@@ -195,7 +204,7 @@ impl Keeper {
         let publishers = async { Publishers::start(&connection, &broken).await.map_err(why) };
         // Neither needs the other.
         let (publishers, ()) = tokio::try_join!(publishers, self.topology.declare(&connection))?;
-        Ok(Arc::new(Live { generation, connection, publishers, broken }))
+        Ok(Arc::new(Live { generation, since: Instant::now(), connection, publishers, broken }))
     }
 
     /// Resolves when the connection is broken, with the reason.

@@ -9,9 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::publish::Parcel;
 use super::topology::Route;
-use crate::batch::{BatchId, Priority};
+use crate::batch::{BatchId, ItemIndex, Priority};
 use crate::broker::{Body, Message, Notice, ReplyTo};
-use crate::segment::Segment;
 use crate::wire::{self, Malformed};
 
 /// On disk before it is confirmed.
@@ -166,6 +165,8 @@ fn as_number(value: &AMQPValue) -> Option<i64> {
 enum NoticeForm {
     Cancel(BatchId),
     Drain(Option<String>),
+    Find { batch: BatchId, index: ItemIndex },
+    Found { batch: BatchId, index: ItemIndex },
 }
 
 /// A notice, ready to be published. That nobody listens is no trouble.
@@ -173,6 +174,8 @@ pub(super) fn notice(notice: &Notice, route: Route) -> Parcel {
     let form = match notice {
         Notice::Cancel(batch) => NoticeForm::Cancel(batch.clone()),
         Notice::Drain(worker) => NoticeForm::Drain(worker.clone()),
+        Notice::Find(batch, index) => NoticeForm::Find { batch: batch.clone(), index: *index },
+        Notice::Found(batch, index) => NoticeForm::Found { batch: batch.clone(), index: *index },
     };
     let bytes = Bytes::from(serde_json::to_vec(&form).unwrap_or_default());
     let properties = BasicProperties::default().with_content_type("application/json".into());
@@ -184,6 +187,8 @@ pub(super) fn read_notice(bytes: &[u8]) -> Result<Notice, Malformed> {
     serde_json::from_slice(bytes).map_err(|error| Malformed::from_json(&error)).map(|form| match form {
         NoticeForm::Cancel(batch) => Notice::Cancel(batch),
         NoticeForm::Drain(worker) => Notice::Drain(worker),
+        NoticeForm::Find { batch, index } => Notice::Find(batch, index),
+        NoticeForm::Found { batch, index } => Notice::Found(batch, index),
     })
 }
 
@@ -194,11 +199,6 @@ pub(super) fn copy(to: &ReplyTo, bytes: Bytes) -> Parcel {
     let kind = wire::Type::Outcomes.as_str();
     let properties = BasicProperties::default().with_content_type("application/json".into()).with_type(kind.into());
     Parcel { route, bytes, properties, is_mandatory: false }
-}
-
-/// What a copy holds.
-pub(super) fn read_copy(bytes: Vec<u8>) -> Result<Segment, Malformed> {
-    Segment::parse(bytes.into())
 }
 
 #[cfg(test)]
@@ -214,5 +214,25 @@ mod tests {
         assert_eq!((&parts[1][..], &parts[2][..]), (batch.as_str(), "0000000000000001"));
         assert!(parts.concat().bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')), "lower-case hexadecimal");
         assert_eq!(trace_parent(&"mine".parse().unwrap(), &body), None);
+    }
+
+    #[test]
+    fn a_notice_is_heard_as_it_was_said_and_one_that_is_not_known_is_none() {
+        let batch: BatchId = "b-1".parse().unwrap();
+        let route = Route { exchange: "tidemill.control".into(), key: String::new(), delay: None };
+        for (said, text) in [
+            (Notice::Cancel(batch.clone()), r#"{"cancel":"b-1"}"#),
+            (Notice::Drain(None), r#"{"drain":null}"#),
+            (Notice::Drain(Some("w".into())), r#"{"drain":"w"}"#),
+            (Notice::Find(batch.clone(), ItemIndex(7)), r#"{"find":{"batch":"b-1","index":7}}"#),
+            (Notice::Found(batch.clone(), ItemIndex(7)), r#"{"found":{"batch":"b-1","index":7}}"#),
+        ] {
+            let parcel = notice(&said, route.clone());
+            assert_eq!((&parcel.bytes[..], parcel.is_mandatory), (text.as_bytes(), false));
+            assert_eq!(read_notice(&parcel.bytes), Ok(said));
+        }
+        for text in [r#"{"dance":"b-1"}"#, r#"{"find":{"batch":"b-1"}}"#, r#"{"find":{"batch":"..","index":1}}"#] {
+            assert!(read_notice(text.as_bytes()).is_err(), "{text}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Queues of one's own: what is announced to everybody, and copies of outcomes that are waited for here.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,6 +14,8 @@ use tokio::time::Instant;
 use super::link::Live;
 use super::{RabbitMq, message};
 use crate::broker::{BrokerError, Copies, Incoming, Notices, ReplyTo};
+use crate::lock::lock;
+use crate::segment::Segment;
 use crate::wire::Malformed;
 
 /// Notices that a slow listener may lag behind by.
@@ -37,7 +39,7 @@ pub(super) async fn copies(broker: &RabbitMq) -> Result<Copies, BrokerError> {
     let own = Own {
         broker: broker.clone(),
         exchange: None,
-        read: message::read_copy,
+        read: |data| Segment::parse(data.into()),
         named: Some(Arc::clone(&broker.reply_to)),
     };
     own.listen(COPIES).await
@@ -118,7 +120,7 @@ impl<T: Send + 'static> Own<T> {
 
     fn name(&self, name: Option<ReplyTo>) {
         if let Some(named) = &self.named {
-            *named.lock().unwrap_or_else(PoisonError::into_inner) = name;
+            *lock(named) = name;
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::link::{Link, Live, why};
 use super::topology::Route;
 use crate::broker::{BrokerError, BrokerErrorKind};
+use crate::lock::lock;
 
 /// Channels to publish on. A second one keeps the broker busy while the first waits for a flush to disk.
 const CHANNELS: usize = 2;
@@ -47,6 +48,8 @@ enum Fate {
     Nacked,
     /// No queue takes it.
     Returned(String),
+    /// The connection broke before it was sent.
+    Unsent,
     /// The connection broke before it was confirmed: it may have arrived.
     Unknown,
 }
@@ -96,7 +99,7 @@ impl Publishers {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         let channel = &self.channels[self.next.fetch_add(1, Ordering::Relaxed) % self.channels.len()];
         if channel.send(Request { parcel, number, tell }).await.is_err() {
-            return Fate::Unknown;
+            return Fate::Unsent;
         }
         fate.await.unwrap_or(Fate::Unknown)
     }
@@ -109,10 +112,7 @@ impl Publishers {
         topology: &super::Topology,
     ) -> Result<(), BrokerError> {
         let Some(delay) = route.delay else { return Ok(()) };
-        let is_known = |steps: &Mutex<HashSet<String>>| {
-            steps.lock().unwrap_or_else(PoisonError::into_inner).contains(&route.exchange)
-        };
-        if is_known(&self.steps) {
+        if lock(&self.steps).contains(&route.exchange) {
             return Ok(());
         }
         topology.declare_step(&live.connection, delay).await.map_err(|(kind, reason)| BrokerError {
@@ -120,7 +120,7 @@ impl Publishers {
             action: format!("declare {} at {}", route.exchange, link.addresses()),
             reason,
         })?;
-        self.steps.lock().unwrap_or_else(PoisonError::into_inner).insert(route.exchange.clone());
+        lock(&self.steps).insert(route.exchange.clone());
         Ok(())
     }
 }
@@ -151,8 +151,9 @@ pub(super) async fn post(
 ) -> Result<(), BrokerError> {
     let parcel = Arc::new(parcel);
     let until = patience.map(|patience| Instant::now() + patience);
+    let mut is_sent = false;
     loop {
-        let live = link.live(until).await?;
+        let live = link.live(until).await.map_err(|error| not_confirmed(error, is_sent))?;
         match live.publishers.ready_step(link, &live, &parcel.route, topology).await {
             Ok(()) => {}
             Err(error) if error.is_transient() => {
@@ -163,7 +164,9 @@ pub(super) async fn post(
         }
         let publishing = live.publishers.publish(Arc::clone(&parcel));
         let fate = match until {
-            Some(until) => tokio::time::timeout_at(until, publishing).await.map_err(|_| link.trouble())?,
+            Some(until) => {
+                tokio::time::timeout_at(until, publishing).await.map_err(|_| not_confirmed(link.trouble(), true))?
+            }
             None => publishing.await,
         };
         let refused = |kind, reason: String| {
@@ -174,8 +177,20 @@ pub(super) async fn post(
             Fate::Confirmed => return Ok(()),
             Fate::Nacked => return refused(BrokerErrorKind::Refused, "the broker refused the message (nack)".into()),
             Fate::Returned(reason) => return refused(BrokerErrorKind::Unroutable, reason),
-            Fate::Unknown => live.broken.cancel(),
+            Fate::Unsent => live.broken.cancel(),
+            Fate::Unknown => {
+                is_sent = true;
+                live.broken.cancel();
+            }
         }
+    }
+}
+
+/// Why the broker has not confirmed a message in time. Of one that was sent it may have it all the same.
+fn not_confirmed(error: BrokerError, is_sent: bool) -> BrokerError {
+    match error.kind {
+        BrokerErrorKind::Unreachable if is_sent => BrokerError { kind: BrokerErrorKind::NotConfirmed, ..error },
+        _ => error,
     }
 }
 
@@ -309,5 +324,50 @@ impl Sent<'_> {
             Ok(confirm) => Self::Waiting(confirm),
             Err(error) => Self::Came(Box::new(Err(error))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::rabbitmq::{Options, RabbitMq};
+    use crate::broker::{Broker as _, Queue, conformance};
+    use crate::task::Lane;
+
+    #[test]
+    fn of_a_message_that_was_sent_nobody_knows_whether_it_arrived() {
+        use BrokerErrorKind::{Blocked, Mismatch, NotConfirmed, Unreachable};
+        let after = |kind, is_sent| {
+            let error = BrokerError { kind, action: "publish".into(), reason: "the connection broke".into() };
+            not_confirmed(error, is_sent).kind
+        };
+
+        assert_eq!((after(Unreachable, false), after(Unreachable, true)), (Unreachable, NotConfirmed));
+        assert_eq!([Blocked, Mismatch].map(|kind| after(kind, true)), [Blocked, Mismatch], "they say what to mend");
+    }
+
+    #[tokio::test]
+    async fn whoever_has_patience_waits_no_longer_though_others_wait_for_ever() {
+        let broker = RabbitMq::connect(Options {
+            url: "amqp://127.0.0.1:1".into(),
+            password: None,
+            prefix: "tidemill".into(),
+            name: "test".into(),
+            patience: None,
+            look_ahead: None,
+            used: None,
+        });
+        let broker = broker.unwrap();
+        let queue = Queue::Jobs(Lane::Cpu);
+        let for_ever = tokio::spawn({
+            let broker = broker.clone();
+            async move { broker.publish(queue, conformance::work(0)).await }
+        });
+
+        let error = broker.with_patience(Duration::from_millis(100)).publish(queue, conformance::work(1)).await;
+
+        assert_eq!(error.unwrap_err().kind, BrokerErrorKind::Unreachable);
+        assert!(!for_ever.is_finished());
+        for_ever.abort();
     }
 }

@@ -9,7 +9,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ use lapin::tcp::{AMQPUriTcpExt as _, TLSConfig};
 use lapin::uri::AMQPUri;
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::lock::lock;
 
 /// The type that a message has whose own properties could not be read.
 const UNREADABLE: &str = "(its properties are not UTF-8)";
@@ -42,7 +44,7 @@ pub(super) async fn connect(uri: AMQPUri, properties: ConnectionProperties) -> l
     let giving_up = given_up.clone().drop_guard();
     let stream = Mutex::new(Some(Readable::new(stream, given_up)));
     let open = async move |_, _| {
-        let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let stream = lock(&stream).take();
         Ok(AsyncTcpStream::Plain(stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?))
     };
     let runtime = Runtime::new(RuntimeParts::new(Tokio::current(), Network(Tokio::current())));

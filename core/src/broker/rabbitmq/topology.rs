@@ -50,14 +50,14 @@ impl Topology {
         Self { prefix: prefix.into(), queues: used.map_or_else(all, Arc::from) }
     }
 
-    /// The queue's name; messages of a priority above 0 have one of their own where the lane is for work, for brokers
-    /// before 4.0 know no priorities in quorum queues.
+    /// The queue's name, with our prefix in place of the usual one.
     fn name(&self, queue: Queue) -> String {
         let name = queue.to_string();
         format!("{}{}", self.prefix, name.strip_prefix("tidemill").unwrap_or(&name))
     }
 
-    /// The queues that are one to our callers, the most urgent first.
+    /// The queues that are one to our callers, the most urgent first: what is to be done has one of its own for messages of
+    /// a priority above 0, for brokers before 4.0 know no priorities in quorum queues.
     pub(super) fn names(&self, queue: Queue) -> Vec<String> {
         let plain = self.name(queue);
         match queue {

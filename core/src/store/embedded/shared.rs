@@ -6,13 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{Embedded, Ledger, lock};
-use crate::batch::{BatchId, ItemIndex, unix_millis};
+use crate::batch::{Batch, BatchId, ItemIndex, unix_millis};
 use crate::broker::{Health, Heartbeat};
 use crate::outcome::{Outcome, Status};
-use crate::store::{BatchInfo, Books, DeadItem, LOST, MOST_MISSING, Shared, StoreError, StoreErrorKind};
+use crate::store::{
+    AtMost, BatchInfo, Books, DeadItem, LOST, MOST_MISSING, Shared, StoreError, StoreErrorKind, Tally, bytes_of,
+};
 
-/// Ranges of missing items that are named.
-const NAMED: usize = 16;
 /// Items without outcome that are given at a time.
 const AT_ONCE: usize = 4096;
 
@@ -23,30 +23,33 @@ impl Ledger {
         Some(BatchInfo { batch, created, completed: *completed, accepted: *accepted, progress: progress.clone() })
     }
 
+    /// By what batches are listed. Ids come second: they are sorted by time too, but those that are made of a key.
+    fn age(&self) -> Option<(u64, &BatchId)> {
+        self.opened.as_ref().map(|(batch, created)| (*created, &batch.id))
+    }
+
     /// The outcomes counted anew, as they stand in the order of indices.
     fn books(&self) -> Books {
-        let Self { progress, by_index, .. } = self;
+        let progress = &self.progress;
         let mut books = Books {
             total: progress.total,
             counters: progress.counts,
             duplicates: progress.duplicates,
             ..Books::default()
         };
-        for outcome in by_index.slots.iter().flatten() {
-            books.counts[outcome.status() as usize] += 1;
-        }
         let highest = self.recorded.len() as u64 * 64;
         let end = progress.total.unwrap_or_else(|| self.recorded_end());
         books.beyond = (end..highest).filter(|index| self.is_recorded(*index)).count() as u64;
-        for index in (0..end).filter(|index| by_index.get(*index).is_none()) {
-            books.missing += 1;
-            let named = books.missing_first.len();
-            match books.missing_first.last_mut() {
-                Some(last) if last.1 == index => last.1 += 1,
-                _ if named < NAMED => books.missing_first.push((index, index + 1)),
-                _ => {}
+        // From gap to gap: a total may be anything, and all wait for this.
+        let mut next = 0;
+        for (index, slot) in (0..).zip(&self.by_index.slots) {
+            if let Some(outcome) = slot {
+                books.counts[outcome.status() as usize] += 1;
+                books.miss(next, end.min(index));
+                next = index + 1;
             }
         }
+        books.miss(next, end);
         books
     }
 
@@ -64,10 +67,12 @@ impl Ledger {
             self.progress.total = Some(upto);
             self.changed();
         }
-        if self.touched.is_some_and(|touched| touched.elapsed() >= LOST) {
+        let total = self.progress.total.unwrap_or(0);
+        let is_lost = self.touched.is_some_and(|touched| touched.elapsed() >= LOST);
+        if is_lost && total.saturating_sub(self.progress.recorded()) <= MOST_MISSING {
             self.accepted = 0;
         }
-        let items = self.accepted..self.progress.total.unwrap_or(0);
+        let items = self.accepted..total;
         items.filter(|index| !self.is_recorded(*index)).take(AT_ONCE).map(ItemIndex).collect()
     }
 
@@ -76,10 +81,9 @@ impl Ledger {
         (0..self.recorded.len() as u64 * 64).rfind(|index| self.is_recorded(*index)).map_or(0, |last| last + 1)
     }
 
-    fn dead_items<'a>(&'a self, id: &'a BatchId) -> impl Iterator<Item = DeadItem> + 'a {
-        let task = self.opened.as_ref().map_or("", |(batch, _)| &*batch.task);
-        let outcomes = self.dead.iter().filter_map(|index| self.by_index.get(*index)).chain(self.reviving.values());
-        outcomes.filter_map(move |outcome| DeadItem::of(id, task, Outcome::clone(outcome)))
+    /// The outcomes of its dead items, by index; then those that were taken back.
+    fn dead_outcomes(&self) -> impl Iterator<Item = &Arc<Outcome>> {
+        self.dead.iter().filter_map(|index| self.by_index.get(*index)).chain(self.reviving.values())
     }
 
     /// Takes an outcome back. Its place in the order of completion stays, and is passed over.
@@ -113,12 +117,24 @@ impl Shared for Embedded {
         self.with(action, batch, |ledger| ledger.info().ok_or_else(|| StoreError::unknown(action, batch)))
     }
 
-    async fn list(&self, limit: usize) -> Result<Vec<BatchInfo>, StoreError> {
-        let mut infos: Vec<_> = lock(&self.batches).values().filter_map(Ledger::info).collect();
-        // Ids come second: they are sorted by time too, but those that are made of a key.
-        infos.sort_by(|one, next| (next.created, &next.batch.id).cmp(&(one.created, &one.batch.id)));
-        infos.truncate(limit);
-        Ok(infos)
+    async fn begin(&self, batch: &Batch) -> Result<Option<Batch>, StoreError> {
+        Ok(self.make_known(batch))
+    }
+
+    async fn list(&self, most: AtMost) -> Result<Vec<BatchInfo>, StoreError> {
+        let kept = lock(&self.kept);
+        let mut ledgers: Vec<&Ledger> = kept.ledgers.values().collect();
+        let newest_first = |one: &&Ledger, next: &&Ledger| next.age().cmp(&one.age());
+        // Picked before they are sorted, and both before anything is copied: everybody else waits meanwhile.
+        if most.count < ledgers.len() {
+            ledgers.select_nth_unstable_by(most.count, newest_first);
+            ledgers.truncate(most.count);
+        }
+        ledgers.sort_unstable_by(newest_first);
+        let mut tally = Tally::of(most);
+        let bytes = |ledger: &Ledger| ledger.opened.as_ref().map_or(0, |(batch, _)| bytes_of(batch));
+        let listed = ledgers.into_iter().take_while(|ledger| tally.takes(bytes(ledger)));
+        Ok(listed.filter_map(Ledger::info).collect())
     }
 
     async fn accept(&self, batch: &BatchId, before: u64) -> Result<(), StoreError> {
@@ -143,8 +159,9 @@ impl Shared for Embedded {
     }
 
     async fn cancelled(&self) -> Result<Vec<BatchId>, StoreError> {
-        let batches = lock(&self.batches);
-        let under_way = batches.iter().filter(|(_, ledger)| ledger.progress.cancelled && ledger.completed.is_none());
+        let kept = lock(&self.kept);
+        let is_under_way = |ledger: &Ledger| ledger.progress.cancelled && ledger.completed.is_none();
+        let under_way = kept.ledgers.iter().filter(|(_, ledger)| is_under_way(ledger));
         Ok(under_way.map(|(id, _)| id.clone()).collect())
     }
 
@@ -160,13 +177,27 @@ impl Shared for Embedded {
         Ok(workers.values().cloned().collect())
     }
 
-    async fn dead(&self, batch: Option<&BatchId>, limit: usize) -> Result<Vec<DeadItem>, StoreError> {
-        let batches = lock(&self.batches);
-        if let Some(batch) = batch {
-            let ledger = batches.get(batch).ok_or_else(|| StoreError::unknown("list dead items", batch))?;
-            return Ok(ledger.dead_items(batch).take(limit).collect());
+    async fn dead(&self, batch: Option<&BatchId>, most: AtMost) -> Result<Vec<DeadItem>, StoreError> {
+        let kept = lock(&self.kept);
+        let ledgers: Vec<(&BatchId, &Ledger)> = match batch {
+            Some(batch) => {
+                let found = kept.ledgers.get_key_value(batch);
+                vec![found.ok_or_else(|| StoreError::unknown("list dead items", batch))?]
+            }
+            None => kept.ledgers.iter().filter(|(_, ledger)| ledger.dead_outcomes().next().is_some()).collect(),
+        };
+        let (mut tally, mut items) = (Tally::of(most), Vec::new());
+        for (id, ledger) in ledgers {
+            let task = ledger.opened.as_ref().map_or("", |(batch, _)| &*batch.task);
+            for outcome in ledger.dead_outcomes() {
+                // Asked before it is copied: an input may have MiBs.
+                if !tally.takes(outcome.input.get().len() + outcome.source.as_deref().map_or(0, str::len)) {
+                    return Ok(items);
+                }
+                items.extend(DeadItem::of(id, task, Outcome::clone(outcome)));
+            }
         }
-        Ok(batches.iter().flat_map(|(id, ledger)| ledger.dead_items(id)).take(limit).collect())
+        Ok(items)
     }
 
     async fn revive(&self, batch: &BatchId, index: u64) -> Result<bool, StoreError> {
@@ -176,7 +207,7 @@ impl Shared for Embedded {
     async fn release(&self, batch: &BatchId) -> Result<(), StoreError> {
         let is_complete = self.with("let a batch go", batch, |ledger| Ok(ledger.completed.is_some()))?;
         if is_complete {
-            lock(&self.batches).remove(batch);
+            lock(&self.kept).remove(batch);
         }
         Ok(())
     }
@@ -191,9 +222,7 @@ impl Shared for Embedded {
     }
 
     fn has_room(&self) -> bool {
-        let batches = lock(&self.batches);
-        let under_way = batches.values().filter(|ledger| ledger.completed.is_none());
-        under_way.map(|ledger| ledger.bytes).sum::<u64>() <= self.keep_bytes
+        lock(&self.kept).bytes_under_way <= self.keep_bytes
     }
 
     async fn health(&self) -> Health {
@@ -203,7 +232,7 @@ impl Shared for Embedded {
 
 #[cfg(test)]
 mod tests {
-    use super::super::DESERTED;
+    use super::super::{DESERTED, LEDGER_BYTES};
     use super::*;
     use crate::batch::Attempt;
     use crate::failure::Failure;
@@ -245,18 +274,22 @@ mod tests {
         let dead = outcome(1, Ending::Dead(Failure::permanent("crash", "it ended its worker")));
         let batch = complete(&store, &[ok(0), dead, ok(2)]).await;
         assert!(store.verify(&batch).await.unwrap().balance());
-        assert_eq!(store.dead(None, 10).await.unwrap()[0].index, 1);
+        assert_eq!(store.dead(None, AtMost::entries(10)).await.unwrap()[0].index, 1);
 
         assert!(store.revive(&batch, 1).await.unwrap());
         assert!(store.revive(&batch, 1).await.unwrap(), "it has no outcome, and may not be on its way");
-        assert_eq!(store.dead(None, 10).await.unwrap()[0].index, 1, "it can be found until it has one");
+        assert_eq!(
+            store.dead(None, AtMost::entries(10)).await.unwrap()[0].index,
+            1,
+            "it can be found until it has one"
+        );
 
         let books = store.verify(&batch).await.unwrap();
         assert_eq!((books.missing, &books.missing_first[..], books.balance()), (1, &[(1, 2)][..], false));
         assert!(!store.info(&batch).await.unwrap().progress.is_complete());
         store.record(&batch, &[ok(1)]).await.unwrap();
         assert!(!store.revive(&batch, 1).await.unwrap(), "it is dead no more");
-        assert!(store.dead(None, 10).await.unwrap().is_empty());
+        assert!(store.dead(None, AtMost::entries(10)).await.unwrap().is_empty());
         assert!(store.verify(&batch).await.unwrap().balance());
         let landed = store.read(&batch, Order::Completion, 0, 10).await.unwrap();
         assert_eq!(landed.outcomes.iter().map(|outcome| outcome.index.0).collect::<Vec<_>>(), [0, 2, 1]);
@@ -284,8 +317,9 @@ mod tests {
     #[tokio::test]
     async fn where_there_is_no_room_the_oldest_complete_batch_is_given_up() {
         let outcomes: Vec<_> = (0..100).map(ok).collect();
-        let bytes: u64 = outcomes.iter().map(|outcome| outcome.weight_bytes() + outcome.output_bytes()).sum();
-        let store = Embedded::keeping(2 * bytes);
+        let measured = Embedded::default();
+        complete(&measured, &outcomes).await;
+        let store = Embedded::keeping(2 * lock(&measured.kept).bytes);
         let batches = [complete(&store, &outcomes).await, complete(&store, &outcomes).await];
         let third = complete(&store, &outcomes).await;
         assert!(store.info(&batches[0]).await.is_ok(), "there was room for two when the third began");
@@ -315,5 +349,71 @@ mod tests {
 
         assert!(store.has_room());
         assert_eq!(store.info(&deserted.id).await.unwrap_err().kind, StoreErrorKind::Unknown);
+    }
+
+    #[tokio::test]
+    async fn batches_without_outcomes_take_room_too() {
+        let store = Embedded::keeping(10 * LEDGER_BYTES);
+        for _ in 0..30 {
+            complete(&store, &[]).await;
+        }
+        assert!((1..=10).contains(&store.list(AtMost::entries(100)).await.unwrap().len()));
+
+        let large = Batch { options: raw(&"x".repeat(100_000)), ..batch() };
+        store.open(&large).await.unwrap();
+
+        assert!(!store.has_room(), "what was said of a batch counts");
+    }
+
+    #[tokio::test]
+    async fn what_all_batches_come_to_is_known_whatever_happens_to_each() {
+        let store = Embedded::default();
+        let dead = outcome(0, Ending::Dead(Failure::permanent("crash", "it ended its worker")));
+        let done = complete(&store, &[dead, ok(1)]).await;
+        let under_way = batch();
+        store.open(&under_way).await.unwrap();
+        store.record(&under_way.id, &[ok(0)]).await.unwrap();
+        store.revive(&done, 0).await.unwrap();
+        let let_go = complete(&store, &[ok(0)]).await;
+        store.release(&let_go).await.unwrap();
+        complete(&store, &[ok(0), ok(1)]).await;
+
+        let kept = lock(&store.kept);
+
+        let weights: Vec<_> = kept.ledgers.values().map(Ledger::weight).collect();
+        let of_all = weights.iter().map(|weight| weight.bytes).sum::<u64>();
+        let of_open =
+            weights.iter().filter(|weight| weight.completed.is_none()).map(|weight| weight.bytes).sum::<u64>();
+        assert_eq!((weights.len(), kept.complete.len()), (3, 1));
+        assert_eq!((kept.bytes, kept.bytes_under_way), (of_all, of_open));
+    }
+
+    #[tokio::test]
+    async fn who_opens_second_is_given_what_the_first_opened() {
+        crate::store::conformance::who_opens_second_is_given_what_the_first_opened(&Embedded::default()).await;
+    }
+
+    #[tokio::test]
+    async fn lists_end_where_they_are_full() {
+        crate::store::conformance::lists_end_where_they_are_full(&Embedded::default()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_can_have_sent_is_neither_counted_one_by_one_nor_filled_up() {
+        let store = Embedded::default();
+        let id = batch();
+        store.open(&id).await.unwrap();
+        let id = id.id;
+        store.record(&id, &[ok(0), ok(2), ok(3)]).await.unwrap();
+        store.accept(&id, 1 << 40).await.unwrap();
+        store.cancel(&id).await.unwrap();
+        assert!(store.close(&id, Duration::ZERO).await.unwrap().is_empty());
+
+        tokio::time::advance(2 * LOST).await;
+
+        assert!(store.close(&id, Duration::ZERO).await.unwrap().is_empty(), "they are waited for");
+        let books = store.verify(&id).await.unwrap();
+        assert_eq!((books.total, books.missing), (Some(1 << 40), (1 << 40) - 3));
+        assert_eq!(books.missing_first, [(1, 2), (4, 1 << 40)]);
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
+use std::sync::{Mutex as StdMutex, MutexGuard};
 use std::time::Duration;
 
 use redis::aio::PubSub;
@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 
 use super::connect::{Connection, Target};
 use super::trouble::{Trouble, reason};
+use crate::lock::lock;
 use crate::settings::{Secret, ServiceUrl};
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -116,7 +117,7 @@ impl Link {
                 Err(error) => error,
             };
             self.is_gone(action, &error);
-            *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason(&error));
+            *lock(last) = Some(reason(&error));
             // Full jitter: many processes lost it at the same instant.
             tokio::time::sleep(pause.mul_f64(fastrand::f64())).await;
             pause = (pause * 2).min(PAUSES.1);
@@ -200,11 +201,11 @@ impl Link {
     }
 
     fn refused(&self) -> MutexGuard<'_, Option<&'static str>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.refused)
     }
 
     fn unreachable(&self, action: &'static str, patience: Duration, last: &StdMutex<Option<String>>) -> StoreError {
-        let last = last.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let last = lock(last).take();
         let why = last.unwrap_or_else(|| "it did not answer".into());
         let patience = humantime::format_duration(patience);
         let reason = format!("{} cannot be reached for {patience}: {why}", self.url);

@@ -1,7 +1,7 @@
 //! Who waits for a batch to change: one connection listens for all of them.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::link::Link;
+use crate::lock::lock;
 
 /// A message may be lost (a broken connection, a batch that expires); then it is only this late.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -72,7 +73,7 @@ impl Bell {
             tokio::spawn(end.clone().run_until_cancelled_owned(listening));
             end.drop_guard()
         });
-        let mut channels = self.shared.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut channels = lock(&self.shared.channels);
         let known = channels.entry(channel).or_insert_with(|| {
             self.shared.has_changed.notify_one();
             Channel { rings: watch::Sender::default(), wanted: Instant::now() }
@@ -85,13 +86,13 @@ impl Bell {
 impl Shared {
     /// The channels that somebody listens to, or did a moment ago.
     fn wanted(&self) -> HashSet<String> {
-        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut channels = lock(&self.channels);
         channels.retain(|_, channel| channel.rings.receiver_count() > 0 || channel.wanted.elapsed() < KEEP);
         channels.keys().cloned().collect()
     }
 
     fn ring(&self, channel: &str) {
-        let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let channels = lock(&self.channels);
         if let Some(channel) = channels.get(channel) {
             channel.rings.send_replace(());
         }

@@ -14,12 +14,14 @@ use super::{PROGRESS, Redis, millis, number, progress_of, script};
 use crate::batch::{Batch, BatchId, ItemIndex, unix_millis};
 use crate::broker::{Health, Heartbeat};
 use crate::outcome::Status;
-use crate::store::{BatchInfo, Books, DeadItem, LOST, MOST_MISSING, Shared, StoreError, StoreErrorKind};
+use crate::store::{
+    AtMost, BatchInfo, Books, DeadItem, LOST, MOST_MISSING, Shared, StoreError, StoreErrorKind, Tally, bytes_of,
+};
 
 /// Batches that are asked about at a time.
 const ABREAST: usize = 32;
 
-/// Entries of dead items that are held at a time: such a segment is small, for suspects run alone.
+/// Dead items that are looked for at a time, and entries of them: such a segment is small, for suspects run alone.
 const ENTRIES: usize = 32;
 
 /// How long a batch stays that was let go: outcomes that come again, or after their copies, find it. A collector that is
@@ -41,15 +43,8 @@ impl Shared for Redis {
         names[PROGRESS.len()..].copy_from_slice(&["meta", "created", "completed", "accepted"]);
         let fields = self.fields(action, batch, names).await?;
         let [meta, created, completed, accepted] = [0, 1, 2, 3].map(|place| fields[PROGRESS.len() + place].as_deref());
-        let opened: Batch = serde_json::from_str(meta.unwrap_or("")).map_err(|error| StoreError {
-            kind: StoreErrorKind::Broken,
-            action: action.into(),
-            reason: format!(
-                "batch {batch} was opened by a Tidemill that this one does not understand: {error}\nrun the same version everywhere"
-            ),
-        })?;
         Ok(BatchInfo {
-            batch: opened,
+            batch: opened(action, batch, meta.unwrap_or("").as_bytes())?,
             created: number(created),
             completed: completed.map(|at| number(Some(at))),
             accepted: number(accepted),
@@ -57,19 +52,25 @@ impl Shared for Redis {
         })
     }
 
-    async fn list(&self, limit: usize) -> Result<Vec<BatchInfo>, StoreError> {
+    async fn begin(&self, batch: &Batch) -> Result<Option<Batch>, StoreError> {
+        let action = "begin a batch";
+        let known = self.make_known(action, batch).await?;
+        known.map(|meta| opened(action, &batch.id, &meta)).transpose()
+    }
+
+    async fn list(&self, most: AtMost) -> Result<Vec<BatchInfo>, StoreError> {
         let action = "list batches";
         let young = unix_millis().saturating_sub(millis(OPENING)) as f64;
-        let mut list = Vec::new();
+        let (mut tally, mut list) = (Tally::of(most), Vec::new());
         let mut skip = 0;
-        while list.len() < limit {
+        while !tally.is_full() {
             let mut command = redis::cmd("ZREVRANGE");
-            command.arg(self.index.batches()).arg(skip).arg(skip + limit - list.len() - 1).arg("WITHSCORES");
+            command.arg(self.index.batches()).arg(skip).arg(skip + tally.left() - 1).arg("WITHSCORES");
             let rows: Vec<(String, f64)> = self.ask(action, &command).await?;
             if rows.is_empty() {
                 break;
             }
-            let (known, mut expired) = self.infos(rows.iter().map(|(id, _)| id.clone()).collect()).await?;
+            let (known, mut expired) = self.infos(rows.iter().map(|(id, _)| id.clone()).collect(), &mut tally).await?;
             expired.retain(|id| rows.iter().any(|(row, opened)| row == id && *opened < young));
             skip += rows.len() - expired.len();
             list.extend(known);
@@ -137,9 +138,10 @@ impl Shared for Redis {
         Ok(workers)
     }
 
-    async fn dead(&self, batch: Option<&BatchId>, limit: usize) -> Result<Vec<DeadItem>, StoreError> {
+    async fn dead(&self, batch: Option<&BatchId>, most: AtMost) -> Result<Vec<DeadItem>, StoreError> {
+        let mut tally = Tally::of(most);
         if let Some(batch) = batch {
-            return self.dead_of(batch, limit).await;
+            return self.dead_of(batch, &mut tally).await;
         }
         let action = "list dead items";
         let (batches, over) = self
@@ -148,12 +150,12 @@ impl Shared for Redis {
         self.drop_members(action, &self.index.dead(), &over).await?;
         let mut items = Vec::new();
         for batch in batches {
-            match self.dead_of(&batch, limit - items.len()).await {
+            match self.dead_of(&batch, &mut tally).await {
                 Err(error) if error.kind == StoreErrorKind::Unknown => {} // it expired just now
                 Err(error) if error.kind == StoreErrorKind::Broken => left_out(&error),
                 found => items.extend(found?),
             }
-            if items.len() >= limit {
+            if tally.is_full() {
                 break;
             }
         }
@@ -239,9 +241,20 @@ fn left_out(error: &StoreError) {
     tracing::warn!(%error, "a batch is left out");
 }
 
+/// A batch as it was opened.
+fn opened(action: &str, batch: &BatchId, meta: &[u8]) -> Result<Batch, StoreError> {
+    serde_json::from_slice(meta).map_err(|error| StoreError {
+        kind: StoreErrorKind::Broken,
+        action: action.into(),
+        reason: format!(
+            "batch {batch} was opened by a Tidemill that this one does not understand: {error}\nrun the same version everywhere"
+        ),
+    })
+}
+
 impl Redis {
-    /// What is known of these batches, in their order, and which of them are no more.
-    async fn infos(&self, ids: Vec<String>) -> Result<(Vec<BatchInfo>, Vec<String>), StoreError> {
+    /// What is known of these batches, in their order, as far as there is room, and which of them are no more.
+    async fn infos(&self, ids: Vec<String>, tally: &mut Tally) -> Result<(Vec<BatchInfo>, Vec<String>), StoreError> {
         let asking = ids.into_iter().map(|id| async move {
             let Ok(batch) = id.parse() else { return (id, None) };
             (id, Some(self.info(&batch).await))
@@ -250,7 +263,12 @@ impl Redis {
         let (mut known, mut expired) = (Vec::new(), Vec::new());
         while let Some((id, info)) = asking.next().await {
             match info {
-                Some(Ok(info)) => known.push(info),
+                Some(Ok(info)) => {
+                    if !tally.takes(bytes_of(&info.batch)) {
+                        break;
+                    }
+                    known.push(info);
+                }
                 Some(Err(error)) if error.kind == StoreErrorKind::Broken => left_out(&error),
                 Some(Err(error)) if error.kind != StoreErrorKind::Unknown => return Err(error),
                 _ => expired.push(id),
@@ -297,27 +315,48 @@ impl Redis {
         self.send(action, &command).await
     }
 
-    async fn dead_of(&self, batch: &BatchId, limit: usize) -> Result<Vec<DeadItem>, StoreError> {
+    async fn dead_of(&self, batch: &BatchId, tally: &mut Tally) -> Result<Vec<DeadItem>, StoreError> {
         let action = "list dead items";
         let task = self.info(batch).await?.batch.task;
         let mut command = redis::cmd("ZRANGE");
-        command.arg(self.keys.dead(batch)).arg("-inf").arg("+inf").arg("BYSCORE").arg("LIMIT").arg(0).arg(limit);
+        command.arg(self.keys.dead(batch)).arg("-inf").arg("+inf").arg("BYSCORE").arg("LIMIT").arg(0).arg(tally.left());
         let indices: Vec<u64> = self.ask(action, &command).await?;
+        let mut items = Vec::new();
+        // A few at a time: an input may have MiBs, and they are to come in the order of indices.
+        for some in indices.chunks(ENTRIES) {
+            for item in self.dead_among(action, batch, &task, some).await?.into_values() {
+                if !tally.takes(item.bytes()) {
+                    return Ok(items);
+                }
+                items.push(item);
+            }
+        }
+        Ok(items)
+    }
+
+    /// The dead items among these, which ascend.
+    async fn dead_among(
+        &self,
+        action: &'static str,
+        batch: &BatchId,
+        task: &str,
+        indices: &[u64],
+    ) -> Result<BTreeMap<u64, DeadItem>, StoreError> {
         let mut items = BTreeMap::new();
-        let ids = self.entries_with(action, batch, &indices).await?;
+        let ids = self.entries_with(action, batch, indices).await?;
         for ids in ids.chunks(ENTRIES) {
             // The later ones come last, and count.
             for entry in self.entries_of(action, batch, ids.iter().copied()).await? {
                 visit(&entry.json, |head, outcome| {
                     if outcome.status == Status::Dead && indices.binary_search(&outcome.index).is_ok() {
                         let maker = Arc::new(head.maker.clone());
-                        let dead = DeadItem::of(batch, &task, outcome.to_outcome(&maker));
+                        let dead = DeadItem::of(batch, task, outcome.to_outcome(&maker));
                         items.extend(dead.map(|dead| (dead.index, dead)));
                     }
                 })?;
             }
         }
-        Ok(items.into_values().collect())
+        Ok(items)
     }
 
     /// The entries that may hold outcomes of these items, in the order of their landing.

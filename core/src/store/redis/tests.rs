@@ -15,8 +15,8 @@ use super::*;
 use crate::batch::{Attempt, ItemIndex};
 use crate::failure::Failure;
 use crate::outcome::{Ending, Maker};
-use crate::store::Shared as _;
 use crate::store::conformance::batch;
+use crate::store::{AtMost, Shared as _};
 use crate::task::raw;
 
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 
 use redis::{Pipeline, RedisResult};
 
-use super::entries::Window;
+use super::entries::{Entry, Window};
 use super::plan::PAGE;
 use super::read::visit;
 use super::{PROGRESS, Redis, number, progress_of};
@@ -15,11 +16,8 @@ use crate::store::{Books, StoreError, StoreErrorKind};
 
 const ACTION: &str = "verify a batch";
 
-/// Read at once.
+/// Read at once. While some are counted, so many more are on their way.
 const BYTES: usize = 4 << 20;
-
-/// Ranges of missing items that are named.
-const NAMED: usize = 16;
 
 /// Which items were seen: a bit each, on pages that exist where there is one.
 #[derive(Default)]
@@ -120,21 +118,12 @@ impl Count {
         };
         let mut at = 0;
         for (from, to) in ranges {
-            gap(&mut books, at, from.min(end));
+            books.miss(at, from.min(end));
             at = to;
             books.beyond += to.saturating_sub(from.max(end));
         }
-        gap(&mut books, at, end);
+        books.miss(at, end);
         books
-    }
-}
-
-fn gap(books: &mut Books, from: u64, to: u64) {
-    if from < to {
-        books.missing += to - from;
-        if books.missing_first.len() < NAMED {
-            books.missing_first.push((from, to));
-        }
     }
 }
 
@@ -171,18 +160,34 @@ impl Redis {
     }
 
     async fn count_entries(&self, batch: &BatchId, landed: u64, count: &mut Count) -> Result<(), StoreError> {
-        let mut from = 1;
         let mut window = Window::new(BYTES);
-        while from <= landed {
-            let entries = self.entries_between(ACTION, batch, from..=landed, window.size()).await?;
-            let Some(last) = entries.last() else { break };
-            from = last.id + 1;
+        let mut entries = self.entries_up_to(batch, 1..=landed, window.size()).await?;
+        while let Some(last) = entries.last() {
+            let rest = last.id + 1..=landed;
             window.add(&entries);
-            for entry in &entries {
-                visit(&entry.json, |_, outcome| count.enter(outcome.index, outcome.status))?;
-            }
             window.clear();
+            let fetching = self.entries_up_to(batch, rest, window.size());
+            let counting = async {
+                entries
+                    .iter()
+                    .try_for_each(|entry| visit(&entry.json, |_, outcome| count.enter(outcome.index, outcome.status)))
+            };
+            // They are asked for before the others are counted.
+            let (next, ()) = tokio::try_join!(fetching, counting)?;
+            entries = next;
         }
         Ok(())
+    }
+
+    async fn entries_up_to(
+        &self,
+        batch: &BatchId,
+        ids: RangeInclusive<u64>,
+        count: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.entries_between(ACTION, batch, ids, count).await
     }
 }

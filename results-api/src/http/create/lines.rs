@@ -8,7 +8,6 @@ use tidemill_core::failure::Failure;
 use tidemill_core::task::raw;
 
 use super::{Entry, SubmitError};
-use crate::http::body::drain;
 
 /// The longest line: half of what a message may hold.
 const MAX_LINE_BYTES: usize = tidemill_core::wire::MAX_BYTES / 2;
@@ -56,8 +55,6 @@ impl Lines {
     async fn fill(&mut self) -> Result<(), SubmitError> {
         self.searched = self.read.len();
         if self.searched > MAX_LINE_BYTES {
-            let rest = std::mem::replace(&mut self.body, Body::empty().into_data_stream());
-            drain(rest).await;
             let message = format!("line {}: a line has at most {MAX_LINE_BYTES} bytes", self.number + 1);
             return Err(SubmitError::invalid(message));
         }

@@ -1,19 +1,17 @@
 //! The picture that a caller sends: as the file of a form, or as the body itself.
 
-use axum::RequestExt as _;
 use axum::extract::multipart::{Field, MultipartError};
-use axum::extract::{FromRequest, Multipart, Request};
-use axum::http::{StatusCode, header};
+use axum::extract::{FromRequest as _, Multipart, Request};
+use axum::http::{HeaderMap, StatusCode, header};
 use tidemill_core::blobs::{Blobs, inline};
 
-use crate::http::body::whole;
+use crate::http::body::{Held, NoRoom, Room, counted, whole};
 use crate::http::problem::Problem;
 
 /// The largest picture that is taken.
 const MAX_BYTES: usize = 64 << 20;
-/// The largest form. Before the first boundary a form is held in memory, so there must be an end; with a picture that is
-/// too large it is read further than that, so that its sender hears of it.
-pub(in crate::http) const MAX_FORM_BYTES: usize = 2 * MAX_BYTES;
+/// The largest form: a picture, and what stands around it. Before the first boundary a form is held in memory too.
+pub(in crate::http) const MAX_FORM_BYTES: usize = MAX_BYTES + (64 << 10);
 /// Up to this size a picture travels within its message, which may have 16 MiB and is a third longer.
 const MAX_INLINE_BYTES: usize = 8 << 20;
 /// The field of a form that holds it.
@@ -21,46 +19,72 @@ const FIELD: &str = "image";
 /// What is kept of the name that a caller gives it.
 const MAX_NAME_CHARS: usize = 200;
 
+/// How a picture comes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Sent {
+    AsForm,
+    AsItIs,
+}
+
 /// A picture, as it came.
 #[derive(Debug)]
-pub(in crate::http) struct Picture {
+pub(super) struct Picture {
     /// What the caller calls it.
     pub(super) name: String,
+    /// The room that it takes.
+    pub(super) held: Held,
     bytes: Vec<u8>,
 }
 
-impl<S: Send + Sync> FromRequest<S> for Picture {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let media_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+impl Sent {
+    /// As the head says; nothing of the body is read.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let media_type = media_type.unwrap_or_default().to_ascii_lowercase();
         if media_type.starts_with("multipart/form-data") {
-            let form = request.extract_with_state(state).await;
-            return Self::of_form(form.map_err(|error: axum::extract::multipart::MultipartRejection| {
-                Problem::bad_request(error.body_text())
-            })?)
-            .await;
+            return Ok(Self::AsForm);
         }
-        if !media_type.starts_with("image/") && media_type != "application/octet-stream" {
-            let detail = format!("send multipart/form-data with a file as `{FIELD}`, or the picture itself as image/…");
-            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            return Err(Problem::new(status, "media_type", "the body is of another type", detail));
+        if media_type.starts_with("image/") || media_type == "application/octet-stream" {
+            return Ok(Self::AsItIs);
         }
-        let bytes = whole(request.into_body(), MAX_BYTES, "no larger picture is taken").await?;
-        Self::new("picture", bytes.into())
+        let detail = format!("send multipart/form-data with a file as `{FIELD}`, or the picture itself as image/…");
+        Err(Problem::media_type(detail))
+    }
+
+    /// Reads the picture.
+    pub(super) async fn read(self, request: Request, room: &Room) -> Result<Picture, Problem> {
+        match self {
+            Self::AsForm => Picture::of_request(request, room).await,
+            Self::AsItIs => {
+                let (bytes, held) = whole(request.into_body(), MAX_BYTES, "no larger picture is taken", room).await?;
+                Picture::new("picture", bytes.into(), held)
+            }
+        }
     }
 }
 
 impl Picture {
-    fn new(name: &str, bytes: Vec<u8>) -> Result<Self, Problem> {
+    fn new(name: &str, bytes: Vec<u8>, held: Held) -> Result<Self, Problem> {
         if bytes.is_empty() {
             return Err(Problem::bad_request("the picture is empty"));
         }
-        Ok(Self { name: name.chars().take(MAX_NAME_CHARS).collect(), bytes })
+        Ok(Self { name: name.chars().take(MAX_NAME_CHARS).collect(), held, bytes })
     }
 
-    async fn of_form(mut form: Multipart) -> Result<Self, Problem> {
+    /// Of a form. All of it counts: also what is kept of it before its first boundary.
+    async fn of_request(request: Request, room: &Room) -> Result<Self, Problem> {
+        let held = room.held();
+        let request = request.map(|body| counted(body, held.clone()));
+        let form = Multipart::from_request(request, &()).await;
+        let form = form.map_err(|error| Problem::bad_request(error.body_text()))?;
+        match Self::of_form(form).await {
+            Ok((name, bytes)) => Self::new(&name, bytes, held),
+            Err(_) if held.was_refused() => Err(NoRoom.into()),
+            Err(problem) => Err(problem),
+        }
+    }
+
+    async fn of_form(mut form: Multipart) -> Result<(String, Vec<u8>), Problem> {
         let mut picture = None;
         while let Some(field) = form.next_field().await.map_err(|error| broken(&error))? {
             match field.name() {
@@ -77,9 +101,7 @@ impl Picture {
                 }
             }
         }
-        let (name, bytes) =
-            picture.ok_or_else(|| Problem::bad_request(format!("the form has no field `{FIELD}` with the picture")))?;
-        Self::new(&name, bytes)
+        picture.ok_or_else(|| Problem::bad_request(format!("the form has no field `{FIELD}` with the picture")))
     }
 
     /// Where a worker finds it: within the message, or among the blobs.
@@ -96,27 +118,23 @@ impl Picture {
     }
 }
 
-/// A field's bytes. One that is too large is read to its end, so that its sender hears of it.
+/// A field's bytes.
 async fn read(mut field: Field<'_>) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
-    let mut is_too_large = false;
     while let Some(piece) = field.chunk().await.map_err(|error| broken(&error))? {
-        is_too_large |= bytes.len() + piece.len() > MAX_BYTES;
-        if is_too_large {
-            bytes = Vec::new();
-        } else {
-            bytes.extend_from_slice(&piece);
+        if bytes.len() + piece.len() > MAX_BYTES {
+            return Err(Problem::too_large(format!("{FIELD}: a picture has at most {MAX_BYTES} bytes")));
         }
-    }
-    if is_too_large {
-        return Err(Problem::too_large(format!("{FIELD}: a picture has at most {MAX_BYTES} bytes")));
+        bytes.extend_from_slice(&piece);
     }
     Ok(bytes)
 }
 
 fn broken(error: &MultipartError) -> Problem {
     if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        return Problem::too_large(format!("the form: it has at most {MAX_FORM_BYTES} bytes"));
+        let detail =
+            format!("the form: it has at most {MAX_FORM_BYTES} bytes, and the picture in it at most {MAX_BYTES}");
+        return Problem::too_large(detail);
     }
     Problem::bad_request(format!("the form: {}", error.body_text()))
 }

@@ -169,6 +169,73 @@ fn planes_in_tiles_are_not_read() {
     assert!(error.to_string().contains("is not read: tiles that hold one colour each; read are"), "{error}");
 }
 
+fn refusal(bytes: &[u8]) -> String {
+    let error = Header::read(bytes, &Limits::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    error.to_string()
+}
+
+#[test]
+fn samples_beyond_the_colours_are_passed_over_where_the_decoder_can() {
+    let extra: (Tag, &[u16]) = (Tag::ExtraSamples, &[0]);
+    let samples = [10, 20, 30, 99, 40, 50, 60, 99];
+    let wide: Vec<u8> = samples.iter().flat_map(|&sample| [sample; 2]).collect();
+
+    for (bits, samples) in [(8, &samples[..]), (16, &wide[..])] {
+        let picture = read(&page([2, 1], PhotometricInterpretation::RGB, &[bits; 4], &[extra], samples));
+
+        assert_eq!((picture.channels, &picture.data[..]), (Channels::Rgb, &[10, 20, 30, 40, 50, 60][..]), "{bits}");
+    }
+    let inks = [255, 255, 255, 0, 7, 0, 0, 0, 0, 7];
+    let picture = read(&page([2, 1], PhotometricInterpretation::CMYK, &[8; 5], &[extra], &inks));
+    assert_eq!((picture.channels, &picture.data[..]), (Channels::Rgb, &[0, 0, 0, 255, 255, 255][..]));
+}
+
+#[test]
+fn samples_beyond_the_colours_are_not_read_with_a_predictor_or_in_tiles() {
+    let said = "is not read: samples beyond the colours, in tiles or with a predictor; read are";
+    let extra: (Tag, &[u16]) = (Tag::ExtraSamples, &[0]);
+    let predictor: (Tag, &[u16]) = (Tag::Predictor, &[2]);
+    let rgb = page([2, 1], PhotometricInterpretation::RGB, &[8; 4], &[extra, predictor], &[7; 8]);
+    let cmyk = page([2, 1], PhotometricInterpretation::CMYK, &[8; 5], &[extra, predictor], &[7; 10]);
+    let sides: [(Tag, &[u16]); 4] =
+        [(Tag::ImageWidth, &[20]), (Tag::ImageLength, &[10]), (Tag::TileWidth, &[16]), (Tag::TileLength, &[16])];
+    let places: [(Tag, &[u16]); 2] = [(Tag::TileOffsets, &[8; 2]), (Tag::TileByteCounts, &[1024; 2])];
+    let pixel: [(Tag, &[u16]); 4] =
+        [(Tag::BitsPerSample, &[8; 4]), (Tag::SamplesPerPixel, &[4]), (Tag::PhotometricInterpretation, &[2]), extra];
+    let tiled = file_of(&[&sides[..], &places, &pixel].concat(), &[7; 1024]);
+    for bytes in [rgb, cmyk, tiled] {
+        let error = refusal(&bytes);
+        assert!(error.contains(said), "{error}");
+    }
+
+    // What says that there is none, or has no samples beyond the colours, is read.
+    let none: (Tag, &[u16]) = (Tag::Predictor, &[1]);
+    let samples = [1, 2, 3, 0, 4, 5, 6, 0];
+    let picture = read(&page([2, 1], PhotometricInterpretation::RGB, &[8; 4], &[extra, none], &samples));
+    assert_eq!(picture.data, [1, 2, 3, 4, 5, 6]);
+    let picture = read(&page([2, 1], PhotometricInterpretation::RGB, &[8; 3], &[predictor], &[1, 2, 3, 4, 5, 6]));
+    assert_eq!(picture.data, [1, 2, 3, 5, 7, 9]);
+}
+
+#[test]
+fn bits_in_the_other_order_are_not_read() {
+    let order: (Tag, &[u16]) = (Tag::FillOrder, &[2]);
+    let gray = PhotometricInterpretation::BlackIsZero;
+    let fax: (Tag, &[u16]) = (Tag::Compression, &[4]);
+    for (bits, more) in [(1, &[order][..]), (4, &[order]), (8, &[order]), (1, &[order, fax])] {
+        let error = refusal(&page([4, 1], gray, &[bits], more, &[7; 4]));
+        assert!(error.contains("is not read: bits in the other order; read are"), "{error}");
+    }
+
+    let usual: (Tag, &[u16]) = (Tag::FillOrder, &[1]);
+    assert_eq!(read(&page([4, 1], gray, &[1], &[usual], &[0b0110_0000])).data, [0, 255, 255, 0]);
+    // Within a JPEG nothing is turned around.
+    let jpeg = jpeg::encode(&Picture::blank(16, 16, Channels::Gray), 90).unwrap();
+    let within: (Tag, &[u16]) = (Tag::Compression, &[7]);
+    assert_eq!(read(&page([16, 16], gray, &[8], &[order, within], &jpeg)).width, 16);
+}
+
 #[test]
 fn what_is_not_read_is_said_in_words() {
     type Case = (PhotometricInterpretation, &'static [u16], (Tag, &'static [u16]), &'static str);

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Action, Plan, Reading};
+use crate::scenario::Seeded;
 
 /// The air that racks take in, in °C.
 const AIR_C: f64 = 24.0;
@@ -30,22 +31,22 @@ struct Rack {
 }
 
 impl Rack {
-    fn new(number: usize, cooling: f64, chance: &mut fastrand::Rng) -> (Self, mpsc::Sender<Action>) {
+    fn new(number: usize, cooling: f64, chance: &mut Seeded) -> (Self, mpsc::Sender<Action>) {
         // No more than one command a reading.
         let (sender, commands) = mpsc::channel(1);
-        let celsius = 38.0 + 10.0 * chance.f64();
-        let rack = Self { number, celsius, load: 0.4 + 0.6 * chance.f64(), cooling, is_cooled: false, commands };
+        let celsius = 38.0 + 10.0 * chance.share();
+        let rack = Self { number, celsius, load: 0.4 + 0.6 * chance.share(), cooling, is_cooled: false, commands };
         (rack, sender)
     }
 
     /// A tick goes by. Chance is asked as often whatever the fan does, so that two halls of one seed differ by their
     /// fans alone.
-    fn read(&mut self, sample: usize, chance: &mut fastrand::Rng) -> Reading {
+    fn read(&mut self, sample: usize, chance: &mut Seeded) -> Reading {
         while let Ok(action) = self.commands.try_recv() {
             self.is_cooled = action == Action::Cool;
         }
-        self.load = (self.load + 0.2 * (chance.f64() - 0.45)).clamp(0.3, 1.0);
-        let noise = chance.f64() - 0.5;
+        self.load = (self.load + 0.2 * (chance.share() - 0.45)).clamp(0.3, 1.0);
+        let noise = chance.share() - 0.5;
         let own = AIR_C + FULL_LOAD_C * self.load;
         self.celsius += INERTIA * (own - self.celsius) + noise;
         if self.is_cooled {
@@ -58,7 +59,7 @@ impl Rack {
 /// The readings of a hall, and the way to each rack's fan. All racks are read in one tick, the next ones a tick later;
 /// whoever takes them too late makes nothing flow faster afterwards.
 pub(super) fn hall(plan: Plan) -> (impl Stream<Item = Reading>, Vec<mpsc::Sender<Action>>) {
-    let mut chance = fastrand::Rng::with_seed(plan.seed);
+    let mut chance = Seeded::new(plan.seed);
     let (racks, fans): (Vec<_>, Vec<_>) =
         (1..=plan.racks).map(|number| Rack::new(number, plan.cooling, &mut chance)).unzip();
     let began = Instant::now();

@@ -78,7 +78,7 @@ impl Card {
 }
 
 /// Whether a model may be called so.
-pub(crate) fn is_name(name: &str) -> bool {
+pub fn is_name(name: &str) -> bool {
     let known = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.');
     (1..=64).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(known)
 }
@@ -87,6 +87,7 @@ fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn is_file_name(name: &str) -> bool {
+/// Whether that is the name of a file in the card's folder: no path, and not hidden.
+pub fn is_file_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0'])
 }

@@ -40,7 +40,8 @@ impl Card {
         }
     }
 
-    /// Reads the card of a folder, whose digests may be missing the mark: an import makes them anew.
+    /// Reads the card of a folder, whose digests may be missing the mark: an import makes them anew. Nothing of what it says
+    /// is checked, names that become parts of paths neither: an import does that, too.
     ///
     /// # Errors
     ///

@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::data::{Answer, DataError, Found, Sample, Size, Source, bad, entries, read};
+use super::data::{Answer, DataError, Found, NAMES_BYTES, Sample, Size, Source, bad, entries, read};
 use crate::image::encode::encode;
 use crate::image::picture::{Channels, Picture};
 use crate::image::{Format, Limits, Order, Preparation, Target, prepare};
@@ -20,6 +20,9 @@ const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
 /// Bytes of a record.
 const RECORD: usize = 1 + 3 * PLANE;
+
+/// The most bytes of a file, which is held as it is; CIFAR-10's own have 31 million each.
+const MOST_BYTES: u64 = 512 << 20;
 
 const TEST: &str = "test_batch.bin";
 const NAMES: &str = "batches.meta.txt";
@@ -39,7 +42,8 @@ pub(super) fn is_one(folder: &Path) -> bool {
 /// Reads all files.
 pub(super) fn find(folder: &Path) -> Result<Found, DataError> {
     let names = folder.join(NAMES);
-    let text = read(&names).map_err(|error| bad(format!("{error}; it has the classes' names, one a line")))?;
+    let text =
+        read(&names, NAMES_BYTES).map_err(|error| bad(format!("{error}; it has the classes' names, one a line")))?;
     let text = String::from_utf8(text).map_err(|_| bad(format!("{} is no text", names.display())))?;
     let labels: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
     if !(2..=256).contains(&labels.len()) {
@@ -63,7 +67,7 @@ pub(super) fn find(folder: &Path) -> Result<Found, DataError> {
 }
 
 fn samples(path: &Path, classes: usize) -> Result<Vec<Sample>, DataError> {
-    let bytes = read(path)?;
+    let bytes = read(path, MOST_BYTES)?;
     if bytes.is_empty() || !bytes.len().is_multiple_of(RECORD) {
         return Err(bad(format!(
             "{} has {} bytes, which is no multiple of the {RECORD} of a record: it is cut off, or of another data set \
@@ -170,5 +174,12 @@ mod tests {
         std::fs::write(&first, &batch(&[0])[1..]).unwrap();
         let said = open(home.path()).unwrap_err().to_string();
         assert!(said.contains("data_batch_1.bin has 3072 bytes, which is no multiple of the 3073"), "{said}");
+
+        std::fs::File::create(&first).unwrap().set_len(MOST_BYTES + 1).unwrap();
+        let said = open(home.path()).unwrap_err().to_string();
+        assert!(
+            said.ends_with("data_batch_1.bin: the file has 536870913 bytes; at most 536870912 are allowed"),
+            "{said}"
+        );
     }
 }

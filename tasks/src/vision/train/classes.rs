@@ -38,12 +38,15 @@ pub(super) fn find(training: &Path, validation: Option<&Path>, wanted: &Wanted<'
     Ok(Found { question: Question::Classify, labels, training: found, validation: aside, size: common(&sizes) })
 }
 
+/// The class's name, which is the folder's own to the letter: by it the folder is found again.
 fn name(folder: &Path) -> Result<String, DataError> {
-    let name = folder.file_name().and_then(|name| name.to_str()).map(str::trim);
-    let name = name.filter(|name| !name.is_empty() && !name.contains(['\n', '\r']));
+    let name = folder.file_name().and_then(|name| name.to_str());
+    // Labels are read without blanks at their ends.
+    let name = name.filter(|name| !name.is_empty() && !name.contains(['\n', '\r']) && name.trim() == *name);
     name.map(str::to_owned).ok_or_else(|| {
         bad(format!(
-            "{folder:?} cannot be a class's name: it is no UTF-8, empty, or of several lines; give it another name"
+            "{folder:?} cannot be a class's name: it is no UTF-8, of several lines, or has a blank at an end; give it \
+             another name"
         ))
     })
 }
@@ -139,6 +142,14 @@ mod tests {
         put(home.path().join("cat/1.png"), 20);
         std::fs::create_dir(home.path().join("dog")).unwrap();
         assert!(said(home.path()).contains("dog holds no picture"));
+
+        for blank in [" dog", "dog ", "dog\u{a0}", " "] {
+            let folder = home.path().join(blank);
+            put(folder.join("1.png"), 20);
+            let blank = said(home.path());
+            assert!(blank.contains("cannot be a class's name") && blank.contains("a blank at an end"), "{blank}");
+            std::fs::remove_dir_all(folder).unwrap();
+        }
 
         std::fs::write(home.path().join("dog/notes.txt"), "woof, woof").unwrap();
         std::fs::write(home.path().join("dog/empty.jpg"), "").unwrap();

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -21,6 +22,9 @@ const KEPT_BYTES: u64 = 1 << 30;
 
 /// How many faults an error lists before it only counts.
 const NAMED: usize = 5;
+
+/// The most bytes of a file with the classes' names.
+pub(super) const NAMES_BYTES: u64 = 1 << 20;
 
 /// The names that the folder of pictures for validation may have.
 const VALIDATION: [&str; 3] = ["val", "valid", "validation"];
@@ -69,7 +73,7 @@ impl From<DataError> for Failure {
     fn from(error: DataError) -> Self {
         match error {
             DataError::Bad(what) => Self::permanent("data_set", what),
-            DataError::Stopped => Self::transient("stopped", error.to_string()),
+            DataError::Stopped => Self::stopped(),
         }
     }
 }
@@ -212,7 +216,7 @@ impl DataSet {
         let size = match &sample.picture {
             Source::Record(record) => record.prepare(preparation, &self.limits, &mut pixels)?,
             Source::File(file) => {
-                let bytes = read(file)?;
+                let bytes = read(file, self.limits.max_bytes)?;
                 let prepared = prepare(&bytes, preparation, &self.limits, &mut pixels);
                 prepared.map_err(|error| bad(format!("{}: {error}", file.display())))?.size
             }
@@ -344,7 +348,7 @@ pub(super) fn several(mut faults: Vec<String>) -> DataError {
 
 /// Looks at a picture's header: the size of the upright picture.
 pub(super) fn size_of(file: &Path, limits: &Limits) -> Result<Size, DataError> {
-    let header = Header::read(&read(file)?, limits)
+    let header = Header::read(&read(file, limits.max_bytes)?, limits)
         .map_err(|error| bad(format!("{}: {error}: mend it or take it out", file.display())))?;
     let (width, height) = header.size();
     Ok(Size { width, height })
@@ -365,10 +369,21 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(entries)
 }
 
-pub(super) fn read(file: &Path) -> Result<Vec<u8>, DataError> {
+/// Reads a file. What is no regular one, or has more than `max_bytes`, is refused before it is opened.
+pub(super) fn read(file: &Path, max_bytes: u64) -> Result<Vec<u8>, DataError> {
     let failed = |error: std::io::Error| bad(format!("cannot read {}: {}", file.display(), io_reason(&error)));
-    fs::metadata(file).and_then(|metadata| must_be_file(&metadata)).map_err(failed)?;
-    fs::read(file).map_err(failed)
+    let metadata = fs::metadata(file).map_err(failed)?;
+    must_be_file(&metadata).map_err(failed)?;
+    let length = metadata.len();
+    if length > max_bytes {
+        let what = format!("the file has {length} bytes; at most {max_bytes} are allowed");
+        return Err(bad(format!("{}: {what}", file.display())));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+    // It may have grown since.
+    let opened = fs::File::open(file).map_err(failed)?;
+    opened.take(max_bytes).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
 }
 
 pub(super) fn bad(what: impl Into<String>) -> DataError {
@@ -380,10 +395,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_regular_file_is_refused_before_it_is_opened() {
-        assert_eq!(
-            read(Path::new("/dev/null")).unwrap_err().to_string(),
-            "cannot read /dev/null: it is not a regular file"
-        );
+    fn what_is_no_regular_file_or_too_large_is_refused_before_it_is_opened() {
+        let said = |file: &Path, max_bytes| read(file, max_bytes).unwrap_err().to_string();
+        assert_eq!(said(Path::new("/dev/null"), 1), "cannot read /dev/null: it is not a regular file");
+
+        // There is nothing in it, which would take as much memory.
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("huge.png");
+        fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
+        let huge = said(&file, 256 << 20);
+        assert!(huge.ends_with("huge.png: the file has 1073741824 bytes; at most 268435456 are allowed"), "{huge}");
+        assert!(size_of(&file, &Limits::default()).unwrap_err().to_string().ends_with("at most 268435456 are allowed"));
+
+        fs::write(&file, b"four").unwrap();
+        assert_eq!(read(&file, 4).unwrap(), b"four");
+        assert!(said(&file, 3).ends_with("the file has 4 bytes; at most 3 are allowed"));
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::data::{
-    Answer, DataError, Found, Sample, Size, Source, Wanted, bad, common, entries, look_at, several, size_of,
+    Answer, DataError, Found, NAMES_BYTES, Sample, Size, Source, Wanted, bad, common, entries, look_at, several,
+    size_of,
 };
 use crate::image::Limits;
 use crate::vision::card::Question;
@@ -66,8 +67,8 @@ fn named(file: &Path) -> Result<Option<Vec<String>>, DataError> {
     if !file.is_file() {
         return Ok(None);
     }
-    let text =
-        String::from_utf8(super::data::read(file)?).map_err(|_| bad(format!("{} is no UTF-8 text", file.display())))?;
+    let text = super::data::read(file, NAMES_BYTES)?;
+    let text = String::from_utf8(text).map_err(|_| bad(format!("{} is no UTF-8 text", file.display())))?;
     let labels: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
     match labels.iter().position(String::is_empty) {
         None => Ok(Some(labels)),
@@ -126,7 +127,7 @@ fn highest(file: &Path, picture: Size, labels: Option<&[String]>, limits: &Limit
 /// Not by the decoder of pictures: that makes colours of a palette's numbers.
 pub(super) fn read(file: &Path, picture: Option<Size>, limits: &Limits) -> Result<Mask, DataError> {
     let failed = |what: String| bad(format!("{}: a mask is a PNG, gray or with a palette: {what}", file.display()));
-    let bytes = super::data::read(file)?;
+    let bytes = super::data::read(file, limits.max_bytes)?;
     let mut decoder = png::Decoder::new(std::io::Cursor::new(&bytes));
     decoder.set_transformations(png::Transformations::IDENTITY);
     decoder.set_ignore_iccp_chunk(true); // numbers have no colours

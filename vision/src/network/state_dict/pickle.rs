@@ -6,6 +6,9 @@
 
 use std::collections::HashMap;
 
+/// The most dimensions of a tensor: PyTorch computes with no more.
+const DIMENSIONS: usize = 64;
+
 /// Where a tensor's numbers lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stored {
@@ -45,7 +48,7 @@ impl TensorSpec {
 /// The place of a value among all. Values name each other by it, so that neither sharing nor depth is a matter.
 type Place = usize;
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 enum Value {
     Nothing,
     Whole(i64),
@@ -200,7 +203,11 @@ impl<'a> Machine<'a> {
                 let (size, stride) = (self.numbers(size)?, self.numbers(stride)?);
                 Value::Tensor(TensorSpec { storage: storage.clone(), offset: self.number(offset)?, size, stride })
             }
-            ("torch._utils._rebuild_parameter", &[tensor, ..]) => self.values[tensor].clone(),
+            // Nothing else: of a small file that repeats lists a copy at each call would make a large one.
+            ("torch._utils._rebuild_parameter", &[tensor, ..]) => match &self.values[tensor] {
+                Value::Tensor(spec) => Value::Tensor(spec.clone()),
+                _ => return Err("a parameter is of no tensor".to_owned()),
+            },
             (other, _) => {
                 return Err(format!(
                     "wants to call {other}, which no state dict needs; save network.state_dict() alone"
@@ -269,7 +276,10 @@ impl<'a> Machine<'a> {
 
     fn numbers(&self, place: Place) -> Result<Vec<i64>, String> {
         match &self.values[place] {
-            Value::Sequence(places) => places.iter().map(|&place| self.number(place)).collect(),
+            Value::Sequence(places) if places.len() <= DIMENSIONS => {
+                places.iter().map(|&place| self.number(place)).collect()
+            }
+            Value::Sequence(_) => Err(format!("has a tensor of more than {DIMENSIONS} dimensions")),
             _ => Err("has a shape that is no list".to_owned()),
         }
     }
@@ -337,6 +347,19 @@ mod tests {
         // cos\nsystem\n(X\x04\0\0\0echotR.
         let said = read(b"\x80\x02cos\nsystem\n(X\x04\0\0\0echotR.").unwrap_err();
         assert!(said.contains("wants to call os.system"), "{said}");
+    }
+
+    #[test]
+    fn a_parameter_is_a_tensor_and_a_shape_is_short() {
+        // A list, False and False in place of a tensor.
+        let said = read(b"\x80\x02ctorch._utils\n_rebuild_parameter\n(]\x89\x89tR.").unwrap_err();
+        assert_eq!(said, "a parameter is of no tensor");
+
+        // From a storage of one number, 65 times 1 for its shape.
+        let storage = b"((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0aX\x03\0\0\0cpuK\x01tQ";
+        let shape = [&b"("[..], &b"K\x01".repeat(65), b"t"].concat();
+        let call = [&b"ctorch._utils\n_rebuild_tensor_v2\n"[..], storage, b"K\0", &shape, b")tR."].concat();
+        assert_eq!(read(&call).unwrap_err(), "has a tensor of more than 64 dimensions");
     }
 
     #[test]

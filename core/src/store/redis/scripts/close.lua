@@ -7,6 +7,14 @@ if call('EXISTS', batch) == 0 then
   return false
 end
 
+local function recorded()
+  local sum = 0
+  for _, name in ipairs({'ok', 'failed', 'dead', 'cancelled', 'expired'}) do
+    sum = sum + number(name)
+  end
+  return sum
+end
+
 local function quiet_for()
   return tonumber(now()) - tonumber(call('HGET', batch, 'touched') or call('HGET', batch, 'created'))
 end
@@ -17,12 +25,9 @@ if not closed then
   if not is_over or call('HEXISTS', batch, 'total') == 1 then
     return {0, 0}
   end
-  local upto, recorded = math.max(number('accepted'), recorded_end()), 0
-  for _, name in ipairs({'ok', 'failed', 'dead', 'cancelled', 'expired'}) do
-    recorded = recorded + number(name)
-  end
+  local upto = math.max(number('accepted'), recorded_end())
   -- Somebody has sent outcomes of items that are far from all others: they are not to be filled up to there.
-  if upto - math.max(number('accepted'), recorded) > tonumber(ARGV[4]) then
+  if upto - math.max(number('accepted'), recorded()) > tonumber(ARGV[4]) then
     return {0, 0}
   end
   -- Not before: one that is left as it is goes when nobody goes on with it.
@@ -32,7 +37,8 @@ if not closed then
   complete(ARGV[2])
   changed()
 end
-if quiet_for() >= tonumber(ARGV[3]) then
+-- Nor where somebody says that the broker had so many more: these are waited for.
+if quiet_for() >= tonumber(ARGV[3]) and tonumber(closed) - recorded() <= tonumber(ARGV[4]) then
   call('HSET', batch, 'accepted', 0)
 end
 return {number('accepted'), tonumber(closed)}

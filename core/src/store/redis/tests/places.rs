@@ -27,13 +27,26 @@ mod cluster {
 
         assert!(store.record_segments(&segments).await.iter().all(Result::is_ok));
 
-        let list = store.list(100).await.unwrap();
+        let list = store.list(AtMost::entries(100)).await.unwrap();
         assert!(list.len() == 20 && list.iter().all(|info| info.progress.is_complete()));
-        assert_eq!(store.dead(None, 100).await.unwrap().len(), 20);
+        assert_eq!(store.dead(None, AtMost::entries(100)).await.unwrap().len(), 20);
         assert!(store.revive(&ids[0], 1).await.unwrap());
         store.record(&ids[0], &oks([1])).await.unwrap();
         assert!(store.verify(&ids[0]).await.unwrap().balance());
     }
+}
+
+mod sentinel {
+    use super::*;
+
+    fn store() -> Option<Arc<Redis>> {
+        let server = or_skip(Server::shared_sentinel())?;
+        let store = connect(&(server.url().replace("redis://", "redis-sentinel://") + "mill"));
+        std::mem::forget(server);
+        Some(store)
+    }
+
+    crate::store_conformance!(|| async { store().map(|store| store as Arc<dyn Store>) });
 }
 
 #[tokio::test]
@@ -55,6 +68,8 @@ async fn nothing_is_written_while_a_batch_is_on_its_way_to_another_node() {
     };
 
     move_key(&store.keys.batch(&id));
+    let keys = || nodes.each_ref().map(|node| node.cli(&["CLUSTER", "COUNTKEYSINSLOT", &slot]));
+    let before = keys();
     let hasty = Redis::connect(Options {
         prefix: store.index.batches().replace(":batches", ""),
         patience: Some(Duration::from_millis(200)),
@@ -63,6 +78,7 @@ async fn nothing_is_written_while_a_batch_is_on_its_way_to_another_node() {
     .unwrap();
     let error = hasty.record(&id, &first).await.unwrap_err();
     assert!(error.is_transient(), "{error}");
+    assert_eq!(keys(), before, "it has written nothing, neither here nor there");
 
     for key in from.cli(&["CLUSTER", "GETKEYSINSLOT", &slot, "100"]).lines() {
         move_key(key);

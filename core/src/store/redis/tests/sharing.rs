@@ -56,7 +56,7 @@ async fn a_complete_batch_that_is_let_go_is_on_no_list_and_ages_quickly() {
 
     assert!(lives(&store, &running).await.iter().all(|left| *left == -1), "it is not complete");
     assert!(lives(&store, &id).await.iter().all(is_short));
-    let listed: Vec<_> = store.list(10).await.unwrap().into_iter().map(|info| info.batch.id).collect();
+    let listed: Vec<_> = store.list(AtMost::entries(10)).await.unwrap().into_iter().map(|info| info.batch.id).collect();
     assert_eq!(listed, [running]);
     // What comes again is a duplicate as ever.
     store.record(&id, &oks([0])).await.unwrap();
@@ -87,7 +87,7 @@ async fn a_batch_that_was_never_sealed_is_let_go_when_nobody_goes_on_with_it() {
     // Whoever goes on with it even now has it for good, with what came since.
     store.record(&abandoned, &oks([1, 70_000])).await.unwrap();
     assert!(lives(&store, &abandoned).await.iter().all(|left| *left == -1));
-    let listed = store.list(10).await.unwrap();
+    let listed = store.list(AtMost::entries(10)).await.unwrap();
     assert!(listed.into_iter().any(|info| info.batch.id == abandoned));
     store.seal(&abandoned, 70_001).await.unwrap();
     assert_eq!(store.progress(&abandoned).await.unwrap().recorded(), 3);
@@ -116,10 +116,10 @@ async fn a_batch_that_has_expired_is_unknown_and_on_no_list() {
     assert_eq!(store.info(&id).await.unwrap_err().kind, unknown);
     assert_eq!(store.changed(&id, Version(1)).await.unwrap_err().kind, unknown);
     assert_eq!(store.read(&id, Order::Completion, 0, 1).await.unwrap_err().kind, unknown);
-    let listed: Vec<_> = store.list(10).await.unwrap().into_iter().map(|info| info.batch.id).collect();
+    let listed: Vec<_> = store.list(AtMost::entries(10)).await.unwrap().into_iter().map(|info| info.batch.id).collect();
     assert_eq!(listed, [other]);
     assert!(store.cancelled().await.unwrap().is_empty());
-    assert!(store.dead(None, 10).await.unwrap().is_empty());
+    assert!(store.dead(None, AtMost::entries(10)).await.unwrap().is_empty());
     for index in [store.index.cancelled(), store.index.dead()] {
         assert_eq!(ask::<u64>(&store, &["EXISTS", &index]).await, 0, "{index} has let go of it");
     }
@@ -139,7 +139,7 @@ async fn batches_are_listed_newest_first_with_what_is_known_of_them() {
     store.accept(&ids[0], 3).await.unwrap();
     store.accept(&ids[0], 2).await.unwrap();
 
-    let list = store.list(3).await.unwrap();
+    let list = store.list(AtMost::entries(3)).await.unwrap();
 
     let listed: Vec<_> = list.iter().map(|info| info.batch.id.clone()).collect();
     assert_eq!(listed, ids[..3]);
@@ -202,6 +202,35 @@ async fn what_the_broker_had_of_a_closed_batch_is_lost_when_nothing_comes_for_lo
 }
 
 #[tokio::test]
+async fn more_than_a_submission_can_have_under_way_is_waited_for_and_not_filled_up() {
+    let Some(store) = store() else { return };
+    let id = opened(&store, None).await;
+    store.record(&id, &oks(0..2)).await.unwrap();
+    store.accept(&id, 1 << 40).await.unwrap();
+    store.cancel(&id).await.unwrap();
+    assert!(store.close(&id, Duration::ZERO).await.unwrap().is_empty());
+    ask::<u64>(&store, &["HSET", &store.keys.batch(&id), "touched", "1"]).await;
+
+    assert!(store.close(&id, Duration::ZERO).await.unwrap().is_empty());
+
+    let info = store.info(&id).await.unwrap();
+    assert_eq!((info.accepted, info.progress.total), (1 << 40, Some(1 << 40)));
+    assert_eq!(store.verify(&id).await.unwrap().missing, (1 << 40) - 2);
+}
+
+#[tokio::test]
+async fn who_opens_second_is_given_what_the_first_opened() {
+    let Some(store) = store() else { return };
+    crate::store::conformance::who_opens_second_is_given_what_the_first_opened(&*store).await;
+}
+
+#[tokio::test]
+async fn lists_end_where_they_are_full() {
+    let Some(store) = store() else { return };
+    crate::store::conformance::lists_end_where_they_are_full(&*store).await;
+}
+
+#[tokio::test]
 async fn a_cancelled_batch_with_an_outcome_far_from_all_others_is_left_as_it_is_and_goes_as_others_do() {
     let Some(store) = store() else { return };
     let id = opened(&store, None).await;
@@ -241,16 +270,16 @@ async fn the_dead_are_listed_with_what_is_known_of_their_end() {
     store.record(&one, &[vec![dead(7), dead(3)], oks(0..3), vec![dead(5000)]].concat()).await.unwrap();
     store.record(&other, &[dead(1)]).await.unwrap();
 
-    let of_one = store.dead(Some(&one), 10).await.unwrap();
+    let of_one = store.dead(Some(&one), AtMost::entries(10)).await.unwrap();
 
     let indices: Vec<_> = of_one.iter().map(|item| item.index).collect();
     assert_eq!(indices, [3, 7, 5000]);
     assert_eq!((of_one[0].failure.message.as_str(), of_one[0].input.get()), ("3 ended its worker", "3"));
     assert_eq!(of_one[0].task, "compute.map");
-    assert_eq!(store.dead(Some(&one), 1).await.unwrap().len(), 1);
-    assert_eq!(store.dead(None, 10).await.unwrap().len(), 4);
-    assert_eq!(store.dead(None, 2).await.unwrap().len(), 2);
-    assert_eq!(store.dead(Some(&BatchId::new()), 2).await.unwrap_err().kind, StoreErrorKind::Unknown);
+    assert_eq!(store.dead(Some(&one), AtMost::entries(1)).await.unwrap().len(), 1);
+    assert_eq!(store.dead(None, AtMost::entries(10)).await.unwrap().len(), 4);
+    assert_eq!(store.dead(None, AtMost::entries(2)).await.unwrap().len(), 2);
+    assert_eq!(store.dead(Some(&BatchId::new()), AtMost::entries(2)).await.unwrap_err().kind, StoreErrorKind::Unknown);
 }
 
 #[tokio::test]
@@ -263,7 +292,7 @@ async fn a_dead_item_that_is_revived_can_have_another_outcome() {
 
     assert!(store.revive(&id, 1).await.unwrap());
     assert!(store.revive(&id, 1).await.unwrap(), "it has no outcome, and may not be on its way");
-    assert_eq!(store.dead(None, 10).await.unwrap()[0].index, 1, "it can be found until it has one");
+    assert_eq!(store.dead(None, AtMost::entries(10)).await.unwrap()[0].index, 1, "it can be found until it has one");
 
     let info = store.info(&id).await.unwrap();
     assert_eq!((info.completed, info.progress.recorded()), (None, 2));
@@ -275,7 +304,7 @@ async fn a_dead_item_that_is_revived_can_have_another_outcome() {
     assert_eq!(books.counts, books.counters);
 
     store.record(&id, &[dead(1)]).await.unwrap();
-    assert_eq!(store.dead(None, 10).await.unwrap()[0].index, 1, "dead once more");
+    assert_eq!(store.dead(None, AtMost::entries(10)).await.unwrap()[0].index, 1, "dead once more");
     assert!(store.verify(&id).await.unwrap().balance());
     assert!(store.revive(&id, 1).await.unwrap());
     store.record(&id, &oks([1])).await.unwrap();
@@ -289,7 +318,7 @@ async fn a_dead_item_that_is_revived_can_have_another_outcome() {
     assert_eq!((text.lines().count(), text.contains("dead")), (3, false));
     let landed = store.read(&id, Order::Completion, 0, 10).await.unwrap();
     assert_eq!((landed.outcomes.len(), landed.is_last), (5, true));
-    assert!(store.dead(None, 10).await.unwrap().is_empty());
+    assert!(store.dead(None, AtMost::entries(10)).await.unwrap().is_empty());
     assert_eq!(store.revive(&BatchId::new(), 0).await.unwrap_err().kind, StoreErrorKind::Unknown);
 }
 

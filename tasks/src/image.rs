@@ -19,6 +19,7 @@ mod jpeg;
 mod means;
 #[cfg(test)]
 mod measure;
+mod metadata;
 pub mod picture;
 mod plan;
 mod prepare;
@@ -34,7 +35,7 @@ pub use header::{Format, Header, Limits};
 pub use jpeg::Eighths;
 pub use plan::{LEFT_TO_BLUR, LEFT_TO_SHRINK, Plan};
 pub use prepare::{Order, Preparation, Prepared, Target, prepare};
-pub use steps::{Options, Step};
+pub use steps::{Metadata, Options, Step};
 pub use task::ImageTransform;
 pub use transform::{Transformed, transform};
 pub use turn::Turn;
