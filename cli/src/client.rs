@@ -55,6 +55,8 @@ pub(crate) enum Trouble {
     Unknown,
     /// It does not know us.
     Unauthorised,
+    /// It does not answer to whoever calls it like that.
+    Forbidden,
     /// It did not like the question.
     Refused,
     /// It failed.
@@ -88,6 +90,10 @@ impl From<ApiError> for CliError {
             Trouble::Away => (Exit::Unreachable, "try again in a moment; `tidemill doctor` tells what is reachable"),
             Trouble::Unknown => (Exit::Usage, "`tidemill status` lists the batches"),
             Trouble::Unauthorised => (Exit::Configuration, "set api.token or api.token_file (TIDEMILL__API__TOKEN)"),
+            Trouble::Forbidden => (
+                Exit::Configuration,
+                "call it by an address (api.url), name it in api.hosts where it runs, or give both a token (api.token)",
+            ),
             Trouble::Refused => (Exit::Usage, ""),
             Trouble::Fault => (Exit::Fault, "the log of the results API tells more"),
         };
@@ -159,7 +165,8 @@ impl Client {
         let status = response.status();
         let trouble = match status {
             StatusCode::NOT_FOUND => Trouble::Unknown,
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Trouble::Unauthorised,
+            StatusCode::UNAUTHORIZED => Trouble::Unauthorised,
+            StatusCode::FORBIDDEN => Trouble::Forbidden,
             StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::BAD_GATEWAY
             | StatusCode::GATEWAY_TIMEOUT

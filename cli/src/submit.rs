@@ -8,14 +8,14 @@ mod sent;
 mod upload;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use tidemill_core::batch::{Batch, BatchId, Priority, unix_millis};
 use tidemill_core::broker::rabbitmq::RabbitMq;
 use tidemill_core::broker::{Broker as _, Health, Queue};
 use tidemill_core::settings::Settings;
-use tidemill_core::store::BatchInfo;
+use tidemill_core::store::{BatchInfo, Progress};
 use tidemill_core::task::{Arguments, Job, Lane};
 use tidemill_producer::inputs::{Inputs, Source};
 use tidemill_producer::{ProduceError, Produced, Producer, Ready, Span, UnderWay};
@@ -45,6 +45,8 @@ pub(crate) const UNDER_WAY: UnderWay = UnderWay { messages: 1024, bytes: 32 << 2
 pub(crate) const MAX_INPUT_BYTES: usize = 6 << 20;
 /// How often the results API is told how far the submission has come.
 const NOTE: Duration = Duration::from_secs(2);
+/// How often it is told that somebody still submits, who has nothing to send: a batch that nobody goes on with is given up.
+const STILL_THERE: Duration = Duration::from_secs(60);
 /// How often the bar moves.
 const TICK: Duration = Duration::from_millis(200);
 /// How often is looked whether the broker takes anything.
@@ -222,7 +224,8 @@ impl<'a> Submission<'a> {
                 // runtime of its own: 2 ms that nobody notices now, and everybody would at the end.
                 drop(broker);
                 tracing::info!(batch = id.as_str(), total, "the batch is accepted");
-                if self.known.is_some()
+                // Whoever sends by a key may have sent beside others.
+                if (self.known.is_some() || self.args.idempotency_key.is_some())
                     && let Err(error) = self.must_hold(total).await
                 {
                     if let Some(reading) = reading {
@@ -317,12 +320,13 @@ impl<'a> Submission<'a> {
             self.pass_over(&mut inputs, from).await.map_err(Ended::Other)?;
             producer.produce(Arc::clone(&self.batch), &*self.job, inputs, span, &stop).await.map_err(Ended::Failed)
         };
+        let progress = watch::Sender::default();
+        let _shown = self.show(total, accepted.subscribe(), progress.subscribe(), files);
         let sent = tokio::select! {
             produced = producing => produced,
             over = limits.over() => Err(Ended::Over(over)),
-            () = self.note(accepted.subscribe(), &stop) => unreachable!("it notes for ever"),
+            () = self.note(accepted.subscribe(), progress, &stop) => unreachable!("it notes for ever"),
             () = self.watch(broker) => unreachable!("it watches for ever"),
-            () = self.show(total, accepted.subscribe(), &files) => unreachable!("it shows for ever"),
         };
         let accepted = *accepted.borrow();
         (accepted, sent)
@@ -340,34 +344,53 @@ impl<'a> Submission<'a> {
 
     /// Tells the results API from time to time how far it is, so that whoever resumes a killed submission knows; and takes no
     /// more inputs once the batch is cancelled.
-    async fn note(&self, mut accepted: watch::Receiver<u64>, stop: &CancellationToken) {
+    async fn note(
+        &self,
+        mut accepted: watch::Receiver<u64>,
+        progress: watch::Sender<Progress>,
+        stop: &CancellationToken,
+    ) {
+        let mut noted = Instant::now();
         loop {
             tokio::time::sleep(NOTE).await;
             // An API that is away is asked again.
-            if let Ok(Some(known)) = self.client.find_batch(&self.batch.id).await
-                && known.progress.cancelled
-            {
-                stop.cancel();
+            if let Ok(Some(known)) = self.client.find_batch(&self.batch.id).await {
+                if known.progress.cancelled {
+                    stop.cancel();
+                }
+                progress.send_replace(known.progress);
             }
-            if accepted.has_changed().unwrap_or(false) {
+            if accepted.has_changed().unwrap_or(false) || noted.elapsed() >= STILL_THERE {
                 let before = *accepted.borrow_and_update();
                 // The next note makes up for one that was lost.
                 drop(self.client.accept(&self.batch.id, before).await);
+                noted = Instant::now();
             }
         }
     }
 
-    /// Shows how much the broker has accepted and what of the files has gone out, where somebody sees it.
-    async fn show(&self, total: Option<u64>, accepted: watch::Receiver<u64>, files: &Sent) {
+    /// Shows how much the broker has accepted, what of the files has gone out and how many items have not ended well, where
+    /// somebody sees it and until what it gives is dropped. On a thread of its own: a terminal may take nothing for long, and
+    /// what is sent does not wait for it.
+    fn show(
+        &self,
+        total: Option<u64>,
+        accepted: watch::Receiver<u64>,
+        progress: watch::Receiver<Progress>,
+        files: Arc<Sent>,
+    ) -> Option<mpsc::Sender<()>> {
         let mut bar = Bar::new(&self.batch.task, total, self.shared.is_quiet());
         if !bar.is_wanted() {
-            std::future::pending::<()>().await;
+            return None;
         }
-        let mut tick = tokio::time::interval(TICK);
-        loop {
-            tick.tick().await;
-            bar.update_accepted(*accepted.borrow(), files.shown());
-        }
+        let (shown, is_over) = mpsc::channel();
+        let showing = move || {
+            while is_over.recv_timeout(TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
+                bar.update_accepted(*accepted.borrow(), files.shown(), &progress.borrow());
+            }
+        };
+        // Without a thread there is no bar.
+        std::thread::Builder::new().name("bar".to_owned()).spawn(showing).ok().map(|_| shown)
     }
 
     /// Says once when the broker takes nothing, and when it does again.

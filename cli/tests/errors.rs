@@ -28,7 +28,7 @@ fn a_misspelt_option() {
     let out = tempfile::tempdir().unwrap();
     let out = out.path().to_str().unwrap();
     assert_snapshot!(said(2, &["run", "image.transform", "examples/photos", "-o", "step=[]", "--out", out]), @"
-    error: options of image.transform: step: unknown field `step`, expected one of `steps`, `format`, `quality`, `exact`; did you mean steps?
+    error: options of image.transform: step: unknown field `step`, expected one of `steps`, `format`, `quality`, `metadata`, `exact`; did you mean steps?
       hint: `tidemill tasks image.transform` shows its options
     ");
 }

@@ -444,11 +444,11 @@ pub trait Shared: Store {
 
     /// Ends a cancelled batch that was never sealed and has not changed for `quiet`: nobody goes on with it. It has the
     /// items then of which the broker is known to have accepted them, and those up to the last outcome; what comes of
-    /// later ones is dropped.
+    /// later ones is dropped. A sealed one that has not changed for [`LOST`] counts as closed too: what is missing is lost.
     ///
     /// Gives the items of a batch that was closed, now or before, of which nothing has come and may never come, since the
     /// broker is not known to have them or nothing at all has come for [`LOST`]; some of these, where they are many. More
-    /// than [`MOST_MISSING`] are not filled up: a batch that would end so far behind its last outcome is left as it is, and
+    /// than [`MOST_MISSING`] are not filled up: a batch whose last outcome stands so far behind all others is left as it is, and
     /// one of which the broker is said to have that many waits for them.
     ///
     /// # Errors

@@ -19,13 +19,11 @@ const PERMITS: Permits = Permits(128);
 /// carries, and whoever reads waits for all of them.
 const TOGETHER: usize = 64;
 const TOGETHER_BYTES: usize = 512 << 10;
-/// A message of a batch that nobody has opened goes round so often, for a day in all: its opening may be in the hands of
+/// A message of a batch that nobody has opened goes round so often, for 36 hours in all: its opening may be in the hands of
 /// another collector, which for the broker lives until heartbeats have been missed (20 s), or cannot reach the store.
-const ROUNDS: u32 = 700;
-/// How long the first round takes, at least; each further one takes twice as long, but for those behind the ninth, which take
-/// two minutes.
+const ROUNDS: u32 = 19;
+/// How long the first round takes, at least; each further one takes twice as long.
 const ROUND: Duration = Duration::from_millis(250);
-const LONGEST: u32 = 9;
 /// How long nothing is recorded once the store has refused to, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 /// How long the store may take to do one thing. Longer than its client waits for an answer (30 s), so that this has connected
@@ -50,7 +48,7 @@ pub async fn collect(
     let consuming = broker.consume(Queue::Results, PERMITS, taking.clone());
     let Some(mut deliveries) = stop.run_until_cancelled(consuming).await.transpose()? else { return Ok(()) };
     while let Err(Silent) = collect_from(deliveries, broker, store, &landed, &taking, &stop).await {
-        tracing::warn!("the store does not answer, outcomes wait in the broker");
+        tracing::warn!(within = ?ANSWER_WITHIN, "the store has taken nothing, outcomes wait in the broker");
         let Some(again) = stop.run_until_cancelled(begin_again(broker, store, &stop)).await else { break };
         (deliveries, taking) = again;
     }
@@ -150,17 +148,14 @@ async fn in_time<T>(asking: impl Future<Output = T>) -> Result<T, Silent> {
     tokio::time::timeout(ANSWER_WITHIN, asking).await.map_err(|_| Silent)
 }
 
-/// Why the store takes nothing, whatever it is.
-type Refused = Option<String>;
-
 /// Does what the messages say, in the order in which they came: what a batch begins with goes before its outcomes. Where the
-/// store does not answer, all that is left goes back to the broker.
+/// store does not answer, all that is left goes back to the broker. Gives why it has refused something, if it has.
 async fn record(
     broker: &dyn Broker,
     store: &dyn Store,
     landed: &(impl Fn(&[Arc<Outcome>]) + Send),
     deliveries: Vec<Delivery>,
-) -> Result<Refused, Silent> {
+) -> Result<Option<String>, Silent> {
     let mut refused = None;
     let mut segments = Vec::new();
     for delivery in deliveries {
@@ -195,7 +190,7 @@ async fn write(
     broker: &dyn Broker,
     store: &dyn Store,
     segments: &mut Vec<(Segment, Delivery)>,
-    refused: &mut Refused,
+    refused: &mut Option<String>,
 ) -> Result<(), Silent> {
     if segments.is_empty() {
         return Ok(());
@@ -210,7 +205,12 @@ async fn write(
     Ok(())
 }
 
-async fn conclude(broker: &dyn Broker, delivery: Delivery, result: Result<(), StoreError>, refused: &mut Refused) {
+async fn conclude(
+    broker: &dyn Broker,
+    delivery: Delivery,
+    result: Result<(), StoreError>,
+    refused: &mut Option<String>,
+) {
     let settlement = match result {
         Ok(()) => Settlement::Ack,
         Err(error) if error.kind == StoreErrorKind::Refused => {
@@ -221,7 +221,7 @@ async fn conclude(broker: &dyn Broker, delivery: Delivery, result: Result<(), St
             tracing::debug!(%error, "outcomes of a batch that is not open yet");
             // The broker keeps it meanwhile: waiting here, or giving it back, would hold up the others.
             let rounds = delivery.message.rounds;
-            let delay = ROUND * (1 << rounds.min(LONGEST));
+            let delay = ROUND * (1 << rounds);
             let again = Message { delay, rounds: rounds + 1, ..(*delivery.message).clone() };
             match broker.publish(Queue::Results, again).await {
                 Ok(()) => Settlement::Ack,

@@ -12,6 +12,7 @@ use tidemill_tasks::vision::card::Card;
 
 use crate::device::{Device, names};
 use crate::engine::config;
+use crate::model::fitting;
 use crate::network::Network;
 use crate::{precision, sys, torch};
 
@@ -37,7 +38,7 @@ pub fn measure(card: &Card, settings: &VisionSettings, time: Duration) -> Result
     }
     let first = networks.first().ok_or("the settings name no device")?;
     let (precision, instances) = (first.precision().to_string(), networks.len());
-    let (batch, threads) = (config.max_batch, config.threads);
+    let (batch, threads) = (fitting(config.max_batch, first.output_bytes()), config.threads);
     let single = first.clone();
     let median = thread::spawn(move || {
         torch::use_threads(threads);

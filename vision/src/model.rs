@@ -307,7 +307,7 @@ impl Drop for Model {
 }
 
 /// How many pictures go through a network together that gives so many bytes for each: one at least.
-fn fitting(max_batch: usize, output_bytes: u64) -> usize {
+pub(crate) fn fitting(max_batch: usize, output_bytes: u64) -> usize {
     let most = OUTPUT_BYTES / output_bytes.max(1);
     max_batch.min(usize::try_from(most).unwrap_or(usize::MAX)).max(1)
 }

@@ -245,7 +245,7 @@ impl Network {
         let output = self.output(&self.empty(2)).map_err(refused)?;
         if self.is_one_map(&output) && self.activation == Activation::Softmax {
             let what = "it gives one map, and softmax over one class is 1 everywhere: say activation = \"sigmoid\", or \
-                        \"none\" where it gives probabilities";
+                        \"none\" where it gives probabilities; an import has --activation for it";
             return Err(NetworkError::misfit(card, what.to_owned()));
         }
         let output = self.probabilities(output).map_err(refused)?;

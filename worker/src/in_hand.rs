@@ -19,8 +19,8 @@ use crate::Worker;
 /// How long is waited for an answer, and for the broker to take question and answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// How long after its return all workers are back with the broker, and listen: five seconds pass at most between two tries to
-/// connect.
-const ALL_BACK: Duration = Duration::from_secs(8);
+/// connect, and one that a silent address holds up takes ten.
+const ALL_BACK: Duration = Duration::from_secs(16);
 /// Answers that may wait for whoever asked.
 const ANSWERS: usize = 64;
 
@@ -117,7 +117,9 @@ pub(crate) async fn nobody_has(worker: &Worker, batch: &BatchId, index: ItemInde
         loop {
             match found.recv().await {
                 Ok((of, item)) if of == *batch && item == index => return,
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                // The one that was missed may be it.
+                Err(RecvError::Lagged(_)) => return,
+                Ok(_) => {}
                 // Its sender is this worker's own.
                 Err(RecvError::Closed) => std::future::pending().await,
             }

@@ -85,7 +85,8 @@ async fn publish_all(broker: Arc<dyn Broker>, mut waiting: mpsc::Receiver<Report
                 None => break,
             },
         }
-        if under_way.len() < UNDER_WAY
+        // What one message has left begins the next one, which need not wait for it.
+        while under_way.len() < UNDER_WAY
             && let Some(first) = next.take()
         {
             let together = gather(first, &mut waiting, &mut next);

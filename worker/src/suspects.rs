@@ -28,6 +28,8 @@ use crate::{Isolation, Verdict, Worker, decode, in_hand, run, settle};
 
 /// How often a worker looks for suspects.
 const LOOK: Duration = Duration::from_millis(500);
+/// How often it looks whether they still wait, while it waits to be alone.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// How long it waits for what runs beside to end, at first and at most. Nothing else is begun meanwhile, so that what runs
 /// is let go on then, and other work with it, for [`PAUSE`] times as long. It grows until it is longer than what runs beside,
 /// for a suspect would wait for ever where something long always does.
@@ -86,7 +88,7 @@ pub(crate) fn start(
     })
 }
 
-/// Runs suspects alone, one after the other, for a while; whether it was alone in time.
+/// Runs suspects alone, one after the other, for a while; `false` where it was not alone in time, and some still wait.
 async fn turn(
     worker: &Worker,
     lane: Lane,
@@ -94,15 +96,36 @@ async fn turn(
     stop: &CancellationToken,
     stop_working: &CancellationToken,
 ) -> bool {
-    let alone = stop.run_until_cancelled(tokio::time::timeout(patience, worker.gate.write())).await;
-    let Some(Ok(_alone)) = alone else { return false };
+    let waiting = async {
+        tokio::select! {
+            biased;
+            alone = worker.gate.write() => Ok(alone),
+            () = tokio::time::sleep(patience) => Err(false),
+            () = all_gone(worker, lane) => Err(true),
+        }
+    };
+    let _alone = match stop.run_until_cancelled(waiting).await {
+        Some(Ok(alone)) => alone,
+        Some(Err(is_over)) => return is_over,
+        None => return false,
+    };
     let until = Instant::now() + TURN;
     while Instant::now() < until && !stop.is_cancelled() {
-        let _in_hand = worker.held.token();
+        let _held = worker.held.token();
         let Some(delivery) = take_one(worker, lane).await else { break };
         examine(worker, lane, delivery, stop, stop_working).await;
     }
     true
+}
+
+/// Waits until other workers have taken all suspects of a lane: whoever waits to be alone keeps other work waiting.
+async fn all_gone(worker: &Worker, lane: Lane) {
+    loop {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        if matches!(worker.broker.depth(Queue::Suspects(lane)).await, Ok(0)) {
+            return;
+        }
+    }
 }
 
 /// Comes to a verdict about a suspect, with nothing beside it, and settles it.
@@ -141,8 +164,7 @@ async fn examine(
     drop(holding);
 }
 
-/// Keeps a suspect that some worker may have in hand from everybody for a while: its outcome comes, or its worker ends. Its
-/// count stays as it is.
+/// Keeps a suspect that some worker may have in hand from everybody for a while: its outcome comes, or its worker ends.
 fn put_off(worker: &Worker, delivery: Delivery, stop: &CancellationToken, stop_working: &CancellationToken) {
     tracing::debug!("a suspect may be in a worker's hands, it is looked at again later");
     let (worker, stop, stop_working) = (worker.clone(), stop.clone(), stop_working.clone());
@@ -176,7 +198,6 @@ fn doomed(worker: &Worker, delivery: &Delivery, chunk: &Chunk) -> Option<ItemInd
 
 /// What is known of a suspect without running it again: `None` if it should run.
 fn judge(worker: &Worker, delivery: &Delivery, work: &Work) -> Option<Verdict> {
-    worker.setup.isolation?;
     let chunk = work.chunk();
     let crashes = delivery.redelivered;
     match &chunk.items[..] {

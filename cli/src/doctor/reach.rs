@@ -154,6 +154,10 @@ fn api(settings: &Settings) -> Finding {
         Ok(Err(error)) if error.trouble == Trouble::Unauthorised => {
             Finding::ill(format!("the results API at {url}: {error}"), "set api.token or api.token_file")
         }
+        Ok(Err(error)) if error.trouble == Trouble::Forbidden => Finding::ill(
+            format!("the results API at {url}: {error}"),
+            "call it by an address (api.url), name it in api.hosts where it runs, or give both a token (api.token)",
+        ),
         Ok(Err(error)) if error.trouble == Trouble::Unreachable => {
             Finding::away(error.to_string(), "is `tidemill results-api` running there? api.url says where it is")
         }

@@ -62,9 +62,10 @@ impl Bar {
         self.show(progress.recorded(), progress.total.or(self.total), "", not_ok(progress));
     }
 
-    /// Shows how many inputs the broker has accepted, and what has gone out besides.
-    pub(crate) fn update_accepted(&mut self, accepted: u64, sent: Option<String>) {
-        self.show(accepted, self.total, "accepted, ", sent);
+    /// Shows how many inputs the broker has accepted, what has gone out besides, and what has become of the batch so far.
+    pub(crate) fn update_accepted(&mut self, accepted: u64, sent: Option<String>, progress: &Progress) {
+        let more: Vec<String> = [sent, not_ok(progress)].into_iter().flatten().collect();
+        self.show(accepted, self.total, "accepted, ", (!more.is_empty()).then(|| more.join(", ")));
     }
 
     fn show(&mut self, done: u64, total: Option<u64>, verb: &str, more: Option<String>) {

@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
 use serde_json::value::RawValue;
 use tidemill_core::batch::{Batch, BatchId, Priority};
-use tidemill_core::broker::{Broker, BrokerErrorKind, Health, ReplyTo};
+use tidemill_core::broker::{Broker, BrokerErrorKind, Health, Notice, ReplyTo};
 use tidemill_core::failpoint::reach;
 use tidemill_core::nearest::did_you_mean;
 use tidemill_core::retry::RetryPolicy;
@@ -30,6 +30,8 @@ use crate::submit::{MAX_INPUT_BYTES, UNDER_WAY};
 const BUNDLE: usize = 512;
 /// How often is looked whether the broker takes anything.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long a notice may take that only saves work.
+const NOTICE_WITHIN: Duration = Duration::from_secs(1);
 /// How often is looked whether somebody has cancelled the batch.
 const ASK: Duration = Duration::from_secs(2);
 
@@ -180,7 +182,11 @@ impl Publisher {
     async fn give_up(&self, id: &BatchId, accepted: u64) -> Result<(), StoreError> {
         self.store.accept(id, accepted).await?;
         self.store.cancel(id).await?;
-        self.store.close(id, Duration::ZERO).await.map(drop)
+        self.store.close(id, Duration::ZERO).await?;
+        // What the broker has of it all the same need not run. Nobody reminds of a batch that is closed.
+        let notice = self.broker.announce(Notice::Cancel(id.clone()));
+        drop(tokio::time::timeout(NOTICE_WITHIN, notice).await);
+        Ok(())
     }
 
     /// What the input of an item was, where it has an outcome that says so.

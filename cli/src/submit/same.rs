@@ -45,16 +45,19 @@ impl Submission<'_> {
         checked.map_err(|problem| self.has_other_inputs(problem))
     }
 
-    /// Checks that what came of the batch before it was gone on with lies within its end: else that is not its end, whatever
-    /// the broker was told.
+    /// Checks that the end of the batch is this one: that nobody has sealed it at another, and that what has come of it before
+    /// lies within: else that is not its end, whatever the broker was told.
     pub(super) async fn must_hold(&self, total: u64) -> Result<(), CliError> {
         // An API that does not answer will be asked by whoever reads.
         let Ok(Some(known)) = self.client.find_batch(&self.batch.id).await else { return Ok(()) };
         let recorded = known.progress.recorded();
-        if known.progress.total.is_some() || recorded <= total {
-            return Ok(());
-        }
-        let problem = format!("there are {total} now, and {recorded} of them have outcomes");
+        let problem = match known.progress.total {
+            // It was closed where it stood.
+            _ if known.progress.cancelled => return Ok(()),
+            Some(sealed) if sealed != total => format!("there are {total} now, and it has {sealed}"),
+            None if recorded > total => format!("there are {total} now, and {recorded} of them have outcomes"),
+            _ => return Ok(()),
+        };
         Err(CliError::usage(format!("batch {} was begun with other inputs: {problem}", self.batch.id))
             .hint("give the same inputs in the same order; or `tidemill cancel` it and submit these as a new batch"))
     }

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse as _, Response};
 use futures::StreamExt as _;
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use super::problem::Problem;
 
@@ -63,8 +63,11 @@ pub(super) async fn lend(request: Request, next: Next) -> Response {
     if has_paused { Problem::paused(PAUSES_AT_MOST).into_response() } else { answer }
 }
 
-/// Reads on, within reason, and keeps nothing.
+/// Reads on, within reason, and keeps nothing. Of what is longer than that nothing is read: its sender would be reset anyhow.
 async fn drain(body: Body) {
+    if body.size_hint().lower() > DRAINED_BYTES as u64 {
+        return;
+    }
     let mut pieces = body.into_data_stream();
     let mut drained = 0;
     while drained < DRAINED_BYTES
@@ -80,9 +83,8 @@ async fn drain(body: Body) {
 struct Lent {
     body: Body,
     back: Option<oneshot::Sender<Rest>>,
-    /// Armed while more has been asked for and has not come.
+    /// While more has been asked for and has not come.
     pause: Option<Pin<Box<Sleep>>>,
-    is_waiting: bool,
     was_asked_for: bool,
     has_paused: bool,
     is_over: bool,
@@ -102,15 +104,7 @@ struct Paused;
 
 impl Lent {
     fn new(body: Body, back: oneshot::Sender<Rest>) -> Self {
-        Self {
-            body,
-            back: Some(back),
-            pause: None,
-            is_waiting: false,
-            was_asked_for: false,
-            has_paused: false,
-            is_over: false,
-        }
+        Self { body, back: Some(back), pause: None, was_asked_for: false, has_paused: false, is_over: false }
     }
 }
 
@@ -126,15 +120,11 @@ impl HttpBody for Lent {
         this.was_asked_for = true;
         // First of all: what has come while nobody asked is there, however long that was.
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
-            this.is_waiting = false;
+            this.pause = None;
             this.is_over = !matches!(frame, Some(Ok(_)));
             return Poll::Ready(frame);
         }
         let pause = this.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(PAUSES_AT_MOST)));
-        if !this.is_waiting {
-            this.is_waiting = true;
-            pause.as_mut().reset(Instant::now() + PAUSES_AT_MOST);
-        }
         ready!(pause.as_mut().poll(cx));
         (this.is_over, this.has_paused) = (true, true);
         Poll::Ready(Some(Err(axum::Error::new(Paused))))

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use sha2::{Digest as _, Sha256};
@@ -15,20 +15,21 @@ use super::{Access, Served};
 
 /// By this a browser says whether a page of ours has asked.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 /// Lets through who may call.
 pub(super) async fn guard(State(served): State<Arc<Served>>, request: Request, next: Next) -> Response {
-    match check(&served.api.access, request.headers()) {
+    match check(&served.api.access, request.method(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
 }
 
 /// Whether the caller may; for those routes that tell more to some.
-pub(super) fn check(access: &Access, headers: &HeaderMap) -> Result<(), Problem> {
+pub(super) fn check(access: &Access, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
     match &access.token {
         Some(token) => check_token(token.expose(), headers),
-        None => check_program(access, headers),
+        None => check_program(access, method, headers),
     }
 }
 
@@ -54,13 +55,15 @@ fn unauthorised(detail: &str) -> Problem {
 /// Without a token, programs may call: those of this machine, and of others where that is meant. A page in a browser is
 /// none of these: neither one that calls across (it has an `Origin`, or the browser says that it belongs to another site),
 /// nor one whose name was made to point here (its own name stands in `Host`, and is none of ours).
-fn check_program(access: &Access, headers: &HeaderMap) -> Result<(), Problem> {
+fn check_program(access: &Access, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
     let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is_own = |origin: &str| origin.split_once("://").is_some_and(|(_, from)| from == host);
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
+    // Somebody who follows a link: the page that it is on does not get the answer.
+    let is_led_here = method.is_safe() && headers.get(SEC_FETCH_MODE).is_some_and(|mode| mode == "navigate");
     if !origins.all(|origin| origin.to_str().is_ok_and(is_own))
-        || sites.any(|site| matches!(site.as_bytes(), b"cross-site" | b"same-site"))
+        || !is_led_here && sites.any(|site| matches!(site.as_bytes(), b"cross-site" | b"same-site"))
     {
         return Err(forbidden("without a token no page of another site may call"));
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -61,7 +61,7 @@ pub(super) async fn ready(State(served): State<Arc<Served>>, headers: HeaderMap)
     let stops = served.api.stop_taking.is_cancelled();
     let is_ready = broker == Health::Ready && store == Health::Ready && !stops;
     // Reasons name hosts: they are for those who may call.
-    let tells = guard::check(&served.api.access, &headers).is_ok();
+    let tells = guard::check(&served.api.access, &Method::GET, &headers).is_ok();
     let body = json!({
         "ready": is_ready, "stopping": stops, "broker": told(&broker, tells), "store": told(&store, tells)
     });

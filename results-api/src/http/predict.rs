@@ -148,17 +148,21 @@ async fn predict(
     let until = Instant::now() + patience;
     let expires = unix_millis() + deadline;
     let shown = raw(&picture.name);
-    // It takes its room until the broker has it.
     let held = picture.held.clone();
     let source = picture.source(served.api.blobs.as_ref()).await?;
     let entries = stream::iter([Ok(Entry::File { shown, source })]).boxed();
     let mut new = NewBatch::of(task, options);
     (new.priority, new.expires) = (PRIORITY, Some(expires));
     // It goes on without its caller: a batch that is not sealed would lie there until it is swept.
-    let submitting = tokio::spawn(submit(Arc::clone(served), new, entries));
+    let submitting = submit(Arc::clone(served), new, entries);
+    let submitting = tokio::spawn(async move {
+        let submitted = submitting.await;
+        // It takes its room until the broker has it, or will not have it.
+        drop(held);
+        submitted
+    });
     let submitted = tokio::time::timeout_at(until, submitting).await.map_err(|_| late(deadline))?;
     let (awaited, Submitted { id: batch, mut expected, .. }) = submitted.map_err(|_| Problem::fault())??;
-    drop(held);
     let outcome = outcome(served, &batch, expected.as_mut());
     let outcome = tokio::time::timeout_at(until, outcome).await.map_err(|_| late(deadline))??;
     awaited.answered();

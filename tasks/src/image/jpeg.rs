@@ -269,12 +269,13 @@ pub(super) fn encode(picture: &Picture, quality: u8) -> Result<Vec<u8>, ImageErr
 /// The most bytes of EXIF: what one segment holds beside its length and the name.
 const MAX_EXIF: usize = 65_535 - 2 - directory::NAME.len();
 
-/// The first EXIF that can be read.
+/// Of the EXIF that can be read the longest: editors put short ones of their own before that of the camera.
 pub(super) fn exif(bytes: &[u8]) -> Option<&[u8]> {
-    Walk::of(bytes).find_map(|segment| match segment {
+    let readable = Walk::of(bytes).filter_map(|segment| match segment {
         [_, 0xE1, _, _, b'E', b'x', b'i', b'f', 0, 0, exif @ ..] => Numbers::of(exif).map(|_| exif),
         _ => None,
-    })
+    });
+    readable.max_by_key(|exif| exif.len())
 }
 
 /// Puts EXIF into a JPEG, as its first segment.

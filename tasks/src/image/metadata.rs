@@ -8,13 +8,17 @@ use super::jpeg;
 
 /// The tag of where the directory of details begins.
 const DETAILS: u16 = 0x8769;
-/// Tags of the details: pixels to a row, rows, and what the colours are.
-const WIDTH: u16 = 0xA002;
-const HEIGHT: u16 = 0xA003;
+/// Tags of pixels to a row, and of rows: in the first directory, where some cameras write them too, and in the details.
+const WIDTHS: [u16; 2] = [0x0100, 0xA002];
+const HEIGHTS: [u16; 2] = [0x0101, 0xA003];
+/// The tag of the details that says what the colours are.
 const COLOURS: u16 = 0xA001;
 /// Tags of the second directory: where a small picture begins, and its bytes.
 const SMALL_AT: u16 = 0x0201;
 const SMALL_BYTES: u16 = 0x0202;
+
+/// The bytes before the directories.
+const HEAD: usize = 8;
 
 /// The orientation of what is shown as it is stored.
 const UPRIGHT: u32 = 1;
@@ -35,25 +39,29 @@ pub(super) fn exif(bytes: &[u8], format: Format, limits: &Limits) -> Option<Vec<
 }
 
 /// Makes EXIF true of the picture that was made: that is upright, has this size, and is sRGB where the source had a profile.
-/// The small picture within is taken out, since it shows what was before the steps. All else stays where it is, byte for
+/// The small JPEG within is taken out, since it shows what was before the steps. All else stays where it is, byte for
 /// byte, as the notes of makers need it. `None` where the EXIF is damaged.
 pub(super) fn adapted(mut exif: Vec<u8>, (width, height): (u32, u32), had_profile: bool) -> Option<Vec<u8>> {
     let numbers = Numbers::of(&exif)?;
     let first = numbers.first(&exif)?;
+    let details = numbers.find(&exif, first, DETAILS).map(|details| details.value as usize);
     numbers.replace(&mut exif, first, ORIENTATION, UPRIGHT);
-    if let Some(details) = numbers.find(&exif, first, DETAILS) {
-        let details = details.value as usize;
-        numbers.replace(&mut exif, details, WIDTH, width);
-        numbers.replace(&mut exif, details, HEIGHT, height);
-        if had_profile {
-            numbers.replace(&mut exif, details, COLOURS, SRGB);
+    for (place, directory) in [Some(first), details].into_iter().enumerate() {
+        if let Some(directory) = directory {
+            numbers.replace(&mut exif, directory, WIDTHS[place], width);
+            numbers.replace(&mut exif, directory, HEIGHTS[place], height);
         }
     }
+    if let Some(details) = details.filter(|_| had_profile) {
+        numbers.replace(&mut exif, details, COLOURS, SRGB);
+    }
     if let Some(second) = numbers.next(&exif, first) {
-        let value = |tag| numbers.find(&exif, second.value as usize, tag).map_or(0, |number| number.value as usize);
-        let (start, length) = (value(SMALL_AT), value(SMALL_BYTES));
-        if let Some(small) = exif.get_mut(start..start.saturating_add(length)) {
-            small.fill(0);
+        let value = |tag| numbers.find(&exif, second.value as usize, tag).map(|number| number.value as usize);
+        if let (Some(start), Some(length)) = (value(SMALL_AT), value(SMALL_BYTES)) {
+            let end = start.saturating_add(length);
+            // Damaged numbers may lead into the head, or into the directory that was just written.
+            let is_apart = start >= HEAD && (end <= first || start >= second.at + 4);
+            exif.get_mut(start..end).filter(|_| is_apart)?.fill(0);
         }
         numbers.write(&mut exif, second, 0);
     }
@@ -78,10 +86,14 @@ mod tests {
         let directory = |entries: &[Vec<u8>], next: u32| {
             [&short(entries.len() as u16)[..], &entries.concat(), &long(next)].concat()
         };
-        // At 8, 38, 80 and 110.
-        let first = directory(&[entry(ORIENTATION, 3, 6), entry(DETAILS, 4, 38)], 80);
-        let details = directory(&[entry(COLOURS, 3, 0xFFFF), entry(WIDTH, 3, 4000), entry(HEIGHT, 4, 3000)], 0);
-        let second = directory(&[entry(SMALL_AT, 4, 110), entry(SMALL_BYTES, 4, 4)], 0);
+        // At 8, 62, 104 and 134.
+        let [width, height] = [WIDTHS, HEIGHTS];
+        let first = directory(
+            &[entry(width[0], 4, 4000), entry(height[0], 3, 3000), entry(ORIENTATION, 3, 6), entry(DETAILS, 4, 62)],
+            104,
+        );
+        let details = directory(&[entry(COLOURS, 3, 0xFFFF), entry(width[1], 3, 4000), entry(height[1], 4, 3000)], 0);
+        let second = directory(&[entry(SMALL_AT, 4, 134), entry(SMALL_BYTES, 4, 4)], 0);
         let head = if is_little { b"II*\0" } else { b"MM\0*" };
         [&head[..], &long(8), &first, &details, &second, &[9; 4]].concat()
     }
@@ -90,18 +102,19 @@ mod tests {
     fn exif_is_made_true_of_the_new_picture_in_either_order_of_digits() {
         for is_little in [true, false] {
             let old = camera(is_little);
-            assert_eq!(old.len(), 114);
+            assert_eq!(old.len(), 138);
 
             let new = adapted(old.clone(), (600, 800), true).unwrap();
 
             let numbers = Numbers::of(&new).unwrap();
             let value = |directory, tag| numbers.find(&new, directory, tag).unwrap().value;
             assert_eq!(value(8, ORIENTATION), UPRIGHT);
-            assert_eq!([value(38, WIDTH), value(38, HEIGHT), value(38, COLOURS)], [600, 800, SRGB]);
+            assert_eq!([value(8, WIDTHS[0]), value(8, HEIGHTS[0])], [600, 800]);
+            assert_eq!([value(62, WIDTHS[1]), value(62, HEIGHTS[1]), value(62, COLOURS)], [600, 800, SRGB]);
             assert_eq!(numbers.next(&new, 8), None, "nothing leads to the small picture any more");
-            assert_eq!(new[110..], [0; 4]);
+            assert_eq!(new[134..], [0; 4]);
             let changed = old.iter().zip(&new).filter(|(old, new)| old != new).count();
-            assert!(changed <= 1 + 4 + 2 + 4 + 4, "{changed} bytes: all else stays");
+            assert!(changed <= 1 + 4 + 2 + 4 + 2 + 4 + 4, "{changed} bytes: all else stays");
         }
     }
 
@@ -109,15 +122,15 @@ mod tests {
     fn colours_that_were_not_converted_stay_what_they_are_called() {
         let new = adapted(camera(true), (1, 1), false).unwrap();
 
-        assert_eq!(Numbers::of(&new).unwrap().find(&new, 38, COLOURS).unwrap().value, 0xFFFF);
+        assert_eq!(Numbers::of(&new).unwrap().find(&new, 62, COLOURS).unwrap().value, 0xFFFF);
     }
 
     #[test]
     fn a_number_that_has_no_room_in_its_place_is_not_written() {
         let new = adapted(camera(true), (70_000, 70_000), false).unwrap();
 
-        let value = |tag| Numbers::of(&new).unwrap().find(&new, 38, tag).unwrap().value;
-        assert_eq!([value(WIDTH), value(HEIGHT)], [4000, 70_000]);
+        let value = |tag| Numbers::of(&new).unwrap().find(&new, 62, tag).unwrap().value;
+        assert_eq!([value(WIDTHS[1]), value(HEIGHTS[1])], [4000, 70_000]);
     }
 
     #[test]
@@ -130,8 +143,16 @@ mod tests {
         for at in 0..whole.len() {
             let mut odd = whole.clone();
             odd[at] = 0xFF;
-            let adapted = adapted(odd, (1, 1), true);
-            assert!(adapted.is_none_or(|adapted| adapted.len() == whole.len()));
+            if let Some(adapted) = adapted(odd.clone(), (1, 1), true) {
+                assert_eq!(adapted.len(), whole.len());
+                assert_eq!(adapted[..8], odd[..8], "byte {at}: the head is as it was");
+            }
+        }
+        // Where the small picture is said to be in the head, or in the first directory.
+        for start in [0, 1, 8, 20] {
+            let mut odd = whole.clone();
+            odd[114..118].copy_from_slice(&u32::to_be_bytes(start));
+            assert_eq!(adapted(odd, (1, 1), true), None, "{start}");
         }
     }
 }

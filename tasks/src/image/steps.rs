@@ -42,7 +42,8 @@ pub struct Options {
     pub quality: u8,
     /// What becomes of what the file says beside its pixels. `drop` leaves all of it out. `keep` takes the EXIF of a JPEG,
     /// PNG or WebP along into a JPEG, PNG or WebP, where and when it was taken included: with the orientation 1, the size of
-    /// the result, and without the small picture within. XMP, IPTC and comments are never kept.
+    /// the result, and without the small JPEG within. Notes of makers stay as they are, also where a preview is in them. XMP,
+    /// IPTC, comments, and EXIF behind the pixels of a PNG are never kept.
     pub metadata: Metadata,
     /// Carries out every step at the full size, also where a later step makes the difference invisible. Only a blur of 64
     /// pixels or more is computed at a fraction of it, which differs by two levels of 255 at most.

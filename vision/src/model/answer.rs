@@ -36,7 +36,7 @@ impl Given {
     /// in: `[n, classes]` or `[n, classes, height, width]`, `f32`
     pub(super) fn fetch(output: &Tensor, top: usize) -> Result<Self, TchError> {
         if output.dim() == 4 {
-            return Ok(Self::Maps(output.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?));
+            return Ok(Self::Maps(output.f_to_device(tch::Device::Cpu)?.f_contiguous()?));
         }
         let classes = output.size2()?.1;
         let top = i64::try_from(top).unwrap_or(classes).clamp(1, classes);

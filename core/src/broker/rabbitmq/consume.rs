@@ -139,8 +139,8 @@ struct Subscription {
     settler: mpsc::Sender<Settled>,
     /// How many messages are asked for at a time; the settling task goes by it.
     prefetch: Arc<AtomicU16>,
-    /// Consumers on their way that ask for so many at a time. In a task of its own: whoever waits for the next delivery may
-    /// cease to at any moment, and what has come to a consumer must not be lost with it.
+    /// Consumers on their way that ask for so many at a time; those that they replace end before. In a task of its own: whoever
+    /// waits for the next delivery may cease to at any moment, and what has come to a consumer must not be lost with it.
     asking: Option<JoinHandle<Asked>>,
     /// Consumers that were replaced, with what had come to them, and their places among the queues.
     leftover: Vec<(usize, Consumer)>,
@@ -151,14 +151,16 @@ type Asked = Result<(u16, Vec<Consumer>), lapin::Error>;
 
 impl Subscription {
     /// Asks for so many messages at a time: a consumer keeps the prefetch that it began with, so new ones take the places
-    /// of the old ones on the same channel, as soon as they are there. What was delivered stays ours.
+    /// of the old ones on the same channel, as soon as they are there. What was delivered stays ours. The old ones are
+    /// cancelled whether anybody takes what has come or not, for the broker fills them up with every acknowledgement.
     fn ask_for(&mut self, queue: Queue, prefetch: u16) {
         let channel = self.channel.clone();
-        let names: Vec<_> = self.queues.iter().map(Consumer::queue).collect();
+        let old: Vec<_> = self.queues.iter().map(|queue| (queue.queue(), queue.tag())).collect();
         self.asking = Some(tokio::spawn(async move {
             channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-            let mut fresh = Vec::with_capacity(names.len());
-            for name in names {
+            let mut fresh = Vec::with_capacity(old.len());
+            for (name, tag) in old {
+                channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
                 let options = BasicConsumeOptions::default();
                 fresh.push(channel.basic_consume(name, "".into(), options, asked(queue)).await?);
             }
@@ -183,13 +185,6 @@ impl Subscription {
         };
         self.prefetch.store(prefetch, Ordering::Relaxed);
         let old = std::mem::replace(&mut self.queues, fresh);
-        let (channel, tags) = (self.channel.clone(), old.iter().map(Consumer::tag).collect::<Vec<_>>());
-        tokio::spawn(async move {
-            for tag in tags {
-                // Where it cannot be cancelled the channel is broken.
-                drop(channel.basic_cancel(tag, BasicCancelOptions::default()).await);
-            }
-        });
         self.leftover.extend(old.into_iter().enumerate());
     }
 }
@@ -291,7 +286,7 @@ impl Subscription {
         let broken = self.live.broken.clone();
         let next = std::future::poll_fn(|context| {
             self.take_their_places(context);
-            let Self { queues, leftover, .. } = &mut *self;
+            let Self { queues, leftover, asking, .. } = &mut *self;
             for (place, queue) in queues.iter_mut().enumerate() {
                 // What came before, first.
                 let mut n = 0;
@@ -307,8 +302,12 @@ impl Subscription {
                         Poll::Pending => n += 1,
                     }
                 }
-                // An end, and an error, are the broker's way to say that this subscription is over.
                 if let Poll::Ready(came) = queue.poll_next_unpin(context) {
+                    // It has given all that it had, and its successor is on its way.
+                    if came.is_none() && asking.is_some() {
+                        continue;
+                    }
+                    // An end, and an error, are the broker's way to say that this subscription is over.
                     if let Some(Err(error)) = &came
                         && is_out_of_patience(error)
                     {

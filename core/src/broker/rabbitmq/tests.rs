@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use futures::FutureExt as _;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
 use tidemill_testing::{Rabbit, Signal, or_skip, unique};
 
 use super::*;
@@ -346,7 +348,7 @@ async fn a_broker_that_falls_silent_is_away_until_it_speaks_again() {
 
 #[tokio::test]
 async fn a_consumer_whose_queue_is_deleted_and_declared_anew_goes_on() {
-    let Some(Sandbox { broker, _server }) = sandbox().await else { return };
+    let Some(Sandbox { broker, _server: server }) = sandbox().await else { return };
     let mut jobs = broker.consume(JOBS, Permits(1), CancellationToken::new()).await.unwrap();
     broker.publish(JOBS, conformance::work(0)).await.unwrap();
     let before = next(&mut jobs).await;
@@ -356,8 +358,14 @@ async fn a_consumer_whose_queue_is_deleted_and_declared_anew_goes_on() {
     let deleting = async {
         let live = broker.consuming.get().live(None).await.unwrap();
         let channel = live.connection.create_channel().await.unwrap();
-        for name in broker.topology.names(JOBS) {
+        let names = broker.topology.names(JOBS);
+        for name in &names {
             channel.queue_delete(name.as_str().into(), Default::default()).await.unwrap();
+        }
+        // RabbitMQ tells consumers a moment later, and never where the queue is there again by then.
+        let is_one = |name: &str| names.iter().any(|queue| queue == name);
+        while server.control(&["list_consumers", "queue_name"]).lines().any(is_one) {
+            tokio::task::yield_now().await;
         }
         broker.topology.declare(&live.connection).await.unwrap();
         broker.publish(JOBS, conformance::work(1)).await.unwrap();
@@ -369,12 +377,56 @@ async fn a_consumer_whose_queue_is_deleted_and_declared_anew_goes_on() {
 }
 
 #[tokio::test]
-async fn what_a_full_queue_will_not_have_is_refused_until_there_is_room() {
+async fn who_asks_for_another_number_at_a_time_leaves_no_consumer_behind_that_is_filled_up_again() {
     let Some(Sandbox { broker, _server }) = sandbox().await else { return };
+    let live = broker.consuming.get().live(None).await.unwrap();
+    let channel = live.connection.create_channel().await.unwrap();
+    let name = broker.topology.names(JOBS).pop().unwrap();
+    // How many wait, and how many consumers there are.
+    let now = async || {
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        let queue = channel.queue_declare(name.as_str().into(), passive, FieldTable::default()).await.unwrap();
+        (queue.message_count(), queue.consumer_count())
+    };
+    let until = async |hoped: (u32, u32)| {
+        while now().await != hoped {
+            tokio::task::yield_now().await;
+        }
+    };
+    for item in 0..200 {
+        broker.publish(JOBS, conformance::work(item)).await.unwrap();
+    }
+    until((200, 0)).await;
+
+    // Of the first eight the size is known only when all are there: then as many are asked for as may be held.
+    let mut jobs = broker.consume(JOBS, Permits(64), CancellationToken::new()).await.unwrap();
+    let mut held = Vec::new();
+    while held.len() < 8 {
+        held.push(next(&mut jobs).await);
+    }
+    // The old one counts as long as something of it is held.
+    until((200 - 8 - 64, 2)).await;
+
+    // Nobody asks for more meanwhile: nothing but the old one could be filled up.
+    for job in held {
+        job.settle(Settlement::Ack).await.unwrap();
+    }
+    until((200 - 8 - 64, 1)).await;
+    for item in 8..200 {
+        let job = next(&mut jobs).await;
+        assert_eq!(index(&job), item);
+        job.settle(Settlement::Ack).await.unwrap();
+    }
+    until((0, 1)).await;
+}
+
+#[tokio::test]
+async fn what_a_full_queue_will_not_have_is_refused_until_there_is_room() {
+    let Some(Sandbox { broker, _server: server }) = sandbox().await else { return };
     let queue = broker.topology.names(JOBS).pop().unwrap();
     let pattern = format!("^{}$", queue.replace('.', "\\."));
     let limit = r#"{"max-length":1,"overflow":"reject-publish"}"#;
-    _server.control(&["set_policy", "--apply-to", "queues", &queue, &pattern, limit]);
+    server.control(&["set_policy", "--apply-to", "queues", &queue, &pattern, limit]);
 
     // A quorum queue looks at its length a little later.
     let mut taken = 0;
@@ -401,5 +453,5 @@ async fn what_a_full_queue_will_not_have_is_refused_until_there_is_room() {
     }
     while broker.publish(JOBS, conformance::work(taken)).await.is_err() {}
     assert_eq!(take(&mut jobs).await, taken, "what was confirmed is there, and nothing else");
-    _server.control(&["clear_policy", &queue]);
+    server.control(&["clear_policy", &queue]);
 }

@@ -54,11 +54,13 @@ impl Ledger {
     }
 
     fn close(&mut self, quiet: Duration) -> Vec<ItemIndex> {
-        if !self.is_closed {
-            let is_quiet = self.touched.is_some_and(|touched| touched.elapsed() >= quiet);
-            if !self.progress.cancelled || self.progress.total.is_some() || !is_quiet {
-                return Vec::new();
-            }
+        // What the broker had of a sealed batch is lost later than somebody who might seal one.
+        let after = if self.progress.total.is_some() { LOST } else { quiet };
+        let is_quiet = self.touched.is_some_and(|touched| touched.elapsed() >= after);
+        if !self.is_closed && (!self.progress.cancelled || self.progress.is_complete() || !is_quiet) {
+            return Vec::new();
+        }
+        if !self.is_closed && self.progress.total.is_none() {
             let upto = self.accepted.max(self.recorded_end());
             if upto - self.accepted.max(self.progress.recorded()) > MOST_MISSING {
                 return Vec::new();

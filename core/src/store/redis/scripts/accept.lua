@@ -2,6 +2,8 @@
 if not go_on() then
   return false
 end
+-- Also who has nothing new to tell says that he is there.
+call('HSET', batch, 'touched', now())
 if tonumber(ARGV[1]) > number('accepted') then
   call('HSET', batch, 'accepted', ARGV[1])
   changed()

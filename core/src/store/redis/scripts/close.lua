@@ -1,8 +1,8 @@
 -- ARGV: milliseconds without any change, ttl in milliseconds, milliseconds after which what the broker had is lost, how many
 -- outcomes may be missing.
 -- Gives, of a cancelled batch that was never sealed and has not changed for so long, the first item of which nothing may
--- come any more and how many items it has from now on; the same again where that was done before; twice 0 for any other,
--- nothing for an unknown one.
+-- come any more and how many items it has from now on; the same again where that was done before, and of a sealed one once
+-- what the broker had of it is lost; twice 0 for any other, nothing for an unknown one.
 if call('EXISTS', batch) == 0 then
   return false
 end
@@ -20,9 +20,17 @@ local function quiet_for()
 end
 
 local closed = call('HGET', batch, 'closed')
-if not closed then
-  local is_over = call('HEXISTS', batch, 'stopped') == 1 and quiet_for() >= tonumber(ARGV[1])
-  if not is_over or call('HEXISTS', batch, 'total') == 1 then
+local total = call('HGET', batch, 'total')
+if not closed and total then
+  local is_lost = call('HEXISTS', batch, 'stopped') == 1 and quiet_for() >= tonumber(ARGV[3])
+  if not is_lost or call('HEXISTS', batch, 'completed') == 1 or tonumber(total) - recorded() > tonumber(ARGV[4]) then
+    return {0, 0}
+  end
+  go_on()
+  closed = total
+  call('HSET', batch, 'closed', closed, 'accepted', 0)
+elseif not closed then
+  if call('HEXISTS', batch, 'stopped') == 0 or quiet_for() < tonumber(ARGV[1]) then
     return {0, 0}
   end
   local upto = math.max(number('accepted'), recorded_end())
