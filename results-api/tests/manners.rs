@@ -125,6 +125,11 @@ async fn an_open_api_is_called_by_programs_by_an_address_or_a_name_of_its_own_an
     }
     let own = [("host", "mill.example"), ("origin", "https://mill.example"), ("sec-fetch-site", "same-origin")];
     server.send("GET", "/v1/batches", &own, "").await.json(200);
+
+    // Who follows a link of another site comes here himself; that site does not see the answer.
+    let led = [("host", "mill.example"), ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
+    server.send("GET", "/v1/batches", &led, "").await.json(200);
+    server.send("POST", "/v1/batches", &led, "{}").await.problem(403);
 }
 
 #[tokio::test]

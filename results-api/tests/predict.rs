@@ -132,7 +132,8 @@ async fn a_form_without_a_boundary_has_an_end() {
         sent += 1;
     }
 
-    assert!((128..200).contains(&sent), "{sent} MiB were taken");
+    // As much as a form may have; what is longer than would be passed over is not.
+    assert!((64..80).contains(&sent), "{sent} MiB were taken");
 }
 
 #[tokio::test]

@@ -185,6 +185,28 @@ async fn other_work_goes_on_while_a_suspect_waits_for_a_long_item() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_suspect_begins_other_work_again_once_the_suspect_is_taken_elsewhere() {
+    let (worker, broker) = sandbox(LONG);
+    let mut results = broker.consume(Queue::Results, Permits(1), CancellationToken::new()).await.unwrap();
+    // So long that the worker waits ten minutes or more to be alone in the end.
+    broker.publish(JOBS, sleep(4000)).await.unwrap();
+    tokio::spawn(worker.run(CancellationToken::new()));
+    until_taken(&broker, JOBS).await;
+    broker.publish(SUSPECTS, sleep(0)).await.unwrap();
+    // Its patience is 512 s then, from 2555 s on at the latest: it has waited for 1 + 2 + 4 … seconds, with pauses of four
+    // times that.
+    tokio::time::sleep(Duration::from_secs(2700)).await;
+
+    let taken = broker.take_one(SUSPECTS).await.unwrap().expect("it waits");
+    let begun = Instant::now();
+    broker.publish(JOBS, sleep(0)).await.unwrap();
+
+    assert_eq!(outcome(&mut results).await, 1);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    taken.settle(Settlement::Ack).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_suspect_that_runs_when_its_worker_is_told_to_stop_has_the_grace_period_and_goes_back_as_it_was() {
     let (worker, broker) = sandbox(Duration::from_secs(2));
     let stop = CancellationToken::new();

@@ -54,20 +54,21 @@ impl Ledger {
     }
 
     fn close(&mut self, quiet: Duration) -> Vec<ItemIndex> {
-        // What the broker had of a sealed batch is lost later than somebody who might seal one.
-        let after = if self.progress.total.is_some() { LOST } else { quiet };
-        let is_quiet = self.touched.is_some_and(|touched| touched.elapsed() >= after);
-        if !self.is_closed && (!self.progress.cancelled || self.progress.is_complete() || !is_quiet) {
-            return Vec::new();
-        }
-        if !self.is_closed && self.progress.total.is_none() {
-            let upto = self.accepted.max(self.recorded_end());
-            if upto - self.accepted.max(self.progress.recorded()) > MOST_MISSING {
+        if !self.is_closed {
+            // What the broker had of a sealed batch is lost later than somebody who might seal one.
+            let after = if self.progress.total.is_some() { LOST } else { quiet };
+            let is_quiet = self.touched.is_some_and(|touched| touched.elapsed() >= after);
+            let upto = self.progress.total.unwrap_or_else(|| self.accepted.max(self.recorded_end()));
+            let known = if self.progress.total.is_some() { 0 } else { self.accepted };
+            let is_too_far = upto - known.max(self.progress.recorded()) > MOST_MISSING;
+            if !self.progress.cancelled || self.progress.is_complete() || !is_quiet || is_too_far {
                 return Vec::new();
             }
             self.is_closed = true;
-            self.progress.total = Some(upto);
-            self.changed();
+            if self.progress.total.is_none() {
+                self.progress.total = Some(upto);
+                self.changed();
+            }
         }
         let total = self.progress.total.unwrap_or(0);
         let is_lost = self.touched.is_some_and(|touched| touched.elapsed() >= LOST);
@@ -398,6 +399,30 @@ mod tests {
     #[tokio::test]
     async fn lists_end_where_they_are_full() {
         crate::store::conformance::lists_end_where_they_are_full(&Embedded::default()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_missing_of_a_sealed_batch_that_was_cancelled_is_lost_when_nothing_comes_for_long() {
+        let store = Embedded::default();
+        let id = batch();
+        store.open(&id).await.unwrap();
+        let id = id.id;
+        store.record(&id, &[ok(1)]).await.unwrap();
+        store.accept(&id, 3).await.unwrap();
+        store.seal(&id, 3).await.unwrap();
+        tokio::time::advance(2 * LOST).await;
+        assert!(store.close(&id, Duration::ZERO).await.unwrap().is_empty(), "nobody has cancelled it");
+        store.cancel(&id).await.unwrap();
+        assert!(store.close(&id, Duration::ZERO).await.unwrap().is_empty(), "they are waited for");
+
+        tokio::time::advance(2 * LOST).await;
+
+        assert_eq!(store.close(&id, Duration::ZERO).await.unwrap(), [ItemIndex(0), ItemIndex(2)]);
+        store.record(&id, &[outcome(0, Ending::Cancelled)]).await.unwrap();
+        assert_eq!(store.close(&id, Duration::ZERO).await.unwrap(), [ItemIndex(2)]);
+        store.record(&id, &[outcome(2, Ending::Cancelled)]).await.unwrap();
+        assert!(store.progress(&id).await.unwrap().is_complete());
+        assert!(store.close(&id, Duration::ZERO).await.unwrap().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

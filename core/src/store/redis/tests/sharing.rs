@@ -202,6 +202,28 @@ async fn what_the_broker_had_of_a_closed_batch_is_lost_when_nothing_comes_for_lo
 }
 
 #[tokio::test]
+async fn what_is_missing_of_a_sealed_batch_that_was_cancelled_is_lost_when_nothing_comes_for_long() {
+    let Some(store) = store() else { return };
+    let id = opened(&store, Some(3)).await;
+    store.record(&id, &oks(1..2)).await.unwrap();
+    store.accept(&id, 3).await.unwrap();
+    let is_quiet = ["HSET", &store.keys.batch(&id), "touched", "1"];
+    ask::<u64>(&store, &is_quiet).await;
+    assert!(store.close(&id, Duration::ZERO).await.unwrap().is_empty(), "nobody has cancelled it");
+    store.cancel(&id).await.unwrap();
+    assert!(store.close(&id, Duration::ZERO).await.unwrap().is_empty(), "they are waited for");
+    ask::<u64>(&store, &is_quiet).await;
+
+    assert_eq!(store.close(&id, Duration::ZERO).await.unwrap(), [ItemIndex(0), ItemIndex(2)]);
+    store.record(&id, &[outcome(0, Ending::Cancelled)]).await.unwrap();
+    assert_eq!(store.close(&id, Duration::ZERO).await.unwrap(), [ItemIndex(2)]);
+    store.record(&id, &[outcome(2, Ending::Cancelled)]).await.unwrap();
+    assert!(store.progress(&id).await.unwrap().is_complete());
+    assert!(store.close(&id, Duration::ZERO).await.unwrap().is_empty());
+    assert!(store.verify(&id).await.unwrap().balance());
+}
+
+#[tokio::test]
 async fn more_than_a_submission_can_have_under_way_is_waited_for_and_not_filled_up() {
     let Some(store) = store() else { return };
     let id = opened(&store, None).await;
