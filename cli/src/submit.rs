@@ -226,7 +226,8 @@ impl<'a> Submission<'a> {
                 tracing::info!(batch = id.as_str(), total, "the batch is accepted");
                 // Whoever sends by a key may have sent beside others.
                 if (self.known.is_some() || self.args.idempotency_key.is_some())
-                    && let Err(error) = self.must_hold(total).await
+                    // Without an answer in time it is not known, and the batch is accepted all the same.
+                    && let Ok(Err(error)) = limits.hold(self.must_hold(total)).await
                 {
                     if let Some(reading) = reading {
                         reading.give_up().await;
@@ -386,7 +387,9 @@ impl<'a> Submission<'a> {
         let (shown, is_over) = mpsc::channel();
         let showing = move || {
             while is_over.recv_timeout(TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
-                bar.update_accepted(*accepted.borrow(), files.shown(), &progress.borrow());
+                // None of these is held while a terminal is written to.
+                let (accepted, progress) = (*accepted.borrow(), progress.borrow().clone());
+                bar.update_accepted(accepted, files.shown(), &progress);
             }
         };
         // Without a thread there is no bar.

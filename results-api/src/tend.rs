@@ -10,6 +10,7 @@ use tidemill_core::blobs::Blobs;
 use tidemill_core::broker::{Body, Broker, BrokerError, Heartbeat, Notice, Permits, Queue, Settlement};
 use tidemill_core::outcome::{Ending, Maker, Outcome};
 use tidemill_core::store::{Shared, StoreError};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Heartbeats in hand.
@@ -20,6 +21,12 @@ const REMIND: Duration = Duration::from_secs(2);
 /// A batch that was cancelled, is not sealed and has not changed for so long is not gone on with: its submission would have
 /// sealed it. What its workers were at has ended by then, or comes too late.
 const QUIET: Duration = Duration::from_secs(60);
+
+/// They are ended only after outcomes have kept up for so many reminders. While they wait in the broker, because the store or
+/// its collectors were away, say, that nothing comes of a batch does not mean that nothing will.
+const CALM: u32 = 5;
+/// Messages of outcomes that may wait meanwhile: what collectors that keep up have before them.
+const KEEPING_UP: u64 = 128;
 
 /// How often is swept.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
@@ -83,20 +90,29 @@ async fn keep_heartbeats(broker: &dyn Broker, store: &dyn Shared, stop: Cancella
 async fn remind(broker: &dyn Broker, store: &dyn Shared) {
     let mut tick = tokio::time::interval(REMIND);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut calm = 0;
     loop {
         tick.tick().await;
+        let asked = Instant::now();
         let cancelled = match store.cancelled().await {
             Ok(cancelled) => cancelled,
             Err(error) => {
                 tracing::warn!(%error, "cannot look up what was cancelled");
+                calm = 0;
                 continue;
             }
         };
+        let is_calm = !cancelled.is_empty()
+            && asked.elapsed() < REMIND
+            && matches!(broker.depth(Queue::Results).await, Ok(0..=KEEPING_UP));
+        calm = if is_calm { CALM.min(calm + 1) } else { 0 };
         for batch in cancelled {
             if let Err(error) = broker.announce(Notice::Cancel(batch.clone())).await {
                 tracing::warn!(%error, "workers cannot be reminded of a cancelled batch");
             }
-            if let Err(error) = close(store, &batch).await {
+            if calm == CALM
+                && let Err(error) = close(store, &batch).await
+            {
                 tracing::warn!(%error, "a cancelled batch whose submission is gone cannot be ended");
             }
         }

@@ -57,7 +57,7 @@ pub(super) fn adapted(mut exif: Vec<u8>, (width, height): (u32, u32), had_profil
     }
     if let Some(second) = numbers.next(&exif, first) {
         let value = |tag| numbers.find(&exif, second.value as usize, tag).map(|number| number.value as usize);
-        if let (Some(start), Some(length)) = (value(SMALL_AT), value(SMALL_BYTES)) {
+        if let (Some(start), Some(length @ 1..)) = (value(SMALL_AT), value(SMALL_BYTES)) {
             let end = start.saturating_add(length);
             // Damaged numbers may lead into the head, or into the directory that was just written.
             let is_apart = start >= HEAD && (end <= first || start >= second.at + 4);

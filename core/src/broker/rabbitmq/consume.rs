@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::join_all;
+use futures::stream::Fuse;
 use futures::{FutureExt as _, StreamExt as _};
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -133,8 +134,8 @@ struct Intake {
 /// What a channel delivers until it breaks.
 struct Subscription {
     live: Arc<Live>,
-    /// The most urgent first.
-    queues: Vec<Consumer>,
+    /// The most urgent first. Fused: the client tells the end of a consumer once, and it counts later too.
+    queues: Vec<Fuse<Consumer>>,
     channel: Channel,
     settler: mpsc::Sender<Settled>,
     /// How many messages are asked for at a time; the settling task goes by it.
@@ -143,11 +144,11 @@ struct Subscription {
     /// waits for the next delivery may cease to at any moment, and what has come to a consumer must not be lost with it.
     asking: Option<JoinHandle<Asked>>,
     /// Consumers that were replaced, with what had come to them, and their places among the queues.
-    leftover: Vec<(usize, Consumer)>,
+    leftover: Vec<(usize, Fuse<Consumer>)>,
 }
 
 /// New consumers, and how many messages they ask for at a time.
-type Asked = Result<(u16, Vec<Consumer>), lapin::Error>;
+type Asked = Result<(u16, Vec<Fuse<Consumer>>), lapin::Error>;
 
 impl Subscription {
     /// Asks for so many messages at a time: a consumer keeps the prefetch that it began with, so new ones take the places
@@ -155,14 +156,14 @@ impl Subscription {
     /// cancelled whether anybody takes what has come or not, for the broker fills them up with every acknowledgement.
     fn ask_for(&mut self, queue: Queue, prefetch: u16) {
         let channel = self.channel.clone();
-        let old: Vec<_> = self.queues.iter().map(|queue| (queue.queue(), queue.tag())).collect();
+        let old: Vec<_> = self.queues.iter().map(|queue| (queue.get_ref().queue(), queue.get_ref().tag())).collect();
         self.asking = Some(tokio::spawn(async move {
             channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
             let mut fresh = Vec::with_capacity(old.len());
             for (name, tag) in old {
                 channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
                 let options = BasicConsumeOptions::default();
-                fresh.push(channel.basic_consume(name, "".into(), options, asked(queue)).await?);
+                fresh.push(channel.basic_consume(name, "".into(), options, asked(queue)).await?.fuse());
             }
             Ok((prefetch, fresh))
         }));
@@ -176,11 +177,11 @@ impl Subscription {
         let (prefetch, fresh) = match asked {
             Ok(Ok(asked)) => asked,
             Ok(Err(error)) => {
-                // The channel is broken by it, which the next delivery shows.
+                // The channel is broken by it, and those that there are have ended or end.
                 tracing::debug!(error = why(&error), "cannot ask for another number of messages at a time");
                 return;
             }
-            // A panic, which the hook has logged; those that there are go on.
+            // A panic, which the hook has logged. Where those that there are have ended, the subscription is over.
             Err(_) => return,
         };
         self.prefetch.store(prefetch, Ordering::Relaxed);
@@ -271,7 +272,8 @@ impl Subscription {
             queues.extend(fresh);
         }
         // First: what is given back while the broker still hands out comes here again, and counts twice.
-        let cancelling = queues.iter().map(|queue| channel.basic_cancel(queue.tag(), BasicCancelOptions::default()));
+        let cancelling =
+            queues.iter().map(|queue| channel.basic_cancel(queue.get_ref().tag(), BasicCancelOptions::default()));
         drop(tokio::time::timeout(CANCEL_WITHIN, join_all(cancelling)).await);
         queues.extend(leftover.into_iter().map(|(_, old)| old));
         for queue in &mut queues {
@@ -373,7 +375,7 @@ async fn open(broker: &RabbitMq, queue: Queue, prefetch: u16, live: &Arc<Live>) 
     for (place, name) in names.iter().enumerate() {
         let (name, options) = (name.as_str().into(), BasicConsumeOptions::default());
         let consumer = channel.basic_consume(name, "".into(), options, asked(queue)).await?;
-        queues.push(consumer);
+        queues.push(consumer.fuse());
         if place + 1 < names.len() {
             wait_for_urgent(&channel, &names[place]).await?;
         }
