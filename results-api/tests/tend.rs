@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tidemill_core::batch::Priority;
 use tidemill_core::broker::embedded::Embedded;
-use tidemill_core::broker::{Body, Broker as _, Heartbeat, Message, Queue};
+use tidemill_core::broker::{Body, Broker as _, Heartbeat, Message, Permits, Queue, Settlement};
 use tidemill_core::outcome::{Ending, Status};
 use tidemill_core::store::{Order, Shared as _, Store as _};
 use tidemill_results_api::tend;
@@ -60,4 +60,31 @@ async fn a_cancelled_batch_whose_submission_was_killed_ends_with_an_outcome_for_
     let ends: Vec<_> = outcomes.iter().map(|outcome| (outcome.status(), outcome.input.get())).collect();
     assert_eq!(ends, [(Status::Ok, "0"), (Status::Cancelled, "null"), (Status::Cancelled, "2")]);
     assert_eq!(store.progress(&running.id).await.unwrap().total, None, "nobody has cancelled it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_batch_is_not_ended_while_outcomes_wait_in_the_broker() {
+    let (broker, store, _stop) = sandbox();
+    let batch = batch();
+    store.open(&batch).await.unwrap();
+    store.accept(&batch.id, 200).await.unwrap();
+    store.seal(&batch.id, 200).await.unwrap();
+    store.cancel(&batch.id).await.unwrap();
+    // Its collectors are away.
+    for index in 0..200 {
+        let outcomes = Body::Outcomes { batch: batch.id.clone(), outcomes: vec![Arc::new(ok(index))] };
+        broker.publish(Queue::Results, Message::new(outcomes, Priority::default())).await.unwrap();
+    }
+
+    tokio::time::sleep(Duration::from_secs(3 * 3600)).await;
+    assert_eq!(store.progress(&batch.id).await.unwrap().recorded(), 0, "they may come yet");
+
+    // All of them are lost with the broker, say.
+    let mut lost = broker.consume(Queue::Results, Permits(200), CancellationToken::new()).await.unwrap();
+    for _ in 0..200 {
+        lost.next().await.unwrap().settle(Settlement::Ack).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let progress = store.progress(&batch.id).await.unwrap();
+    assert!(progress.is_complete() && progress.count(Status::Cancelled) == 200, "{progress:?}");
 }
