@@ -180,6 +180,11 @@ class Cluster:
         path.unlink()
         return Batch(count, took, cpu, highest.bytes)
 
+    def warm_up(self):
+        """The first batches of a cluster take up to twice as long, whatever their size."""
+        for _ in range(10):
+            self.submit(100_000)
+
     def read_from_the_middle(self, count):
         """Reads a thousand outcomes of the newest batch, which has `count`."""
         newest = answer(self.api_port, "/v1/batches?limit=1")["batches"][0]
@@ -335,7 +340,7 @@ def chunks(reps, scratch, _photos):
             arguments = ("--mode", "chunks", "--chunk", 1000, "--n", count, "--interval", 0.01, "--safe", safe)
             return cluster.celery(*arguments)["tasks_per_s"] / 1000
 
-        cluster.submit(count // 10)
+        cluster.warm_up()
         mine, fast, safe = rounds(reps, ours, *([lambda: theirs(0), lambda: theirs(1)] if PEERS else [None, None]))
     best = [max(pair) for pair in zip(fast, safe)]
     report("chunks, 1M", "k/s", mine, f"{CELERY} chunks(1000), the faster of defaults and safe", best, "10")
@@ -383,9 +388,7 @@ def growth(reps, scratch, _photos):
     medians = {}
     for size in sizes:
         with Cluster(scratch) as cluster:
-            # The first batches of a cluster take up to twice as long, whatever their size: all sizes meet a warm one.
-            for _ in range(10):
-                cluster.submit(100_000)
+            cluster.warm_up()
             kept, grown = [], []
             for _ in range(reps if size < 10_000_000 else 1):
                 before = cluster.redis_bytes()
