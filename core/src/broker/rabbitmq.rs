@@ -12,6 +12,7 @@
 //! publish. Nothing but [`topology`] knows what queues look like.
 
 mod consume;
+mod held;
 mod link;
 mod message;
 mod own;

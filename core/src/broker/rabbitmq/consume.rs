@@ -17,14 +17,12 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::held::Held;
 use super::link::{Live, why};
 use super::pace::Pace;
 use super::settle::{Settled, settle_all};
 use super::{RabbitMq, message};
-use crate::broker::{
-    Broker as _, BrokerError, BrokerErrorKind, Deliveries, Delivery, Incoming, Message, Permits, Queue, Settle,
-    Settlement,
-};
+use crate::broker::{BrokerError, BrokerErrorKind, Deliveries, Delivery, Incoming, Permits, Queue};
 
 /// Quorum queues allow no larger prefetch.
 const MOST: usize = 2000;
@@ -36,9 +34,6 @@ const WAIT_FOR_ACK_MS: i64 = 8 * 24 * 60 * 60 * 1000;
 
 /// How long the broker may take to hand out no more.
 const CANCEL_WITHIN: Duration = Duration::from_secs(1);
-
-/// When a message comes again that can neither be read nor be brought to the dead letters.
-const UNREADABLE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Starts to consume; see [`crate::broker::Broker::consume`].
 pub(super) async fn consume(
@@ -419,63 +414,4 @@ async fn wait_for_urgent(channel: &Channel, name: &str) -> Result<(), lapin::Err
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(())
-}
-
-/// A message in a consumer's hands.
-struct Held {
-    broker: RabbitMq,
-    tag: u64,
-    settler: mpsc::Sender<Settled>,
-    _permit: Option<OwnedSemaphorePermit>,
-    body: Option<Arc<Message>>,
-    kind: Option<String>,
-}
-
-impl Held {
-    /// Brings a message that cannot be read to the dead letters, and only then acknowledges it. Where it cannot be brought
-    /// there, it comes again.
-    async fn bury(self, bytes: bytes::Bytes, reason: &str) {
-        let route = self.broker.topology.dead();
-        let brought = self.broker.post(message::dead(bytes, self.kind.as_deref(), reason, route)).await;
-        if let Err(error) = brought {
-            tracing::warn!(%error, "a message that cannot be read could not be brought to the dead letters");
-            tokio::time::sleep(UNREADABLE_AGAIN).await;
-            return self.tell(Settled::GiveBack(self.tag)).await;
-        }
-        self.tell(Settled::Ack(self.tag)).await;
-    }
-
-    /// An error means that the channel is gone, and with it the claim on the delivery: it will come again.
-    async fn tell(&self, settled: Settled) {
-        drop(self.settler.send(settled).await);
-    }
-}
-
-#[async_trait]
-impl Settle for Held {
-    async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError> {
-        match settlement {
-            Settlement::Ack => self.tell(Settled::Ack(self.tag)).await,
-            Settlement::Requeue => self.tell(Settled::GiveBack(self.tag)).await,
-            Settlement::Reject(reason) => {
-                if let Some(message) = &self.body {
-                    let message = Message { refusal: Some(reason), ..(**message).clone() };
-                    if let Err(error) = self.broker.publish(Queue::Dead, message).await {
-                        tokio::time::sleep(UNREADABLE_AGAIN).await;
-                        self.tell(Settled::GiveBack(self.tag)).await;
-                        return Err(error);
-                    }
-                }
-                self.tell(Settled::Ack(self.tag)).await;
-            }
-        }
-        Ok(())
-    }
-
-    fn abandon(self: Box<Self>) {
-        if self.settler.try_send(Settled::GiveBack(self.tag)).is_err() {
-            // The channel of settlements is as long as any prefetch: only a broken one takes no more.
-            tracing::debug!("a delivery goes back with its channel");
-        }
-    }
 }
