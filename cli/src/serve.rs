@@ -6,6 +6,7 @@ use std::time::Duration;
 use tidemill_core::blobs::{Blobs, FetchLimits};
 use tidemill_core::broker::{self, Broker, Queue};
 use tidemill_core::compute::Pool;
+use tidemill_core::compute::available_cores;
 use tidemill_core::settings::Settings;
 use tidemill_core::store::{self, Shared, Store};
 use tidemill_core::task::{Lane, Tools};
@@ -38,7 +39,7 @@ pub(crate) fn serve(shared: &args::Shared, settings: &Settings, vision: Option<V
         }
     }
     let engine = worker::engine(&settings, vision)?;
-    let served = cluster::run_role(run(shared, &settings, engine))?;
+    let served = cluster::run_role(available_cores(), run(shared, &settings, engine))?;
     Ok(if served.is_some() { Exit::Ok } else { Exit::Interrupted })
 }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tidemill_core::batch::{Batch, BatchId, Priority, unix_millis};
 use tidemill_core::broker::rabbitmq::RabbitMq;
 use tidemill_core::broker::{Broker as _, Health, Queue};
+use tidemill_core::compute::available_cores;
 use tidemill_core::settings::Settings;
 use tidemill_core::store::{BatchInfo, Progress};
 use tidemill_core::task::{Arguments, Job, Lane};
@@ -89,7 +90,7 @@ pub(crate) fn submit(
         }
         None => None,
     };
-    let runtime = cluster::runtime()?;
+    let runtime = cluster::runtime(cluster::waiting_threads())?;
     let sent = runtime.block_on(async {
         let mut limits = Limits::begin(args.deadline)?;
         let client = Client::new(settings)?;
@@ -299,13 +300,12 @@ impl<'a> Submission<'a> {
         accepted: watch::Sender<u64>,
         limits: &mut Limits,
     ) -> (u64, Result<Produced, Ended>) {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let files = Arc::<Sent>::default();
         let ready = self.ready(&files);
         let producer = Producer {
             broker,
             store: None,
-            cut: cut_of(&self.args.work, self.settings, &*self.job, cores),
+            cut: cut_of(&self.args.work, self.settings, &*self.job, available_cores()),
             window: None,
             under_way: UNDER_WAY,
             max_input_bytes: MAX_INPUT_BYTES,

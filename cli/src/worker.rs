@@ -37,7 +37,7 @@ const HEALTH_WITHIN: Duration = Duration::from_secs(3);
 /// Works until it is told to stop.
 pub(crate) fn worker(settings: &Settings, vision: Option<Vision>) -> Result<Exit, CliError> {
     let engine = engine(settings, vision)?;
-    match cluster::run_role(work(settings, engine))? {
+    match cluster::run_role(cluster::waiting_threads(), work(settings, engine))? {
         None => Ok(Exit::Interrupted),
         Some(Ended::Stopped) => Ok(Exit::Ok),
         Some(Ended::ThreadsLost) => Err(again()),
@@ -195,7 +195,7 @@ fn again() -> CliError {
 
 /// Asks a role whether it is ready.
 pub(crate) fn health(health: &Health) -> Result<Exit, CliError> {
-    let runtime = cluster::runtime()?;
+    let runtime = cluster::runtime(1)?;
     let asking = async {
         tidemill_core::blobs::choose_cryptography();
         // The role itself is asked, which is often this very host: no proxy reaches that.

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -35,33 +36,82 @@ struct Crew {
 /// What waits for a thread. It is not left to the threads to keep it: they may be lost, see [`Pool::renew`]. And a
 /// thread that is done with one takes the next itself, which costs nothing; waking one costs a few microseconds.
 #[derive(Clone, Default)]
-struct Waiting(Arc<Mutex<VecDeque<Closure>>>);
+struct Waiting(Arc<(Mutex<Line>, Condvar)>);
+
+#[derive(Default)]
+struct Line {
+    closures: VecDeque<Closure>,
+    /// How many threads wait for the next closure: what each of them is owed is one that comes.
+    lingering: usize,
+    /// How many of them were called, and have not looked yet.
+    called: usize,
+}
 
 type Closure = Box<dyn FnOnce() + Send>;
 
+/// What a closure takes at most, such that its thread waits for the next one.
+const SHORT: Duration = Duration::from_millis(1);
+/// How long a thread waits for the next closure before it goes back to rayon's threads, to help where one of them has
+/// divided its work. Rayon looks and yields some thirty times before it sleeps: where messages are short, and a thread is
+/// done with one before the next has come, that was a quarter of what the worker took.
+const LINGER: Duration = Duration::from_millis(5);
+
 impl std::fmt::Debug for Waiting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Waiting").field(&lock(&self.0).len()).finish()
+        f.debug_tuple("Waiting").field(&self.len()).finish()
     }
 }
 
 impl Waiting {
+    fn len(&self) -> usize {
+        lock(&self.0.0).closures.len()
+    }
+
+    /// Puts it behind the others; gives whether a thread was there that waited for it.
+    fn push(&self, closure: Closure) -> bool {
+        let (line, more) = &*self.0;
+        let mut line = lock(line);
+        line.closures.push_back(closure);
+        let is_expected = line.lingering > 0;
+        if is_expected {
+            line.lingering -= 1;
+            line.called += 1;
+            more.notify_one();
+        }
+        is_expected
+    }
+
+    /// The oldest, or the first that comes within that time.
+    fn next(&self, linger: Duration) -> Option<Closure> {
+        let (line, more) = &*self.0;
+        let mut line = lock(line);
+        if line.closures.is_empty() && !linger.is_zero() {
+            line.lingering += 1;
+            let nobody_called = |line: &mut Line| line.called == 0;
+            line = more.wait_timeout_while(line, linger, nobody_called).unwrap_or_else(PoisonError::into_inner).0;
+            match line.called.checked_sub(1) {
+                Some(others) => line.called = others,
+                None => line.lingering -= 1,
+            }
+        }
+        line.closures.pop_front()
+    }
+
     /// Runs what waits, the oldest first, until nothing does.
     fn run_all(&self, busy: &AtomicUsize, count: usize) {
         loop {
-            while let Some(next) = self.next() {
+            let mut linger = Duration::ZERO;
+            while let Some(next) = self.next(linger) {
+                let began = Instant::now();
                 next();
+                linger = if began.elapsed() < SHORT { LINGER } else { Duration::ZERO };
             }
             busy.fetch_sub(1, Ordering::SeqCst);
             // What came between the last look and this has woken nobody: all threads were busy.
-            if lock(&self.0).is_empty() || !claim(busy, count) {
+            if self.len() == 0 || !claim(busy, count) {
                 return;
             }
         }
-    }
-
-    fn next(&self) -> Option<Closure> {
-        lock(&self.0).pop_front()
     }
 }
 
@@ -118,7 +168,7 @@ impl Pool {
     pub fn renew(&self) -> Result<(), PoolError> {
         let fresh = start(self.shared.count)?;
         *lock(&self.shared.crew) = fresh;
-        for _ in 0..lock(&self.shared.waiting.0).len().min(self.shared.count) {
+        for _ in 0..self.shared.waiting.len().min(self.shared.count) {
             self.shared.wake_one();
         }
         Ok(())
@@ -155,8 +205,9 @@ impl Pool {
             // Nobody may be listening any more; that is what dropping the future means.
             drop(answer.send(result.map_err(|panic| Panicked(message_of(panic.as_ref())))));
         });
-        lock(&self.shared.waiting.0).push_back(work);
-        self.shared.wake_one();
+        if !self.shared.waiting.push(work) {
+            self.shared.wake_one();
+        }
         async move {
             let result = answered.await;
             given_up.disarm();
@@ -171,9 +222,11 @@ fn start(threads: usize) -> Result<Crew, PoolError> {
     Ok(Crew { threads, busy: Arc::default() })
 }
 
-/// The cores that this process may use (affinity and cgroup respected).
+/// The cores that this process may use (affinity and cgroup respected), as they were when it first asked: the system's
+/// files say so, and reading them takes longer than to open a batch.
 pub fn available_cores() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, NonZeroUsize::get))
 }
 
 /// The text of a panic.
@@ -187,7 +240,7 @@ pub fn message_of(panic: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::{Barrier, mpsc};
 
     use super::*;
 
@@ -209,6 +262,40 @@ mod tests {
         assert_eq!(pool.run(|_| 8).await, Ok(8));
         drop(end);
         assert_eq!(lost.await.unwrap(), Ok(true));
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_waits_for_more_helps_another_with_divided_work() {
+        let pool = Pool::new(2).unwrap();
+        let both = Arc::new(Barrier::new(2));
+        let meet = || {
+            let both = Arc::clone(&both);
+            move |_: &CancellationToken| both.wait().is_leader()
+        };
+        // Short work for each of the threads, which then wait for more.
+        let leaders = tokio::join!(pool.run(meet()), pool.run(meet()));
+        assert_ne!(leaders.0, leaders.1);
+
+        let divided = Arc::clone(&both);
+        let leaders =
+            pool.run(move |_| rayon::join(|| divided.wait().is_leader(), || divided.wait().is_leader())).await;
+
+        let (one, other) = leaders.unwrap();
+        assert_ne!(one, other);
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_threads_wait_for_more_is_run_once_each() {
+        let pool = Pool::new(3).unwrap();
+        let ran = Arc::new(AtomicUsize::new(0));
+        for round in 0..500 {
+            let some = (0..round % 7).map(|_| {
+                let ran = Arc::clone(&ran);
+                pool.run(move |_| ran.fetch_add(1, Ordering::SeqCst))
+            });
+            futures::future::join_all(some).await;
+        }
+        assert_eq!(ran.load(Ordering::SeqCst), (0..500).map(|round| round % 7).sum::<usize>());
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use futures::{Stream, StreamExt as _};
 use serde_json::value::RawValue;
 use tidemill_core::batch::{Batch, BatchId, Priority};
 use tidemill_core::broker::{Broker, BrokerErrorKind, Health, Notice, ReplyTo};
+use tidemill_core::compute::available_cores;
 use tidemill_core::failpoint::reach;
 use tidemill_core::nearest::did_you_mean;
 use tidemill_core::retry::RetryPolicy;
@@ -211,11 +212,10 @@ impl Publisher {
         accepted: &watch::Sender<u64>,
         reply_to: Option<ReplyTo>,
     ) -> Result<u64, SubmitError> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let producer = Producer {
             broker: &*self.broker,
             store: Some(&*self.store),
-            cut: cut_by_cost(&self.settings, job, cores),
+            cut: cut_by_cost(&self.settings, job, available_cores()),
             window: None,
             under_way: UNDER_WAY,
             max_input_bytes: MAX_INPUT_BYTES,
