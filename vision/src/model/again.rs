@@ -15,16 +15,15 @@ pub(super) struct Again {
 
 impl Forward for Again {
     fn forward(&self, pixels: &[u8], count: i64) -> Result<Tensor, TchError> {
-        let mut output = self.quick.forward(pixels, count)?;
-        let doubtful = doubtful(&output, self.doubt)?;
-        if doubtful.is_empty() {
-            return Ok(output);
-        }
+        let output = self.quick.forward(pixels, count)?;
         let one = pixels.len() / usize::try_from(count).unwrap_or(1).max(1);
-        let places = doubtful.iter().filter_map(|&place| usize::try_from(place).ok());
-        let again: Vec<u8> = places.flat_map(|place| &pixels[place * one..][..one]).copied().collect();
-        let exact = self.exact.forward(&again, doubtful.len() as i64)?;
-        output.f_index_copy_(0, &Tensor::f_from_slice(&doubtful)?, &exact)
+        for place in doubtful(&output, self.doubt)? {
+            // One at a time: how many there are differs from batch to batch, and oneDNN keeps code and memory for each
+            // number that it has met.
+            let exact = self.exact.forward(&pixels[place * one..][..one], 1)?;
+            output.f_get(place as i64)?.f_copy_(&exact.f_get(0)?)?;
+        }
+        Ok(output)
     }
 
     fn probe(&self) -> Result<(), TchError> {
@@ -37,26 +36,27 @@ impl Forward for Again {
 /// # Shape
 ///
 /// in: `[n, classes]`, two classes or more · out: places from 0 to `n` - 1
-fn doubtful(probabilities: &Tensor, doubt: f64) -> Result<Vec<i64>, TchError> {
+fn doubtful(probabilities: &Tensor, doubt: f64) -> Result<Vec<usize>, TchError> {
     let two = probabilities.f_topk(2, 1, true, true)?.0.f_log()?;
-    let apart = two.f_select(1, 0)?.f_sub(&two.f_select(1, 1)?)?;
-    Ok((0..apart.size1()?).filter(|&row| apart.double_value(&[row]) < doubt).collect())
+    let apart = Vec::<f64>::try_from(two.f_select(1, 0)?.f_sub(&two.f_select(1, 1)?)?)?;
+    Ok(apart.iter().enumerate().filter(|(_, apart)| **apart < doubt).map(|(place, _)| place).collect())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 
-    /// Gives these rows, and remembers what it was shown.
-    struct Gives(Vec<[f32; 2]>, std::sync::Arc<Mutex<Vec<u8>>>);
+    /// Gives these rows, as many at a time as it is shown pictures, and remembers those.
+    struct Gives(Mutex<VecDeque<[f32; 2]>>, Arc<Mutex<Vec<Vec<u8>>>>);
 
     impl Forward for Gives {
         fn forward(&self, pixels: &[u8], count: i64) -> Result<Tensor, TchError> {
-            assert_eq!(count as usize, self.0.len());
-            self.1.lock().unwrap().extend_from_slice(pixels);
-            Ok(Tensor::from_slice2(&self.0))
+            self.1.lock().unwrap().push(pixels.to_vec());
+            let rows = self.0.lock().unwrap().drain(..count as usize).collect::<Vec<_>>();
+            Ok(Tensor::from_slice2(&rows))
         }
 
         fn probe(&self) -> Result<(), TchError> {
@@ -66,14 +66,15 @@ mod tests {
 
     #[test]
     fn only_what_is_undecided_is_seen_again_and_only_that_changes() {
-        let shown = std::sync::Arc::<Mutex<Vec<u8>>>::default();
-        let quick = Gives(vec![[0.9, 0.1], [0.51, 0.49], [f32::NAN, 0.5], [0.48, 0.52]], std::sync::Arc::default());
-        let exact = Gives(vec![[0.49, 0.51], [0.47, 0.53]], std::sync::Arc::clone(&shown));
+        let shown = Arc::<Mutex<Vec<Vec<u8>>>>::default();
+        let rows = [[0.9, 0.1], [0.51, 0.49], [f32::NAN, 0.5], [0.48, 0.52]];
+        let quick = Gives(Mutex::new(rows.into()), Arc::default());
+        let exact = Gives(Mutex::new([[0.49, 0.51], [0.47, 0.53]].into()), Arc::clone(&shown));
         let again = Again { quick: Box::new(quick), exact: Box::new(exact), doubt: 0.1 };
 
         let output = again.forward(&[10, 11, 20, 21, 30, 31, 40, 41], 4).unwrap();
 
-        assert_eq!(*shown.lock().unwrap(), [20, 21, 40, 41]);
+        assert_eq!(*shown.lock().unwrap(), [[20, 21], [40, 41]]);
         let first: Vec<f64> = (0..4).map(|row| output.double_value(&[row, 0])).collect();
         for (found, expected) in first.iter().zip([0.9, 0.49, f64::NAN, 0.47]) {
             assert!((found - expected).abs() < 1e-6 || found.is_nan() && expected.is_nan(), "{first:?}");
