@@ -106,12 +106,11 @@ class Broker:
     def publish_chunk(self, lane, batch, attempt, items, delay=0):
         """Publishes a chunk; a delay in milliseconds is waited for in the smallest step that holds it."""
         body = {"v": VERSION, "batch": batch, "attempt": attempt, "items": items}
-        headers = {"batch": batch["id"], "task": batch["task"], "chunk": items[0][0], "items": len(items)}
+        headers = {"batch": batch["id"], "task": batch["task"], "chunk": items[0][0]}
         urgent = ".urgent" if batch.get("priority") else ""
         more = {"priority": batch["priority"]} if urgent else {}
         if delay:
             more |= {"exchange": self.step(delay), "expiration": str(delay)}
-        headers["attempt"] = attempt
         self.publish(f"jobs.{lane}{urgent}", "tidemill.chunk", body, headers, **more)
 
     def step(self, delay):

@@ -93,6 +93,24 @@ async fn a_page_ends_when_it_has_enough_bytes_and_has_one_outcome_at_least() {
 }
 
 #[tokio::test]
+async fn large_outcomes_behind_many_small_ones_do_not_all_come_at_once() {
+    let Some(store) = store() else { return };
+    let id = opened(&store, Some(340)).await;
+    for index in 0..340 {
+        let large = |index| outcome(index, Ending::Ok(raw(&"x".repeat(1 << 20))));
+        store.record(&id, &[if index < 300 { ok(index) } else { large(index) }]).await.unwrap();
+    }
+
+    for order in [Order::Input, Order::Completion] {
+        let (text, next, _) = lines(&store, &id, order, 0, 340).await;
+
+        assert!((305..=310).contains(&next), "{order:?}: a page of {next} with {} bytes", text.len());
+        let rest = store.read(&id, order, next, 340).await.unwrap();
+        assert!(rest.outcomes.len() < 12 && rest.outcomes[0].index.0 == next, "{order:?}: {}", rest.outcomes.len());
+    }
+}
+
+#[tokio::test]
 async fn many_small_segments_are_read_in_a_few_round_trips() {
     let Some(store) = store() else { return };
     let id = opened(&store, Some(5000)).await;
