@@ -2,10 +2,9 @@
 
 use std::ops::RangeInclusive;
 
-use redis::{FromRedisValue, ParsingError, Value};
+use redis::{FromRedisValue, ParsingError, Pipeline, RedisResult, Value};
 
-use super::script::Call;
-use super::{Redis, script};
+use super::Redis;
 use crate::batch::BatchId;
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -36,31 +35,85 @@ impl FromRedisValue for Entry {
     }
 }
 
-/// What a fetch brings at most, if no entry has more by itself: nothing else runs in Redis meanwhile.
-const MOST_BYTES: usize = 4 << 20;
-const MOST: usize = 256;
+/// How many entries to fetch at once: few at first, for nobody knows how large they are, then as many as fit, by the
+/// largest of the last ones. Small ones may be followed by large ones, so that it grows step by step and has an end.
+#[derive(Debug)]
+pub(super) struct Window {
+    budget: usize,
+    bytes: usize,
+    last: Fetched,
+}
 
-/// How many bytes of segments these have.
-pub(super) fn bytes(entries: &[Entry]) -> usize {
-    entries.iter().map(|entry| entry.json.len()).sum()
+/// What a fetch has brought.
+#[derive(Debug, Default)]
+struct Fetched {
+    entries: usize,
+    outcomes: u64,
+    largest: usize,
+}
+
+impl Window {
+    const FIRST: usize = 2;
+    const GROWTH: usize = 4;
+    /// However small the last ones were: the next may have megabytes each. (A script in Redis could count their bytes; where
+    /// they have some 100 KiB each, as those of large batches do, it took half as long again as all of Redis' work for them.)
+    const MOST: usize = 16;
+
+    pub(super) fn new(budget: usize) -> Self {
+        Self { budget, bytes: 0, last: Fetched::default() }
+    }
+
+    pub(super) fn size(&self) -> usize {
+        let Fetched { entries, largest, .. } = self.last;
+        if entries == 0 {
+            return Self::FIRST;
+        }
+        let fitting = self.budget.saturating_sub(self.bytes) / largest.max(1);
+        fitting.min(Self::GROWTH * entries).clamp(1, Self::MOST)
+    }
+
+    /// The same for so many outcomes more, if the next entries have as many as the last.
+    pub(super) fn size_for(&self, outcomes: u64) -> usize {
+        let each = (self.last.outcomes / (self.last.entries as u64).max(1)).max(1);
+        self.size().min(usize::try_from(outcomes.div_ceil(each)).unwrap_or(usize::MAX)).max(1)
+    }
+
+    /// Learns from what a fetch has brought.
+    pub(super) fn add(&mut self, entries: &[Entry]) {
+        let sizes = entries.iter().map(|entry| entry.json.len());
+        self.bytes += sizes.clone().sum::<usize>();
+        self.last = Fetched {
+            entries: entries.len(),
+            outcomes: entries.iter().map(|entry| entry.count).sum(),
+            largest: sizes.max().unwrap_or(0),
+        };
+    }
+
+    /// All that was fetched is done with.
+    pub(super) fn clear(&mut self) {
+        self.bytes = 0;
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes >= self.budget
+    }
 }
 
 impl Redis {
-    /// The first entries with ids in that range: up to the one that reaches the place `enough`, or until they have
-    /// `budget` bytes; one at least, and not more than a fetch brings.
+    /// The first `count` entries with ids in that range.
     pub(super) async fn entries_between(
         &self,
         action: &'static str,
         batch: &BatchId,
         ids: RangeInclusive<u64>,
-        enough: u64,
-        budget: usize,
+        count: usize,
     ) -> Result<Vec<Entry>, StoreError> {
-        self.fetch(action, batch, &[ids.into_inner()], enough, budget).await
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.outcomes(batch)).arg(*ids.start()).arg(*ids.end()).arg("COUNT").arg(count);
+        self.ask(action, &command).await
     }
 
-    /// The first of the entries with these ids, in their order, until they have `budget` bytes; one at least, where one is
-    /// asked for, and not more than a fetch brings.
+    /// The entries with these ids, in one round trip and in their order.
     ///
     /// # Errors
     /// [`StoreErrorKind::Forgotten`] where one is no longer there.
@@ -68,41 +121,36 @@ impl Redis {
         &self,
         action: &'static str,
         batch: &BatchId,
-        ids: impl ExactSizeIterator<Item = u64> + Clone,
-        budget: usize,
+        ids: impl Iterator<Item = u64>,
     ) -> Result<Vec<Entry>, StoreError> {
+        let key = self.keys.outcomes(batch);
         let mut runs: Vec<(u64, u64)> = Vec::new();
-        for id in ids.clone().take(MOST) {
+        let mut wanted = 0;
+        for id in ids {
+            wanted += 1;
             match runs.last_mut() {
                 // An entry holds one outcome or more, so nothing can be between these.
                 Some(run) if run.1 + 1 == id => run.1 = id,
                 _ => runs.push((id, id)),
             }
         }
-        let entries = self.fetch(action, batch, &runs, u64::MAX, budget).await?;
-        let is_all = entries.len() == ids.len().min(MOST) || bytes(&entries) >= budget.min(MOST_BYTES);
-        if !is_all || entries.iter().zip(ids).any(|(entry, id)| entry.id != id) {
+        let mut pipeline = Pipeline::with_capacity(runs.len());
+        for (from, to) in runs {
+            pipeline.cmd("XRANGE").arg(&key).arg(from).arg(to);
+        }
+        let pipeline = &pipeline;
+        let found: Vec<Vec<Entry>> = self
+            .link
+            .run(action, |mut connection| async move {
+                let found: RedisResult<_> = pipeline.query_async(&mut connection).await;
+                found
+            })
+            .await?;
+        let entries: Vec<_> = found.into_iter().flatten().collect();
+        if entries.len() != wanted {
             return Err(self.gone(action, batch).await);
         }
         Ok(entries)
-    }
-
-    async fn fetch(
-        &self,
-        action: &'static str,
-        batch: &BatchId,
-        runs: &[(u64, u64)],
-        enough: u64,
-        budget: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
-        let keys = [self.keys.batch(batch), self.keys.outcomes(batch)];
-        let mut call = Call::new(&script::FETCH, &keys).arg(budget.min(MOST_BYTES)).arg(MOST).arg(enough);
-        for (first, last) in runs {
-            call.push(first);
-            call.push(last);
-        }
-        let call = &call;
-        self.link.run(action, |connection| call.send(connection)).await
     }
 
     /// Why entries that were there are not: they were forgotten, or the batch has just expired.

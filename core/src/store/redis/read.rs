@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::entries;
+use super::entries::{self, Window};
 use super::plan::{PAGE, Token};
 use super::prefix::Prefix;
 use super::sink::{Place, Sink, Text, Values};
@@ -93,17 +93,18 @@ impl Redis {
             upto = whole_entries(&tokens, from, upto);
             tokens.retain(|token| token.first < upto);
         }
-        let mut left = PAGE_BYTES;
+        let mut window = Window::new(PAGE_BYTES);
         let mut entries = Vec::new();
         let mut rest = &tokens[..];
         while !rest.is_empty() {
-            let fetched = self.entries_of(ACTION, batch, rest.iter().map(|token| token.id), left).await?;
-            left = left.saturating_sub(entries::bytes(&fetched));
-            rest = &rest[fetched.len()..];
+            let (now, later) = rest.split_at(window.size().min(rest.len()));
+            let fetched = self.entries_of(ACTION, batch, now.iter().map(|token| token.id)).await?;
+            window.add(&fetched);
             entries.extend(fetched);
+            rest = later;
             // All that can hold items before the next entry's first are here.
             let frontier = rest.first().map_or(upto, |next| next.first);
-            if left == 0 && frontier > from {
+            if window.is_full() && frontier > from {
                 upto = upto.min(frontier);
                 break;
             }
@@ -121,16 +122,19 @@ impl Redis {
         let [landed, forgotten] = [0, 1].map(|place| number(fields[PROGRESS.len() + place].as_deref()));
         check_kept(from, forgotten)?;
         let end = from.saturating_add(limit).min(landed).max(from);
-        let mut left = PAGE_BYTES;
+        let mut window = Window::new(PAGE_BYTES);
         let mut entries = Vec::new();
         let mut next = from;
-        while next < end && left > 0 {
-            let fetched = self.entries_between(ACTION, batch, next + 1..=landed, end, left).await?;
+        while next < end && !window.is_full() {
+            let fetched = self.entries_between(ACTION, batch, next + 1..=landed, window.size_for(end - next)).await?;
             if fetched.is_empty() {
                 return Err(self.gone(ACTION, batch).await);
             }
-            left = left.saturating_sub(entries::bytes(&fetched));
+            window.add(&fetched);
             for entry in fetched {
+                if next >= end {
+                    break;
+                }
                 if entry.id.saturating_sub(entry.count) > next {
                     return Err(self.gone(ACTION, batch).await);
                 }

@@ -1,4 +1,4 @@
-//! The scripts: each change of a batch is one, and so is reading its entries.
+//! The scripts: each change of a batch is one.
 
 use std::sync::LazyLock;
 
@@ -27,7 +27,6 @@ script!(SEAL, "scripts/seal.lua");
 script!(CANCEL, "scripts/cancel.lua");
 script!(ACCEPT, "scripts/accept.lua");
 script!(RECORD, "scripts/record.lua");
-script!(FETCH, "scripts/fetch.lua");
 script!(REVIVE, "scripts/revive.lua");
 script!(FORGET, "scripts/forget.lua");
 script!(RELEASE, "scripts/release.lua");

@@ -21,10 +21,8 @@ use crate::store::{
 /// Batches that are asked about at a time.
 const ABREAST: usize = 32;
 
-/// Dead items that are looked for at a time.
-const DEAD: usize = 32;
-/// Bytes of entries that are fetched for them at a time.
-const ENTRIES_BYTES: usize = 4 << 20;
+/// Dead items that are looked for at a time, and entries of them: such a segment is small, for suspects run alone.
+const ENTRIES: usize = 32;
 
 /// How long a batch stays that was let go: outcomes that come again, or after their copies, find it. A collector that is
 /// further behind would send them round and round, and make dead letters of them in the end.
@@ -325,7 +323,7 @@ impl Redis {
         let indices: Vec<u64> = self.ask(action, &command).await?;
         let mut items = Vec::new();
         // A few at a time: an input may have MiBs, and they are to come in the order of indices.
-        for some in indices.chunks(DEAD) {
+        for some in indices.chunks(ENTRIES) {
             for item in self.dead_among(action, batch, &task, some).await?.into_values() {
                 if !tally.takes(item.bytes()) {
                     return Ok(items);
@@ -346,12 +344,9 @@ impl Redis {
     ) -> Result<BTreeMap<u64, DeadItem>, StoreError> {
         let mut items = BTreeMap::new();
         let ids = self.entries_with(action, batch, indices).await?;
-        let mut rest = &ids[..];
-        while !rest.is_empty() {
-            let fetched = self.entries_of(action, batch, rest.iter().copied(), ENTRIES_BYTES).await?;
-            rest = &rest[fetched.len()..];
+        for ids in ids.chunks(ENTRIES) {
             // The later ones come last, and count.
-            for entry in fetched {
+            for entry in self.entries_of(action, batch, ids.iter().copied()).await? {
                 visit(&entry.json, |head, outcome| {
                     if outcome.status == Status::Dead && indices.binary_search(&outcome.index).is_ok() {
                         let maker = Arc::new(head.maker.clone());

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 
 use redis::{Pipeline, RedisResult};
 
-use super::entries::Entry;
+use super::entries::{Entry, Window};
 use super::plan::PAGE;
 use super::read::visit;
 use super::{PROGRESS, Redis, number, progress_of};
@@ -159,9 +160,13 @@ impl Redis {
     }
 
     async fn count_entries(&self, batch: &BatchId, landed: u64, count: &mut Count) -> Result<(), StoreError> {
-        let mut entries = self.entries_behind(batch, 0, landed).await?;
+        let mut window = Window::new(BYTES);
+        let mut entries = self.entries_up_to(batch, 1..=landed, window.size()).await?;
         while let Some(last) = entries.last() {
-            let fetching = self.entries_behind(batch, last.id, landed);
+            let rest = last.id + 1..=landed;
+            window.add(&entries);
+            window.clear();
+            let fetching = self.entries_up_to(batch, rest, window.size());
             let counting = async {
                 entries
                     .iter()
@@ -174,10 +179,15 @@ impl Redis {
         Ok(())
     }
 
-    async fn entries_behind(&self, batch: &BatchId, place: u64, landed: u64) -> Result<Vec<Entry>, StoreError> {
-        if place >= landed {
+    async fn entries_up_to(
+        &self,
+        batch: &BatchId,
+        ids: RangeInclusive<u64>,
+        count: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
+        if ids.is_empty() {
             return Ok(Vec::new());
         }
-        self.entries_between(ACTION, batch, place + 1..=landed, landed, BYTES).await
+        self.entries_between(ACTION, batch, ids, count).await
     }
 }

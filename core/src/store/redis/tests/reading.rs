@@ -102,11 +102,16 @@ async fn large_outcomes_behind_many_small_ones_do_not_all_come_at_once() {
     }
 
     for order in [Order::Input, Order::Completion] {
-        let (text, next, _) = lines(&store, &id, order, 0, 340).await;
+        let page = store.read(&id, order, 0, 340).await.unwrap();
 
-        assert!((305..=310).contains(&next), "{order:?}: a page of {next} with {} bytes", text.len());
-        let rest = store.read(&id, order, next, 340).await.unwrap();
-        assert!(rest.outcomes.len() < 12 && rest.outcomes[0].index.0 == next, "{order:?}: {}", rest.outcomes.len());
+        // As many as there are small ones at a time.
+        assert!((308..=316).contains(&page.next), "{order:?}: {}", page.next);
+        let rest = store.read(&id, order, page.next, 340).await.unwrap();
+        assert!(
+            rest.outcomes.len() < 12 && rest.outcomes[0].index.0 == page.next,
+            "{order:?}: {}",
+            rest.outcomes.len()
+        );
     }
 }
 
