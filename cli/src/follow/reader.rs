@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use memchr::{memchr_iter, memrchr};
 use tidemill_core::batch::BatchId;
 use tidemill_core::store::BatchInfo;
 
@@ -97,7 +98,7 @@ impl<'a> Reader<'a> {
 
     /// Passes whole lines on.
     async fn take(&mut self, piece: &Bytes) -> Result<(), Stop> {
-        let Some(end) = piece.iter().rposition(|byte| *byte == b'\n') else {
+        let Some(end) = memrchr(b'\n', piece) else {
             self.begun.extend_from_slice(piece);
             if self.begun.len() > LINE_BYTES {
                 let message = format!("{} sends what is no outcome: a line without an end", self.client.url());
@@ -113,7 +114,7 @@ impl<'a> Reader<'a> {
             &self.begun
         };
         self.sink.take(self.client, lines).await?;
-        let count = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let count = memchr_iter(b'\n', lines).count() as u64;
         self.place.fetch_add(count, Ordering::Relaxed);
         self.patience.has_got_on();
         self.begun.clear();
