@@ -1,6 +1,7 @@
 //! The one bridge from waiting to computing: tokio hands a closure to rayon and awaits its value.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::panic::AssertUnwindSafe;
@@ -48,6 +49,11 @@ struct Line {
 }
 
 type Closure = Box<dyn FnOnce() + Send>;
+
+thread_local! {
+    /// Whether this thread runs what waits.
+    static WITHIN: Cell<bool> = const { Cell::new(false) };
+}
 
 /// What a closure takes at most, such that its thread waits for the next one.
 const SHORT: Duration = Duration::from_millis(1);
@@ -99,19 +105,22 @@ impl Waiting {
 
     /// Runs what waits, the oldest first, until nothing does.
     fn run_all(&self, busy: &AtomicUsize, count: usize) {
+        // A thread that waits for others with a part of its work comes here too, and that work is to go on.
+        let is_within = WITHIN.replace(true);
         loop {
             let mut linger = Duration::ZERO;
             while let Some(next) = self.next(linger) {
                 let began = Instant::now();
                 next();
-                linger = if began.elapsed() < SHORT { LINGER } else { Duration::ZERO };
+                linger = if is_within || began.elapsed() > SHORT { Duration::ZERO } else { LINGER };
             }
             busy.fetch_sub(1, Ordering::SeqCst);
             // What came between the last look and this has woken nobody: all threads were busy.
             if self.len() == 0 || !claim(busy, count) {
-                return;
+                break;
             }
         }
+        WITHIN.set(is_within);
     }
 }
 
@@ -282,6 +291,52 @@ mod tests {
 
         let (one, other) = leaders.unwrap();
         assert_ne!(one, other);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn short_work_does_not_keep_a_thread_from_its_divided_work() {
+        let pool = Pool::new(2).unwrap();
+        let (begin, begun) = mpsc::channel();
+        let (take, taken) = mpsc::channel();
+        let (end, ended) = mpsc::channel::<()>();
+        let [turns, ran] = [0, 0].map(|count| Arc::new(AtomicUsize::new(count)));
+        // It has both threads, one with a part of it; meanwhile it runs what else there is, as who waits for a part does.
+        let divided = tokio::spawn({
+            let (turns, ran) = (Arc::clone(&turns), Arc::clone(&ran));
+            pool.run(move |_| {
+                rayon::join(
+                    move || {
+                        taken.recv().unwrap();
+                        begin.send(()).unwrap();
+                        while turns.load(Ordering::SeqCst) < 1000 {
+                            rayon::yield_now();
+                            turns.fetch_add(ran.load(Ordering::SeqCst).min(1), Ordering::SeqCst);
+                        }
+                    },
+                    move || {
+                        take.send(()).unwrap();
+                        ended.recv().is_err()
+                    },
+                )
+            })
+        });
+        begun.recv().unwrap();
+
+        // One after the other, the next one at once.
+        let short = tokio::spawn(async move {
+            let mut count = 0;
+            while turns.load(Ordering::SeqCst) < 1000 {
+                let ran = Arc::clone(&ran);
+                pool.run(move |_| ran.fetch_add(1, Ordering::SeqCst)).await.unwrap();
+                count += 1;
+                assert!(count < 100_000, "nothing else goes on");
+            }
+        });
+
+        let short = short.await;
+        drop(end);
+        short.unwrap();
+        assert!(divided.await.unwrap().is_ok());
     }
 
     #[tokio::test]
