@@ -18,8 +18,8 @@ impl Forward for Again {
         let output = self.quick.forward(pixels, count)?;
         let one = pixels.len() / usize::try_from(count).unwrap_or(1).max(1);
         for place in doubtful(&output, self.doubt)? {
-            // One at a time: how many there are differs from batch to batch, and oneDNN keeps code and memory for each
-            // number that it has met.
+            // One at a time: how many there are differs from batch to batch, and more of them than ever before would take
+            // memory that nothing else has needed.
             let exact = self.exact.forward(&pixels[place * one..][..one], 1)?;
             output.f_get(place as i64)?.f_copy_(&exact.f_get(0)?)?;
         }
