@@ -11,11 +11,11 @@ use crate::torch;
 /// How far apart the logarithms of the two most probable classes must lie for half precision to decide, in standard
 /// deviations of what it is off by.
 ///
-/// The difference of two such errors deviates by √2 of one. Where margins are spread evenly, as they are near zero, 1.75 leaves
-/// out what then tips all the same for 4 of 100 of those that it has seen again, which is 2 or 3 of 1,000 of pictures
-/// of noise. With 1.25 that would be 5 of 1,000, and a crop of 132 photos' was among them; with 2.5 a third, and half as many
-/// again would be seen again, each of which takes as long as three.
-const SURE: f64 = 1.75;
+/// The difference of two such errors deviates by √2 of one. Where margins are spread evenly, as they are near zero, 2 leaves out
+/// what then tips all the same for 3 of 100 of those that it has seen again, which is 2 of 1,000 of pictures of noise.
+/// With 1.25 that would be 5 of 1,000; with 2.5 half of it, and a quarter more pictures would be seen again, each of which
+/// takes as long as three.
+const SURE: f64 = 2.0;
 
 /// A network as it is to run.
 pub(crate) struct Loaded {
