@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use tidemill_core::blobs::{Blobs, FetchLimits};
 use tidemill_core::broker::{self, Broker, Queue};
-use tidemill_core::compute::Pool;
-use tidemill_core::compute::available_cores;
+use tidemill_core::compute::{Pool, available_cores};
 use tidemill_core::settings::Settings;
 use tidemill_core::store::{self, Shared, Store};
 use tidemill_core::task::{Lane, Tools};

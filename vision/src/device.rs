@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::fs;
-use std::thread;
 
+use tidemill_core::compute::available_cores;
 use tidemill_core::settings;
 
 use crate::sys;
@@ -103,11 +103,7 @@ impl fmt::Display for Device {
 
 /// Looks what there is to run networks on.
 pub fn inventory() -> Inventory {
-    Inventory {
-        cpu_threads: thread::available_parallelism().map_or(1, usize::from),
-        cpu_bf16: cpu_has_bf16(),
-        cuda: cuda_count().map(cuda_names),
-    }
+    Inventory { cpu_threads: available_cores(), cpu_bf16: cpu_has_bf16(), cuda: cuda_count().map(cuda_names) }
 }
 
 /// Says whether this CPU multiplies bf16 numbers in hardware; one that does not is slower in bf16 than in fp32.

@@ -56,7 +56,7 @@ impl Window {
     const FIRST: usize = 2;
     const GROWTH: usize = 4;
     /// However small the last ones were: the next may have megabytes each. (A script in Redis could count their bytes; where
-    /// they have some 100 KiB each, as those of large batches do, it took half as long again as all of Redis' work for them.)
+    /// they have some 100 KiB each, as those of large batches do, it added two fifths to all of Redis' work for them.)
     const MOST: usize = 16;
 
     pub(super) fn new(budget: usize) -> Self {
