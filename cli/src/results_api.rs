@@ -1,5 +1,7 @@
 //! `results-api`: the role that collects outcomes into the store and hands them back.
 
+mod answers;
+mod express;
 mod publish;
 
 use std::sync::Arc;
@@ -11,10 +13,12 @@ use tidemill_core::compute::available_cores;
 use tidemill_core::settings::Settings;
 use tidemill_core::store::{Shared, Store};
 use tidemill_results_api::http::{Access, Api, Catalogue, ServeError, install_metrics, serve};
-use tidemill_results_api::{Ahead, collect, sweep, tend};
+use tidemill_results_api::{collect, sweep, tend};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::answers::Answers;
+use self::express::Express;
 use self::publish::Publisher;
 use crate::cluster::{self, Signals};
 use crate::error::{CliError, Exit};
@@ -39,17 +43,17 @@ async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
     let broker = Arc::new(cluster::broker(settings, "results-api", None, None)?);
     let store = cluster::store(settings)?;
     let blobs = settings.blobs.url.is_some().then(|| cluster::blobs(settings)).transpose()?;
-    let ahead = Ahead::default();
+    let answers = Answers::default();
     let stop = CancellationToken::new();
     // Whoever asks over HTTP does not wait for ever for a broker that is there and confirms nothing.
     let asked = Arc::new(broker.with_patience(settings.submit.patience));
-    let api = api(settings, asked, store.clone(), blobs.clone(), ahead.clone(), stop.clone());
+    let api = api(settings, asked, store.clone(), blobs.clone(), answers.clone(), stop.clone());
     let collecting = async {
         let (store, told): (&dyn Store, _) = (&*store, stop.clone());
         collect(&*broker, store, |_| {}, told).await.map_err(|error| cluster::broker_error(&error))
     };
-    let hastening =
-        async { ahead.record(&*broker, &*store, stop.clone()).await.map_err(|error| cluster::broker_error(&error)) };
+    let listening =
+        async { answers.listen(&*broker, stop.clone()).await.map_err(|error| cluster::broker_error(&error)) };
     let tending = async { tend(&*broker, &*store, stop.clone()).await.map_err(|error| cluster::broker_error(&error)) };
     let serving = async { serve(listener, api, stop.clone()).await.map_err(|error| serve_error(&error)) };
     let sweeping = async {
@@ -57,7 +61,7 @@ async fn run(settings: &Settings) -> Result<Option<()>, CliError> {
         Ok(())
     };
     let all = async {
-        let working = async { tokio::try_join!(collecting, hastening, tending, serving, sweeping).map(drop) };
+        let working = async { tokio::try_join!(collecting, listening, tending, serving, sweeping).map(drop) };
         let is_late = async {
             stop.cancelled().await;
             tokio::time::sleep(STOP_WITHIN).await;
@@ -90,7 +94,7 @@ pub(crate) fn api(
     broker: Arc<dyn Broker>,
     store: Arc<dyn Shared>,
     blobs: Option<Blobs>,
-    ahead: Ahead,
+    answers: Answers,
     stop_taking: CancellationToken,
 ) -> Api {
     Api {
@@ -103,7 +107,9 @@ pub(crate) fn api(
             store,
             register: crate::register(settings, None),
             settings: settings.clone(),
-            ahead,
+            answers,
+            stop: stop_taking.clone(),
+            express: Express::default(),
         })),
         catalogue: catalogue(settings),
         metrics: install_metrics().inspect_err(|error| tracing::warn!(%error, "no metrics")).ok(),

@@ -168,7 +168,6 @@ impl Mill {
                 max_input_bytes: usize::MAX,
                 ready: None,
                 accepted: watch::Sender::new(0),
-                reply_to: None,
             };
             let span = Span { from: 0, seal_when_stopped: true };
             let total = inputs.total();

@@ -11,7 +11,7 @@ use tidemill_core::store::{self, Shared, Store};
 use tidemill_core::task::{Lane, Tools};
 use tidemill_core::web::Web;
 use tidemill_results_api::http::{Api, serve as serve_http};
-use tidemill_results_api::{Ahead, collect, sweep, tend};
+use tidemill_results_api::{collect, sweep, tend};
 use tidemill_tasks::vision::Engine;
 use tidemill_worker::{Ended, Setup, Worker};
 use tokio_util::sync::CancellationToken;
@@ -81,7 +81,8 @@ async fn run(
     let worker = Worker::new(setup, Arc::clone(&broker), Arc::new(register), tools);
     let stop = CancellationToken::new();
     let (carrier, kept) = (Arc::clone(&broker), Arc::clone(&store));
-    let api = results_api::api(settings, carrier, kept, Some(blobs.clone()), Ahead::default(), stop.clone());
+    let api =
+        results_api::api(settings, carrier, kept, Some(blobs.clone()), results_api::Answers::default(), stop.clone());
     let api = Api { is_broker_shared: false, ..api };
 
     if let Some(engine) = &engine {

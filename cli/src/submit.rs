@@ -311,7 +311,6 @@ impl<'a> Submission<'a> {
             max_input_bytes: MAX_INPUT_BYTES,
             ready: ready.as_deref(),
             accepted: accepted.clone(),
-            reply_to: None,
         };
         let stop = CancellationToken::new();
         let span = Span { from, seal_when_stopped: true };

@@ -262,10 +262,10 @@ fn a_crash_before_or_after_any_step_loses_nothing_and_doubles_nothing() {
     }
 }
 
-/// Submits one item over HTTP and waits for it: the batch and its outcomes. `None` where nobody answers.
-fn ask(cluster: &Cluster, key: &str) -> Option<(String, Vec<Value>)> {
+/// Submits items over HTTP and waits for them: the batch and its outcomes. `None` where nobody answers.
+fn ask(cluster: &Cluster, key: &str, items: &[i64]) -> Option<(String, Vec<Value>)> {
     let url = format!("http://127.0.0.1:{}/v1/batches?wait=true", cluster.api_port);
-    let new = json!({"task": "compute.map", "options": {"expr": "x*2"}, "idempotency_key": key, "items": [21]});
+    let new = json!({"task": "compute.map", "options": {"expr": "x*2"}, "idempotency_key": key, "items": items});
     let asking = async {
         let request = reqwest::Client::new().post(url).header("content-type", "application/json");
         let answer = request.body(new.to_string()).send().await.ok()?.error_for_status().ok()?;
@@ -288,18 +288,19 @@ fn an_api_that_dies_before_it_answers_loses_nothing_and_doubles_nothing() {
         "producer.publish.after",
         "producer.seal.before",
         "producer.seal.after",
-        "copy.record.before",
-        "copy.record.after",
+        "express.record.before",
+        "express.record.after",
     ];
     for point in points {
         let order = format!("{point}=1");
         let mut broken = cluster.role(&["results-api"], &[("TIDEMILL_FAIL_AT", order.as_str())]);
         let started = Instant::now();
         let mut answered = 0;
-        // Where the outcome itself was quicker than its copy, that is recorded the next time.
+        // One alone goes in a hurry, where the API has heard where its answer is to come.
+        let items = if point.starts_with("express") { &[21][..] } else { &[21, 4] };
         while broken.is_running() {
             assert!(started.elapsed() < PATIENCE, "{order}: it never comes to that point");
-            match ask(&cluster, &format!("{point} {answered}")) {
+            match ask(&cluster, &format!("{point} {answered}"), items) {
                 Some(_) => answered += 1,
                 None => breathe(),
             }
@@ -309,14 +310,15 @@ fn an_api_that_dies_before_it_answers_loses_nothing_and_doubles_nothing() {
 
         let (batch, outcomes) = loop {
             assert!(started.elapsed() < PATIENCE, "{order}: nobody answers");
-            match ask(&cluster, &format!("{point} {answered}")) {
+            match ask(&cluster, &format!("{point} {answered}"), items) {
                 Some(answer) => break answer,
                 None => breathe(),
             }
         };
 
-        assert_eq!(outcomes.iter().map(|outcome| &outcome["output"]).collect::<Vec<_>>(), [&json!(42)], "{order}");
-        cluster.must_be_sound(&batch, 1);
+        let outputs: Vec<_> = outcomes.iter().map(|outcome| outcome["output"].as_i64().unwrap()).collect();
+        assert!(outputs.iter().copied().eq(items.iter().map(|item| item * 2)), "{order}: {outputs:?}");
+        cluster.must_be_sound(&batch, items.len() as u64);
     }
 }
 

@@ -32,6 +32,10 @@ pub enum Queue {
     Jobs(Lane),
     /// Chunks whose worker ended while it held them: each runs alone, to find out whether it was the reason.
     Suspects(Lane),
+    /// Chunks of one item whose outcome somebody waits for, in memory and for no longer than [`EXPRESS_WAIT`]. Only there
+    /// while a worker serves it. Whoever publishes here has accepted nothing yet, and publishes to [`Queue::Jobs`] where no
+    /// outcome comes; see [`Broker::reply`].
+    Express(Lane),
     /// Outcomes, and the beginnings and ends of batches, for the collector.
     Results,
     /// What workers say of themselves; what nobody collects is soon forgotten.
@@ -45,6 +49,7 @@ impl fmt::Display for Queue {
         match self {
             Self::Jobs(lane) => write!(f, "tidemill.jobs.{}", lane.as_str()),
             Self::Suspects(lane) => write!(f, "tidemill.suspects.{}", lane.as_str()),
+            Self::Express(lane) => write!(f, "tidemill.express.{}", lane.as_str()),
             Self::Workers => f.write_str("tidemill.workers"),
             Self::Results => f.write_str("tidemill.results"),
             Self::Dead => f.write_str("tidemill.dead"),
@@ -52,12 +57,15 @@ impl fmt::Display for Queue {
     }
 }
 
+/// How long a chunk may wait in [`Queue::Express`] for a worker.
+pub const EXPRESS_WAIT: Duration = Duration::from_secs(1);
+
 /// What travels.
 #[derive(Clone, Debug)]
 pub enum Body {
     /// A batch begins, for [`Queue::Results`].
     Open(Arc<Batch>),
-    /// Work, for [`Queue::Jobs`] and [`Queue::Suspects`].
+    /// Work, for [`Queue::Jobs`], [`Queue::Suspects`] and [`Queue::Express`].
     Chunk(Chunk),
     /// What became of it, for [`Queue::Results`].
     Outcomes {
@@ -170,7 +178,7 @@ pub struct NetworkWork {
     pub output_ms: u64,
 }
 
-/// Where somebody waits for copies of outcomes: a queue that the broker has named and that goes with its owner.
+/// Where somebody waits for replies: a queue that the broker has named and that goes with its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplyTo(String);
 
@@ -194,6 +202,18 @@ impl ReplyTo {
     }
 }
 
+/// Outcomes of more bytes are not said straight: whoever listens holds many replies, and what is so large takes its time anyway.
+pub const MAX_REPLY_BYTES: usize = 256 << 10;
+
+/// What a worker says straight to whoever waits for a chunk of [`Queue::Express`].
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// The outcome.
+    Outcomes(Segment),
+    /// Nothing came of it, and the worker forgets it.
+    Declined(BatchId),
+}
+
 /// A body and how it is to travel.
 #[derive(Clone, Debug)]
 pub struct Message {
@@ -207,7 +227,7 @@ pub struct Message {
     pub refusal: Option<String>,
     /// How often it was published again because nobody could work on it yet.
     pub rounds: u32,
-    /// Of a chunk: where a copy of its outcomes is waited for. Of outcomes: where a copy goes besides, which may be lost.
+    /// Of a chunk in [`Queue::Express`]: where its outcome is waited for.
     pub reply_to: Option<ReplyTo>,
 }
 
@@ -278,18 +298,22 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// [`BrokerError`]
     async fn notices(&self) -> Result<Notices, BrokerError>;
 
-    /// Takes in copies of outcomes, ahead of the outcomes themselves, which come over [`Queue::Results`] in any case.
-    /// Nothing comes where they would be no sooner.
+    /// Takes in what workers say straight to whoever waits here. Nothing ever comes where nothing can go in a hurry.
     ///
     /// # Errors
     /// [`BrokerError`]
-    async fn copies(&self) -> Result<Copies, BrokerError> {
+    async fn replies(&self) -> Result<Replies, BrokerError> {
         Ok(Box::new(Silence))
     }
 
-    /// Where copies are to be sent now; `None` where nobody takes them in.
+    /// Where replies are to be sent now; `None` where nobody takes them in.
     fn reply_to(&self) -> Option<ReplyTo> {
         None
+    }
+
+    /// Says something straight to whoever waits. It may be lost.
+    async fn reply(&self, to: &ReplyTo, reply: Reply) {
+        let _ = (to, reply);
     }
 
     /// Whether it can be spoken to now.
@@ -322,15 +346,15 @@ pub type Deliveries = Box<dyn Incoming<Delivery>>;
 /// The notices since [`Broker::notices`] was called.
 pub type Notices = Box<dyn Incoming<Notice>>;
 
-/// Copies of outcomes since [`Broker::copies`] was called.
-pub type Copies = Box<dyn Incoming<Segment>>;
+/// The replies since [`Broker::replies`] was called.
+pub type Replies = Box<dyn Incoming<Reply>>;
 
 /// Nothing ever comes.
 struct Silence;
 
 #[async_trait]
-impl Incoming<Segment> for Silence {
-    async fn next(&mut self) -> Option<Segment> {
+impl Incoming<Reply> for Silence {
+    async fn next(&mut self) -> Option<Reply> {
         std::future::pending().await
     }
 }

@@ -162,12 +162,11 @@ pub trait Store: Send + Sync + fmt::Debug {
         results
     }
 
-    /// Records a copy of a segment that itself is still to come, unless something of it is known; whether it did. That
-    /// the outcomes come again, in the segment itself, is not counted as a duplicate.
+    /// Records all that there is of a batch, and seals the batch with it, unless something of it is known; whether it did.
     ///
     /// # Errors
     /// [`StoreErrorKind::Unknown`] for a batch that was never opened.
-    async fn record_copy(&self, copy: &Segment) -> Result<bool, StoreError>;
+    async fn record_only(&self, only: &Segment) -> Result<bool, StoreError>;
 
     /// Marks the batch as cancelled. Idempotent.
     ///

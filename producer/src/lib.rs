@@ -12,5 +12,5 @@ mod produce;
 mod window;
 
 pub use cut::Cut;
-pub use produce::{NotReady, ProduceError, Produced, Producer, Ready, Span, UnderWay};
+pub use produce::{NotReady, ProduceError, Produced, Producer, Ready, Span, UnderWay, only_item};
 pub use window::Window;

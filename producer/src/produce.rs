@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tidemill_core::batch::{Batch, BatchId, Priority};
-use tidemill_core::broker::{Body, Broker, BrokerError, Message, Queue, ReplyTo};
+use tidemill_core::broker::{Body, Broker, BrokerError, Message, Queue};
 use tidemill_core::failpoint::reach;
 use tidemill_core::store::{Store, StoreErrorKind};
 use tidemill_core::task::Job;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::send::Sending;
 use self::sieve::Sieve;
+pub use self::sieve::only_item;
 use crate::cut::Cut;
 use crate::inputs::{Input, Inputs, InputsError};
 use crate::window::Window;
@@ -47,8 +48,6 @@ pub struct Producer<'a> {
     pub ready: Option<&'a dyn Ready>,
     /// Told how many items, from the first on, the broker has confirmed.
     pub accepted: watch::Sender<u64>,
-    /// Where copies of the outcomes are waited for.
-    pub reply_to: Option<ReplyTo>,
 }
 
 /// How much may be published and not confirmed yet.

@@ -2,11 +2,10 @@
 //!
 //! ```text
 //!  Broker ─▶ collect ─▶ Store ─▶ stream ─▶ whoever reads in this process
-//!     └────▶ ahead ───────┤
+//!                         │
 //!                         └───▶ http ───▶ whoever reads over the network
 //! ```
 
-mod ahead;
 mod collect;
 pub mod http;
 mod stream;
@@ -14,7 +13,6 @@ mod tend;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use ahead::{Ahead, Expected};
 pub use collect::collect;
 pub use stream::Stream;
 pub use tend::{sweep, tend};

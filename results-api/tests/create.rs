@@ -19,7 +19,6 @@ use tidemill_core::broker::{Body, Broker, Message, Permits, Queue, Settlement};
 use tidemill_core::chunk::{Chunk, Item};
 use tidemill_core::store::Store as _;
 use tidemill_core::task::Lane;
-use tidemill_results_api::Ahead;
 use tidemill_results_api::http::{Api, Entry, NewBatch, SubmitError, SubmitErrorKind, Submitted, Submitter};
 use tidemill_results_api::testing::{InProcess, Server, batch};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -38,7 +37,6 @@ struct OneByOne {
     store: Arc<InProcess>,
     broker: Arc<dyn Broker>,
     refused: Mutex<Vec<String>>,
-    ahead: Ahead,
 }
 
 #[async_trait]
@@ -69,16 +67,14 @@ impl Submitter for OneByOne {
             total += 1;
         }
         self.store.seal(&batch.id, total).await.unwrap();
-        let expected = new.is_waited_for.then(|| self.ahead.expect(&batch.id));
-        Ok(Submitted { id: batch.id.clone(), items: total, is_new: new.idempotency_key.is_none(), expected })
+        Ok(Submitted { id: batch.id.clone(), items: total, is_new: new.idempotency_key.is_none(), outcome: None })
     }
 }
 
 async fn with_submitter() -> (Server, Arc<OneByOne>) {
     let store = Arc::<InProcess>::default();
     let broker: Arc<dyn Broker> = Arc::new(Embedded::new(1 << 20));
-    let given =
-        Arc::new(OneByOne { store: Arc::clone(&store), broker, refused: Mutex::default(), ahead: Ahead::default() });
+    let given = Arc::new(OneByOne { store: Arc::clone(&store), broker, refused: Mutex::default() });
     let submitter = Some(Arc::<OneByOne>::clone(&given) as Arc<dyn Submitter>);
     let server = Server::start_over(store, "127.0.0.1:0", |api| Api { submitter, ..api }).await;
     (server, given)
@@ -126,7 +122,7 @@ async fn when_it_stops_nothing_new_is_taken_and_what_was_begun_is_answered() {
 }
 
 #[tokio::test]
-async fn whoever_waits_is_answered_from_the_store_where_the_copy_is_lost() {
+async fn whoever_waits_is_answered_from_the_store() {
     let (server, submitter) = with_submitter().await;
     let body = json!({"task": "compute.map", "items": [0]});
     let work = async {
@@ -222,7 +218,7 @@ impl Submitter for Slow {
         while let Some(more) = some.next().await {
             items += more.into_iter().collect::<Result<Vec<_>, _>>()?.len();
         }
-        Ok(Submitted { id: BatchId::new(), items: items as u64, is_new: true, expected: None })
+        Ok(Submitted { id: BatchId::new(), items: items as u64, is_new: true, outcome: None })
     }
 }
 

@@ -42,7 +42,7 @@ impl Submitter for Accepts {
         self.opened.send(batch.id.clone()).await.unwrap();
         self.may_seal.acquire().await.unwrap().forget();
         self.store.seal(&batch.id, 1).await.unwrap();
-        Ok(Submitted { id: batch.id, items: 1, is_new: true, expected: None })
+        Ok(Submitted { id: batch.id, items: 1, is_new: true, outcome: None })
     }
 }
 

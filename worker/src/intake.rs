@@ -13,23 +13,30 @@ use tracing::Instrument as _;
 
 use crate::{Verdict, Worker, decode, in_hand, run, settle, suspects};
 
-/// Starts to take from a lane. The task ends once `stop` is cancelled or the broker is gone.
+/// Starts to take from a lane. The tasks end once `stop` is cancelled or the broker is gone.
 pub(crate) async fn start(
     worker: Worker,
     lane: Lane,
     stop: CancellationToken,
     stop_working: CancellationToken,
     held: TaskTracker,
-) -> Result<JoinHandle<()>, BrokerError> {
+) -> Result<Vec<JoinHandle<()>>, BrokerError> {
     let permits = (worker.setup.permits)(lane, &worker.setup);
     // Where messages are short the broker hands out more. Of items that hold something while they wait, no more are begun.
     let hands = Arc::new(Semaphore::new(permits));
-    let mut deliveries = worker.broker.consume(Queue::Jobs(lane), Permits(permits), stop).await?;
-    Ok(tokio::spawn(async move {
-        while let Some(delivery) = deliveries.next().await {
-            held.spawn(handle(worker.clone(), delivery, Arc::clone(&hands), stop_working.clone()));
-        }
-    }))
+    let mut intakes = Vec::new();
+    let of_both = [(Queue::Jobs(lane), true), (Queue::Express(lane), worker.setup.isolation.is_some())];
+    for queue in of_both.into_iter().filter_map(|(queue, is_taken)| is_taken.then_some(queue)) {
+        let mut deliveries = worker.broker.consume(queue, Permits(permits), stop.clone()).await?;
+        let (worker, hands, stop_working, held) =
+            (worker.clone(), Arc::clone(&hands), stop_working.clone(), held.clone());
+        intakes.push(tokio::spawn(async move {
+            while let Some(delivery) = deliveries.next().await {
+                held.spawn(handle(worker.clone(), queue, delivery, Arc::clone(&hands), stop_working.clone()));
+            }
+        }));
+    }
+    Ok(intakes)
 }
 
 /// Listens to what is announced to all workers, until `stop_working`.
@@ -57,9 +64,20 @@ pub(crate) async fn listen(
 }
 
 /// The way of one delivery.
-async fn handle(worker: Worker, delivery: Delivery, hands: Arc<Semaphore>, stop_working: CancellationToken) {
+async fn handle(
+    worker: Worker,
+    queue: Queue,
+    delivery: Delivery,
+    hands: Arc<Semaphore>,
+    stop_working: CancellationToken,
+) {
     let span = tracing::debug_span!("delivery", redelivered = delivery.redelivered);
     async {
+        let is_express = matches!(queue, Queue::Express(_));
+        if is_express && delivery.redelivered > 0 {
+            // It may have ended its worker. Where that is found out it comes by the other way.
+            return settle::reply(&worker, delivery, Verdict::HandBack, &stop_working).await;
+        }
         let _in_hand = worker.in_hand.hold(&delivery.message);
         let verdict = match decode::decode(&worker, &delivery.message) {
             Ok(work) if suspects::is_one(&worker, &delivery) => Verdict::Suspect(suspects::suspected(&work)),
@@ -84,7 +102,11 @@ async fn handle(worker: Worker, delivery: Delivery, hands: Arc<Semaphore>, stop_
             }
             Err(refusal) => Verdict::Reject(refusal),
         };
-        settle::settle(&worker, delivery, verdict, &stop_working).await;
+        if is_express {
+            settle::reply(&worker, delivery, verdict, &stop_working).await;
+        } else {
+            settle::settle(&worker, delivery, verdict, &stop_working).await;
+        }
     }
     .instrument(span)
     .await;

@@ -205,8 +205,8 @@ impl Worker {
         for lane in self.setup.lanes.clone() {
             let starting = intake::start(self.clone(), lane, stop.clone(), stop_working.clone(), self.held.clone());
             // What was begun before ends with the others.
-            let Some(intake) = stop.run_until_cancelled(starting).await.transpose()? else { break };
-            intakes.push(intake);
+            let Some(started) = stop.run_until_cancelled(starting).await.transpose()? else { break };
+            intakes.extend(started);
             if self.setup.isolation.is_some() {
                 intakes.push(suspects::start(self.clone(), lane, stop.clone(), stop_working.clone()));
             }

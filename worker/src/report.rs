@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tidemill_core::batch::{BatchId, Priority};
-use tidemill_core::broker::{Body, Broker, BrokerError, BrokerErrorKind, Message, Queue, ReplyTo};
+use tidemill_core::broker::{Body, Broker, BrokerError, BrokerErrorKind, Message, Queue};
 use tidemill_core::outcome::Outcome;
 use tokio::sync::{mpsc, oneshot};
 
@@ -33,8 +33,6 @@ const MAX_BYTES: u64 = 1 << 20;
 struct Report {
     batch: BatchId,
     outcomes: Vec<Arc<Outcome>>,
-    /// Where a copy is waited for.
-    reply_to: Option<ReplyTo>,
     tell: oneshot::Sender<Result<(), Arc<BrokerError>>>,
 }
 
@@ -50,13 +48,8 @@ impl Reporter {
         Self(reports)
     }
 
-    /// Publishes the outcomes, and a copy of them to whoever waits; resolves once the broker has them.
-    pub(crate) async fn report(
-        &self,
-        batch: BatchId,
-        outcomes: Vec<Arc<Outcome>>,
-        reply_to: Option<ReplyTo>,
-    ) -> Result<(), BrokerError> {
+    /// Publishes the outcomes; resolves once the broker has them.
+    pub(crate) async fn report(&self, batch: BatchId, outcomes: Vec<Arc<Outcome>>) -> Result<(), BrokerError> {
         if outcomes.is_empty() {
             return Ok(());
         }
@@ -66,7 +59,7 @@ impl Reporter {
             action: "publish outcomes".into(),
             reason: "the worker is ending".into(),
         };
-        self.0.send(Report { batch, outcomes, reply_to, tell }).await.map_err(|_| gone())?;
+        self.0.send(Report { batch, outcomes, tell }).await.map_err(|_| gone())?;
         told.await.map_err(|_| gone())?.map_err(|error| BrokerError {
             kind: error.kind,
             action: error.action.clone(),
@@ -128,8 +121,7 @@ async fn publish(broker: Arc<dyn Broker>, batch: BatchId, mut reports: Vec<Repor
         outcomes.append(&mut report.outcomes);
     }
     outcomes.sort_by_key(|outcome| outcome.index);
-    let reply_to = reports.iter_mut().find_map(|report| report.reply_to.take());
-    let message = Message { reply_to, ..Message::new(Body::Outcomes { batch, outcomes }, Priority::default()) };
+    let message = Message::new(Body::Outcomes { batch, outcomes }, Priority::default());
     let published = broker.publish(Queue::Results, message).await.map_err(Arc::new);
     for report in reports {
         // Whoever waited may be gone: then the delivery comes again.

@@ -5,11 +5,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidemill_core::batch::Attempt;
-use tidemill_core::broker::{Body, BrokerError, BrokerErrorKind, Delivery, Message, Settlement};
+use tidemill_core::broker::{
+    Body, BrokerError, BrokerErrorKind, Delivery, MAX_REPLY_BYTES, Message, Reply, Settlement,
+};
 use tidemill_core::chunk::Item;
 use tidemill_core::failpoint::reach;
 use tidemill_core::failure::Failure;
-use tidemill_core::outcome::{Ending, Maker, Outcome};
+use tidemill_core::outcome::{Ending, Maker, Outcome, Status};
+use tidemill_core::segment::Segment;
 use tokio_util::sync::CancellationToken;
 
 use crate::report::{run_again, suspect};
@@ -29,9 +32,7 @@ pub(crate) async fn settle(worker: &Worker, delivery: Delivery, verdict: Verdict
             let published = async {
                 worker.tally.items.fetch_add(outcomes.len() as u64, Ordering::Relaxed);
                 reach("worker.report.before");
-                let reply_to = &delivery.message.reply_to;
-                insist(stop_working, || worker.reporter.report(batch.clone(), outcomes.clone(), reply_to.clone()))
-                    .await?;
+                insist(stop_working, || worker.reporter.report(batch.clone(), outcomes.clone())).await?;
                 reach("worker.report.after");
                 match &again {
                     Some(again) => insist(stop_working, || run_again(broker, again)).await,
@@ -62,6 +63,29 @@ pub(crate) async fn settle(worker: &Worker, delivery: Delivery, verdict: Verdict
     }
 }
 
+/// Tells whoever waits what a delivery of [`Queue::Express`](tidemill_core::broker::Queue::Express) came to. They have its item
+/// too, and publish it for good where it came to nothing here.
+pub(crate) async fn reply(worker: &Worker, delivery: Delivery, verdict: Verdict, stop_working: &CancellationToken) {
+    let reply = match &verdict {
+        Verdict::Done { batch, outcomes, again: None } => match &Segment::encode(batch, outcomes)[..] {
+            // Nobody takes the dead from a reply.
+            [one] if one.bytes().len() <= MAX_REPLY_BYTES && one.counts()[Status::Dead as usize] == 0 => {
+                worker.tally.items.fetch_add(one.len(), Ordering::Relaxed);
+                Some(Reply::Outcomes(one.clone()))
+            }
+            _ => return settle(worker, delivery, verdict, stop_working).await,
+        },
+        _ => delivery.message.body.batch().cloned().map(Reply::Declined),
+    };
+    if let (Some(to), Some(reply)) = (&delivery.message.reply_to, reply) {
+        reach("worker.reply.before");
+        worker.broker.reply(to, reply).await;
+    }
+    if let Err(error) = delivery.settle(Settlement::Ack).await {
+        tracing::debug!(%error, "what was answered could not be acknowledged");
+    }
+}
+
 /// Gives the items of a chunk that is not run their outcomes: their batch would never be complete.
 async fn refused(worker: &Worker, message: &Message, refusal: &Refusal) -> Result<(), BrokerError> {
     let Body::Chunk(chunk) = &message.body else { return Ok(()) };
@@ -72,7 +96,7 @@ async fn refused(worker: &Worker, message: &Message, refusal: &Refusal) -> Resul
     };
     for items in chunk.items.chunks(REFUSED) {
         let outcomes = items.iter().map(outcome).collect();
-        worker.reporter.report(chunk.batch.id.clone(), outcomes, message.reply_to.clone()).await?;
+        worker.reporter.report(chunk.batch.id.clone(), outcomes).await?;
     }
     Ok(())
 }

@@ -194,7 +194,6 @@ impl EndToEnd {
             max_input_bytes: usize::MAX,
             ready: None,
             accepted: watch::Sender::new(0),
-            reply_to: None,
         };
         let started = Instant::now();
         self.store.open(&batch).await.map_err(CliError::fault)?;

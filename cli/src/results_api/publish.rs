@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, stream};
 use serde_json::value::RawValue;
 use tidemill_core::batch::{Batch, BatchId, Priority};
-use tidemill_core::broker::{Broker, BrokerErrorKind, Health, Notice, ReplyTo};
+use tidemill_core::broker::{Broker, BrokerErrorKind, Health, Notice};
 use tidemill_core::compute::available_cores;
 use tidemill_core::failpoint::reach;
 use tidemill_core::nearest::did_you_mean;
@@ -18,11 +18,14 @@ use tidemill_core::store::{BatchInfo, Order, Shared, StoreError, StoreErrorKind}
 use tidemill_core::task::{Job, Register, raw};
 use tidemill_producer::inputs::{Input, Inputs, NotTheSame};
 use tidemill_producer::{ProduceError, Produced, Producer, Span};
-use tidemill_results_api::Ahead;
-use tidemill_results_api::http::{Entry, NewBatch, NewRetry, SubmitError, SubmitErrorKind, Submitted, Submitter};
+use tidemill_results_api::http::{
+    Entry, NewBatch, NewRetry, SubmitError, SubmitErrorKind, Submitted, Submitter, is_one,
+};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::answers::Answers;
+use super::express::{Express, Hastened};
 use crate::identity;
 use crate::prepared::cut_by_cost;
 use crate::submit::{MAX_INPUT_BYTES, UNDER_WAY};
@@ -43,8 +46,11 @@ pub(crate) struct Publisher {
     pub(crate) store: Arc<dyn Shared>,
     pub(crate) register: Register,
     pub(crate) settings: Settings,
-    /// Where copies of outcomes are recorded for those who wait.
-    pub(crate) ahead: Ahead,
+    /// Where workers' replies come in for those who wait.
+    pub(crate) answers: Answers,
+    /// What went in a hurry, and has not come to anything, is published for good once this is cancelled.
+    pub(crate) stop: CancellationToken,
+    pub(crate) express: Express,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -84,24 +90,36 @@ impl Submitter for Publisher {
                 inputs.must_be(items, last.as_deref()).await.map_err(has_other_inputs)
             };
             feed_to(checking, inputs_of(entries), bundles).await?;
-            return Ok(Submitted { id, items, is_new: false, expected: None });
+            return Ok(Submitted { id, items, is_new: false, outcome: None });
         }
-        // Now and not when its message is collected: whoever has our answer may ask for it at once. Somebody else may have
-        // begun it meanwhile.
-        let begun = self.within_patience(self.store.begin(&batch)).await?;
+        let begin = || self.within_patience(self.store.begin(&batch));
+        // With a key somebody else may have begun it meanwhile.
+        let begun_first = if new.idempotency_key.is_some() { Some(begin().await?) } else { None };
+        let mut entries = entries;
+        if known.is_none() && !matches!(begun_first, Some(Some(_))) && new.is_waited_for && is_one(&entries) {
+            let only = entries.next().await;
+            if let Some(Ok(entry)) = &only {
+                let hastening = self.hasten(&batch, &*job, entry, begun_first.is_some(), &new.abandoned);
+                if let Hastened::Ended(outcome) = hastening.await? {
+                    return Ok(Submitted { id, items: 1, is_new: true, outcome });
+                }
+            }
+            entries = stream::iter(only).chain(entries).boxed();
+        }
+        // Now and not when its message is collected: whoever has our answer may ask for it at once.
+        let begun = match begun_first {
+            Some(begun) => begun,
+            None => begin().await?,
+        };
         let is_new = known.is_none() && (begun.is_none() || new.idempotency_key.is_none());
         let batch = match &begun {
             Some(begun) => as_begun(begun, batch)?,
             None => batch,
         };
         reach("api.open.after");
-        // Before it is published. Longer batches take their time anyway, and their copies would take as much of the broker's.
-        let is_one = entries.size_hint() == (1, Some(1));
-        let reply_to = if new.is_waited_for && is_one { self.broker.reply_to() } else { None };
-        let expected = reply_to.is_some().then(|| self.ahead.expect(&id));
         let accepted = watch::Sender::new(from);
         let before = Before { count: from, last };
-        let published = self.publish(Arc::new(batch), &*job, entries, before, &accepted, reply_to).await;
+        let published = self.publish(Arc::new(batch), &*job, entries, before, &accepted).await;
         let before = *accepted.borrow();
         if let Err(error) = &published {
             match error.kind {
@@ -116,7 +134,7 @@ impl Submitter for Publisher {
                 _ => {}
             }
         }
-        published.map(|items| Submitted { id, items, is_new, expected })
+        published.map(|items| Submitted { id, items, is_new, outcome: None })
     }
 }
 
@@ -172,7 +190,10 @@ impl Publisher {
     }
 
     /// What is asked of the store: it waits for one that is away, and a caller does not wait for ever.
-    async fn within_patience<T>(&self, asking: impl Future<Output = Result<T, StoreError>>) -> Result<T, SubmitError> {
+    pub(super) async fn within_patience<T>(
+        &self,
+        asking: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, SubmitError> {
         match tokio::time::timeout(self.settings.submit.patience, asking).await {
             Ok(answer) => answer.map_err(|error| of_store(&error)),
             Err(_) => Err(store_is_away()),
@@ -180,7 +201,7 @@ impl Publisher {
     }
 
     /// Cancels a batch, and closes it where it stands. Some of what lies behind may have outcomes already.
-    async fn give_up(&self, id: &BatchId, accepted: u64) -> Result<(), StoreError> {
+    pub(super) async fn give_up(&self, id: &BatchId, accepted: u64) -> Result<(), StoreError> {
         self.store.accept(id, accepted).await?;
         self.store.cancel(id).await?;
         self.store.close(id, Duration::ZERO).await?;
@@ -210,7 +231,6 @@ impl Publisher {
         entries: BoxStream<'static, Result<Entry, SubmitError>>,
         before: Before,
         accepted: &watch::Sender<u64>,
-        reply_to: Option<ReplyTo>,
     ) -> Result<u64, SubmitError> {
         let producer = Producer {
             broker: &*self.broker,
@@ -221,7 +241,6 @@ impl Publisher {
             max_input_bytes: MAX_INPUT_BYTES,
             ready: None,
             accepted: accepted.clone(),
-            reply_to,
         };
         let store = Arc::clone(&self.store);
         let some = inputs_of(entries).map(move |some| if store.has_room() { some } else { Err(no_room()) });
@@ -330,7 +349,7 @@ fn has_other_inputs(problem: NotTheSame) -> SubmitError {
     }
 }
 
-fn input(entry: Entry) -> Input {
+pub(super) fn input(entry: Entry) -> Input {
     match entry {
         Entry::Input(json) => Input::value(json),
         Entry::File { shown, source } => Input { source: Some(source), ..Input::value(shown) },
@@ -350,7 +369,7 @@ fn of_produced(produced: Result<Produced, ProduceError>) -> Result<u64, SubmitEr
     }
 }
 
-fn of_store(error: &StoreError) -> SubmitError {
+pub(super) fn of_store(error: &StoreError) -> SubmitError {
     if error.is_transient() { store_is_away() } else { fault(error) }
 }
 
@@ -435,7 +454,9 @@ mod tests {
                 store: Arc::<store::embedded::Embedded>::clone(&store),
                 register: crate::register(&settings, None),
                 settings,
-                ahead: Ahead::default(),
+                answers: Answers::default(),
+                stop: CancellationToken::new(),
+                express: Express::default(),
             };
             let new = format!(r#"{{"task": "compute.map", "options": {{"expr": "x"}}{key}}}"#);
             let entries = Box::pin(stream::iter([Ok::<_, SubmitError>(Entry::Input(raw(&1)))]));

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Body, Broker, Deliveries, Delivery, Message, Notice, Permits, Queue, ReplyTo, Settlement};
+use super::{Body, Broker, Deliveries, Delivery, Message, Notice, Permits, Queue, Settlement};
 use crate::batch::{Attempt, Batch, BatchId, ItemIndex, Priority};
 use crate::chunk::{Chunk, Item};
 use crate::outcome::{Ending, Maker, Outcome};
 use crate::retry::RetryPolicy;
+use crate::segment::Segment;
 use crate::task::{Lane, raw};
 use crate::wire;
 
@@ -35,7 +36,6 @@ macro_rules! broker_conformance {
             a_stopped_consumer_ends
             queues_do_not_mix
             notices_reach_everyone_who_listens
-            outcomes_arrive_whether_or_not_a_copy_of_them_does
         );
     };
     (@tests $make:expr; $($test:ident)*) => {
@@ -69,8 +69,8 @@ pub fn work(n: u64) -> Message {
     Message::new(Body::Chunk(Chunk { batch: Arc::new(batch), attempt: Attempt::FIRST, items }), Priority(0))
 }
 
-/// A message with one outcome, of which a copy goes besides.
-pub fn outcomes(reply_to: Option<ReplyTo>) -> Message {
+/// One outcome of a batch.
+pub fn outcome() -> Segment {
     let outcome = Outcome {
         index: ItemIndex(0),
         input: raw(&1),
@@ -82,8 +82,7 @@ pub fn outcomes(reply_to: Option<ReplyTo>) -> Message {
         queued: Duration::ZERO,
         run: Duration::ZERO,
     };
-    let body = Body::Outcomes { batch: BatchId::new(), outcomes: vec![Arc::new(outcome)] };
-    Message { reply_to, ..Message::new(body, Priority(0)) }
+    Segment::encode(&BatchId::new(), &[Arc::new(outcome)]).remove(0)
 }
 
 fn number(delivery: &Delivery) -> u64 {
@@ -299,20 +298,5 @@ notices_reach_everyone_who_listens, broker, {
     for listener in &mut listeners {
         let heard = tokio::time::timeout(PATIENCE, listener.next()).await.expect("it is heard");
         assert_eq!(heard, Some(notice.clone()));
-    }
-});
-
-promise!(/// A copy is a short cut beside the way, whose end may be gone.
-outcomes_arrive_whether_or_not_a_copy_of_them_does, broker, {
-    let gone = ReplyTo::new("amq.gen-gone");
-    for reply_to in [None, broker.reply_to(), gone] {
-        broker.publish(Queue::Results, outcomes(reply_to)).await.unwrap();
-    }
-
-    let mut results = broker.consume(Queue::Results, Permits(1), CancellationToken::new()).await.unwrap();
-    for _ in 0..3 {
-        let delivery = next(&mut results).await;
-        assert!(matches!(&delivery.message.body, Body::Outcomes { .. } | Body::Segment(_)));
-        delivery.settle(Settlement::Ack).await.unwrap();
     }
 });

@@ -35,8 +35,8 @@ use self::link::Link;
 use self::publish::Parcel;
 use self::topology::Topology;
 use super::{
-    Body, Broker, BrokerError, BrokerErrorKind, Copies, Deliveries, Delivery, Health, Message, Notice, Notices,
-    Permits, Queue, ReplyTo,
+    Body, Broker, BrokerError, BrokerErrorKind, Deliveries, Delivery, Health, Message, Notice, Notices, Permits, Queue,
+    Replies, Reply, ReplyTo,
 };
 use crate::lock::lock;
 use crate::wire;
@@ -75,7 +75,7 @@ pub struct RabbitMq {
     look_ahead: Option<Duration>,
     publishing: Arc<Link>,
     consuming: Arc<LazyLink>,
-    /// The queue of [`Broker::copies`], while there is one.
+    /// The queue of [`Broker::replies`], while there is one.
     reply_to: Arc<Mutex<Option<ReplyTo>>>,
     /// What still has acknowledgements to tell.
     settling: TaskTracker,
@@ -177,8 +177,6 @@ fn addresses(options: &Options) -> Result<Vec<AMQPUri>, BrokerError> {
         .collect()
 }
 
-/// More than this is not copied: what is so large takes its time anyway, and would take twice as much of the broker's.
-const MAX_COPY_BYTES: usize = 256 << 10;
 /// How long the broker may take to hear of the last acknowledgements.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 /// The client begins with buffers for 64 frames, which it writes over: 8 MiB with the broker's own 128 KiB, and some 2 ms of
@@ -200,19 +198,12 @@ impl Broker for RabbitMq {
                 reason: format!("a message of {bytes} bytes is larger than the {most} that it may have"),
             });
         }
-        let bytes = || bodies.iter().map(bytes::Bytes::len).sum::<usize>();
-        let copies: Vec<Parcel> = match (&message.reply_to, &message.body) {
-            (Some(to), Body::Outcomes { .. }) if bytes() <= MAX_COPY_BYTES => {
-                bodies.iter().map(|bytes| message::copy(to, bytes.clone())).collect()
-            }
-            _ => Vec::new(),
-        };
         let routes = self.topology.route(queue, &message);
-        let parcels = bodies.into_iter().map(|bytes| self.post(message::parcel(&message, bytes, routes.clone())));
-        // The copies first: they are what somebody waits for.
-        let ((), published) =
-            tokio::join!(publish::toss(&self.publishing, &copies), futures::future::try_join_all(parcels),);
-        published.map(drop)
+        let parcels = bodies.into_iter().map(|bytes| {
+            let parcel = message::parcel(&message, bytes, routes.clone());
+            self.post(if matches!(queue, Queue::Express(_)) { message::in_a_hurry(parcel) } else { parcel })
+        });
+        futures::future::try_join_all(parcels).await.map(drop)
     }
 
     async fn consume(
@@ -242,12 +233,16 @@ impl Broker for RabbitMq {
         own::notices(self).await
     }
 
-    async fn copies(&self) -> Result<Copies, BrokerError> {
-        own::copies(self).await
+    async fn replies(&self) -> Result<Replies, BrokerError> {
+        own::replies(self).await
     }
 
     fn reply_to(&self) -> Option<ReplyTo> {
         lock(&self.reply_to).clone()
+    }
+
+    async fn reply(&self, to: &ReplyTo, reply: Reply) {
+        publish::toss(&self.publishing, message::reply(to, &reply)).await;
     }
 
     fn health(&self) -> Health {

@@ -19,8 +19,7 @@ macro_rules! store_conformance {
     ($make:expr) => {
         $crate::store_conformance!(@tests $make;
             the_first_write_of_an_item_wins
-            a_copy_that_came_ahead_is_no_duplicate_of_its_segment
-            a_copy_of_which_something_is_known_is_let_go
+            what_is_all_there_is_of_a_batch_seals_it
             the_ordered_read_ends_before_the_first_gap
             the_completion_read_gives_them_as_they_landed
             a_read_can_begin_anywhere_and_goes_on_where_it_ended
@@ -124,36 +123,25 @@ the_first_write_of_an_item_wins, store, {
     assert_eq!((progress.recorded(), progress.duplicates), (3, 1));
 });
 
-promise!(/// A copy is recorded as its segment would be, and the books say nothing of it when that comes.
-a_copy_that_came_ahead_is_no_duplicate_of_its_segment, store, {
+promise!(/// One round trip, and never one without the other.
+what_is_all_there_is_of_a_batch_seals_it, store, {
     let id = opened(&*store).await;
-    store.seal(&id, 2).await.unwrap();
 
-    assert!(store.record_copy(&segment(&id, vec![ok(0), ok(1)])).await.unwrap());
-    let late = outcome(1, Ending::Failed(Failure::permanent("late", "too late")));
-    for duplicates in [0, 2] {
-        let progress = store.progress(&id).await.unwrap();
-        assert_eq!((progress.is_complete(), progress.recorded()), (true, 2));
-        assert!(store.record_segments(&[segment(&id, vec![ok(0), late.clone()])]).await.iter().all(Result::is_ok));
-        assert_eq!(store.progress(&id).await.unwrap().duplicates, duplicates);
-    }
-
-    let page = store.read(&id, Order::Input, 0, 10).await.unwrap();
-    assert!(page.outcomes.iter().all(|outcome| outcome.status() == Status::Ok), "the copy was first");
-});
-
-promise!(/// A copy that is late, or comes twice, changes nothing.
-a_copy_of_which_something_is_known_is_let_go, store, {
-    let id = opened(&*store).await;
-    record(&*store, &id, vec![ok(1)]).await.unwrap();
-
-    assert!(!store.record_copy(&segment(&id, vec![ok(1), ok(2)])).await.unwrap());
-    assert!(store.record_copy(&segment(&id, vec![ok(3)])).await.unwrap());
-    assert!(!store.record_copy(&segment(&id, vec![ok(3)])).await.unwrap());
-
+    assert!(store.record_only(&segment(&id, vec![ok(0), ok(1)])).await.unwrap());
     let progress = store.progress(&id).await.unwrap();
-    assert_eq!((progress.recorded(), progress.duplicates), (2, 0));
-    let unknown = store.record_copy(&segment(&BatchId::new(), vec![ok(0)])).await.unwrap_err();
+    assert_eq!((progress.total, progress.is_complete(), progress.recorded()), (Some(2), true, 2));
+
+    // Twice, beside others, or where more is to come, it is not all there is.
+    assert!(!store.record_only(&segment(&id, vec![ok(0), ok(1)])).await.unwrap());
+    let [other, longer] = [opened(&*store).await, opened(&*store).await];
+    record(&*store, &other, vec![ok(7)]).await.unwrap();
+    store.seal(&longer, 2).await.unwrap();
+    for (id, total, recorded) in [(other, None, 1), (longer, Some(2), 0)] {
+        assert!(!store.record_only(&segment(&id, vec![ok(0)])).await.unwrap());
+        let progress = store.progress(&id).await.unwrap();
+        assert_eq!((progress.total, progress.recorded()), (total, recorded));
+    }
+    let unknown = store.record_only(&segment(&BatchId::new(), vec![ok(0)])).await.unwrap_err();
     assert_eq!(unknown.kind, StoreErrorKind::Unknown);
 });
 
@@ -357,7 +345,6 @@ pub async fn a_cancelled_batch_that_nobody_goes_on_with_is_closed(store: &dyn Sh
     assert!(open.into_iter().eq(2..FAR), "those that the broker is not known to have");
     let progress = store.progress(&deserted).await.unwrap();
     assert_eq!((progress.total, progress.is_complete()), (Some(FAR + 1), false), "of item 1 an outcome will come");
-    assert!(!store.record_copy(&segment(&deserted, vec![ok(FAR + 1)])).await.unwrap());
     for late in [vec![ok(FAR + 1)], vec![ok(1), ok(FAR + 2), ok(FAR + 3)], vec![]] {
         record(store, &deserted, late).await.unwrap();
     }

@@ -137,8 +137,6 @@ struct Ledger {
     accepted: u64,
     /// Whether it was cancelled and given up: whoever seals it later is told nothing of that.
     is_closed: bool,
-    /// Outcomes that were recorded from copies and are still to come.
-    ahead: u64,
     dead: BTreeSet<u64>,
     /// The outcomes that were taken back of items that have no other yet.
     reviving: BTreeMap<u64, Arc<Outcome>>,
@@ -225,11 +223,7 @@ impl Ledger {
             return;
         }
         if self.is_recorded(index) {
-            // It may be what a copy was of.
-            match self.ahead.checked_sub(1) {
-                Some(ahead) => self.ahead = ahead,
-                None => self.progress.duplicates += 1,
-            }
+            self.progress.duplicates += 1;
             return;
         }
         let (word, bit) = (usize::try_from(index / 64).unwrap_or(usize::MAX), 1 << (index % 64));
@@ -345,15 +339,14 @@ impl Store for Embedded {
         })
     }
 
-    async fn record_copy(&self, copy: &Segment) -> Result<bool, StoreError> {
-        self.with("record a copy", copy.batch(), |ledger| {
-            let outcomes = copy.outcomes();
-            let refused = |index| ledger.is_recorded(index) || ledger.is_beyond(index);
-            if outcomes.iter().any(|outcome| refused(outcome.index.0)) {
+    async fn record_only(&self, only: &Segment) -> Result<bool, StoreError> {
+        self.with("record all that there is of a batch", only.batch(), |ledger| {
+            let total = only.len();
+            if ledger.progress.recorded() > 0 || ledger.progress.total.is_some_and(|sealed| sealed != total) {
                 return Ok(false);
             }
-            outcomes.iter().for_each(|outcome| ledger.record(outcome));
-            ledger.ahead += copy.len();
+            only.outcomes().iter().for_each(|outcome| ledger.record(outcome));
+            ledger.progress.total = Some(total);
             ledger.changed();
             Ok(true)
         })

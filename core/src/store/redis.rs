@@ -6,7 +6,7 @@
 //!
 //! | key | kind | what |
 //! |---|---|---|
-//! | `tidemill:{b}:batch` | hash | `meta` (the batch as JSON), `created`, `completed` (ms since 1970), `total`, `ok` `failed` `dead` `cancelled` `expired` (counts), `duplicates`, `stopped` (it was cancelled), `closed` (its total, where it was cancelled and never sealed), `accepted`, `ahead` (outcomes that were recorded from copies and are still to come), `landed` (places in completion order), `version`, `touched` (when it last changed), `abandoned` (it is given up, and goes unless somebody goes on with it), `forgotten_input`, `forgotten_completion` |
+//! | `tidemill:{b}:batch` | hash | `meta` (the batch as JSON), `created`, `completed` (ms since 1970), `total`, `ok` `failed` `dead` `cancelled` `expired` (counts), `duplicates`, `stopped` (it was cancelled), `closed` (its total, where it was cancelled and never sealed), `accepted`, `landed` (places in completion order), `version`, `touched` (when it last changed), `abandoned` (it is given up, and goes unless somebody goes on with it), `forgotten_input`, `forgotten_completion` |
 //! | `tidemill:{b}:bits:<page>` | bitmap | which items are recorded; item *i* is bit *i* mod 65,536 of page *i* / 65,536 |
 //! | `tidemill:{b}:pages` | set | the pages that there are |
 //! | `tidemill:{b}:outcomes` | stream | one entry a segment: `s`, its JSON as it came, and `n`, how many outcomes it has; the id is `<p>-0`, where *p* is the place after its last outcome in completion order |
@@ -229,8 +229,8 @@ impl Store for Redis {
         self.record_all(segments).await
     }
 
-    async fn record_copy(&self, copy: &Segment) -> Result<bool, StoreError> {
-        self.record_ahead(copy).await
+    async fn record_only(&self, only: &Segment) -> Result<bool, StoreError> {
+        self.record_whole(only).await
     }
 
     async fn cancel(&self, batch: &BatchId) -> Result<(), StoreError> {

@@ -142,8 +142,7 @@ impl<'p, 'a> Sending<'p, 'a> {
         if let Some(window) = self.producer.window {
             self.beside(window.take_beside(bytes, behind)).await?;
         }
-        let reply_to = self.producer.reply_to.clone();
-        let message = Message { reply_to, ..Message::new(Body::Chunk(chunk), self.batch.priority) };
+        let message = Message::new(Body::Chunk(chunk), self.batch.priority);
         self.send(self.queue, message, bytes, upto).await
     }
 

@@ -50,6 +50,12 @@ impl<'a> Sieve<'a> {
     }
 }
 
+/// The item that an input becomes where it is a batch's only one; `None` where the task does not take it.
+pub fn only_item(job: &dyn Job, mut input: Input, max_bytes: usize) -> Option<Item> {
+    let is_taken = refusal(job, &mut input, max_bytes).is_none();
+    is_taken.then_some(Item { index: ItemIndex(0), input: input.json, name: input.name, source: input.source })
+}
+
 /// Why an input is none: it could not be read, or the task does not take it.
 fn refusal(job: &dyn Job, input: &mut Input, max_bytes: usize) -> Option<Failure> {
     let is_too_large = input.json.get().len() > max_bytes;

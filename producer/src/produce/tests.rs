@@ -103,7 +103,6 @@ async fn produce(
         max_input_bytes: usize::MAX,
         ready: Some(ready),
         accepted,
-        reply_to: None,
     };
     let span = Span { from: 0, seal_when_stopped: true };
     producer.produce(Arc::new(batch), &*job, inputs, span, &CancellationToken::new()).await

@@ -14,16 +14,18 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt as _};
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tidemill_core::batch::BatchId;
 use tidemill_core::failure::Failure;
+use tidemill_core::outcome::Outcome;
 use tidemill_core::store::Order;
 use tidemill_core::task::raw;
+use tokio_util::sync::CancellationToken;
 
 use self::lines::Lines;
 use super::asked::Asked;
@@ -31,7 +33,6 @@ use super::body::{self, Room};
 use super::problem::Problem;
 use super::results::Reading;
 use super::{Served, results};
-use crate::ahead::Expected;
 
 /// The largest batch that is read whole, as JSON. Of the smallest items, which take twenty times their bytes as values of
 /// their own, it would have millions.
@@ -67,6 +68,9 @@ pub struct NewBatch {
     /// Whether the caller waits for the outcomes.
     #[serde(skip)]
     pub is_waited_for: bool,
+    /// Cancelled when the caller has gone, where that ends the batch.
+    #[serde(skip)]
+    pub abandoned: CancellationToken,
     /// In JSON only; they reach a [`Submitter`] as its entries.
     #[serde(default)]
     items: Option<Items>,
@@ -123,6 +127,7 @@ impl NewBatch {
             expires: None,
             idempotency_key: None,
             is_waited_for: true,
+            abandoned: CancellationToken::new(),
             items: None,
         }
     }
@@ -139,7 +144,7 @@ pub struct NewRetry {
 }
 
 /// One input, in input order.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Entry {
     /// It is JSON; whether the task takes it is for the submitter to say.
     Input(Box<RawValue>),
@@ -162,7 +167,8 @@ pub enum Entry {
 /// Publishes a batch.
 #[async_trait]
 pub trait Submitter: Send + Sync + fmt::Debug {
-    /// Publishes each entry in its order and seals the batch; it resolves once the broker has all of it. Where the
+    /// Publishes each entry in its order and seals the batch; it resolves once the broker has all of it, or the store has the
+    /// outcome of its one item. Where the
     /// entries end with an error, or the future is dropped, a batch with a key stays unsealed: whoever sends it again with
     /// that goes on. An entry is asked for when the one before has found room, so that a body is never held.
     ///
@@ -175,7 +181,7 @@ pub trait Submitter: Send + Sync + fmt::Debug {
     ) -> Result<Submitted, SubmitError>;
 }
 
-/// A batch that the broker has.
+/// A batch that the broker has, or whose outcome the store has.
 #[derive(Debug, Serialize)]
 pub struct Submitted {
     /// Its id.
@@ -184,9 +190,9 @@ pub struct Submitted {
     pub items: u64,
     /// Whether it was made by this call, and not by an earlier one with the same key.
     pub is_new: bool,
-    /// Where the outcome of its one item may come from sooner than from the store.
+    /// The outcome of its one item, where that was waited for and is recorded.
     #[serde(skip)]
-    pub expected: Option<Expected>,
+    pub outcome: Option<Arc<Outcome>>,
 }
 
 /// Why a batch was not submitted whole.
@@ -273,14 +279,21 @@ pub(super) async fn create(
         return Err(Problem::bad_request(format!("idempotency_key: {problem}")));
     }
     batch.is_waited_for = creating.wait;
-    let submitted = submitter.submit(batch, entries).await?;
+    let submitted = if creating.wait && is_one(&entries) {
+        // It goes on without its caller, as a batch does that the broker has.
+        let served = Arc::clone(&served);
+        let submitting = tokio::spawn(async move { Ok(served.api.submitter()?.submit(batch, entries).await?) });
+        submitting.await.unwrap_or_else(|_| Err(Problem::fault()))?
+    } else {
+        submitter.submit(batch, entries).await?
+    };
     let status = if submitted.is_new { StatusCode::CREATED } else { StatusCode::OK };
     let location = [(header::LOCATION, format!("/v1/batches/{}", submitted.id))];
     if !creating.wait {
         return Ok((status, location, Json(submitted)).into_response());
     }
     let reading = Reading::whole(creating.order);
-    Ok(match results::answer(&served, submitted.id, &reading, &headers, submitted.expected).await {
+    Ok(match results::answer(&served, submitted.id, &reading, &headers, submitted.outcome).await {
         Ok(outcomes) => (status, location, outcomes).into_response(),
         // It is published all the same.
         Err(problem) => (location, problem).into_response(),
@@ -296,6 +309,11 @@ pub fn check_key(key: &str) -> Result<(), String> {
         return Err(format!("it has 1 to {MAX_KEY_BYTES} bytes, and not only spaces"));
     }
     Ok(())
+}
+
+/// Whether there is one entry and no other.
+pub fn is_one(entries: &impl Stream) -> bool {
+    entries.size_hint() == (1, Some(1))
 }
 
 /// The inputs of a batch as they come.

@@ -31,7 +31,6 @@ use super::asked::Asked;
 use super::create::{Entries, Entry, NewBatch, Submitted};
 use super::problem::Problem;
 use super::{Served, batches};
-use crate::ahead::Expected;
 
 /// How long a caller waits where he does not say, and at most.
 const USUAL_DEADLINE: u64 = 30_000;
@@ -153,18 +152,21 @@ async fn predict(
     let entries = stream::iter([Ok(Entry::File { shown, source })]).boxed();
     let mut new = NewBatch::of(task, options);
     (new.priority, new.expires) = (PRIORITY, Some(expires));
+    let _abandoned = new.abandoned.clone().drop_guard();
     // It goes on without its caller: a batch that is not sealed would lie there until it is swept.
     let submitting = submit(Arc::clone(served), new, entries);
     let submitting = tokio::spawn(async move {
         let submitted = submitting.await;
-        // It takes its room until the broker has it, or will not have it.
+        // It takes its room until the broker has it, or will not have it, or its outcome is there.
         drop(held);
         submitted
     });
     let submitted = tokio::time::timeout_at(until, submitting).await.map_err(|_| late(deadline))?;
-    let (awaited, Submitted { id: batch, mut expected, .. }) = submitted.map_err(|_| Problem::fault())??;
-    let outcome = outcome(served, &batch, expected.as_mut());
-    let outcome = tokio::time::timeout_at(until, outcome).await.map_err(|_| late(deadline))??;
+    let (awaited, Submitted { id: batch, outcome: known, .. }) = submitted.map_err(|_| Problem::fault())??;
+    let outcome = match known {
+        Some(outcome) => outcome,
+        None => tokio::time::timeout_at(until, outcome(served, &batch)).await.map_err(|_| late(deadline))??,
+    };
     awaited.answered();
     // Who has the answer finds no batch any more, where the store is well. Where not, it is let go later.
     let letting_go = tokio::spawn(let_go(Arc::clone(served), batch.clone()));
@@ -236,23 +238,12 @@ impl Drop for Awaited {
 }
 
 /// The outcome of a batch's one item.
-async fn outcome(
-    served: &Served,
-    batch: &BatchId,
-    mut expected: Option<&mut Expected>,
-) -> Result<Arc<Outcome>, Problem> {
+async fn outcome(served: &Served, batch: &BatchId) -> Result<Arc<Outcome>, Problem> {
     let store = &served.api.store;
     let mut seen = Version::default();
     loop {
-        let recorded = async {
-            match &mut expected {
-                Some(expected) => expected.recorded().await,
-                None => std::future::pending().await,
-            }
-        };
         let stops = tokio::select! {
             biased;
-            Some(outcome) = recorded => return Ok(outcome),
             changed = store.changed(batch, seen) => {
                 seen = changed?;
                 false

@@ -14,8 +14,6 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::ahead::Expected;
-
 /// About how many bytes a page has; three are held for one reader.
 const PAGE_BYTES: usize = 1 << 20;
 /// Outcomes in the first page, before anything is known of their size, and in any page.
@@ -23,8 +21,6 @@ const FIRST_PAGE: u64 = 64;
 const MAX_PAGE: u64 = 8192;
 /// How often a stream of events says that it lives; proxies end what is silent for a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How long nothing but what is expected is looked for: by then it has come, or is lost, or takes its time anyway.
-const MOMENT: Duration = Duration::from_millis(5);
 
 /// How outcomes are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +46,6 @@ pub(super) struct Pump {
     /// Whether each object has the relative path of its item, as `name`.
     pub(super) has_names: bool,
     pub(super) form: Form,
-    /// Where the one outcome may come from sooner than from the store.
-    pub(super) expected: Option<Expected>,
     pub(super) stop: CancellationToken,
 }
 
@@ -77,8 +71,8 @@ pub(super) struct Running {
     silent_since: Instant,
     /// Whether it has had to wait for outcomes to come.
     has_caught_up: bool,
-    /// What was expected.
-    came: Option<Arc<Outcome>>,
+    /// The outcome of the batch's one item, where the store need not be asked for it.
+    known: Option<Arc<Outcome>>,
     is_over: bool,
 }
 
@@ -92,22 +86,18 @@ pub(super) enum Piece {
 }
 
 impl Pump {
-    /// Reads what is there, without waiting (but for a moment, for what is expected): the first piece, perhaps empty, and
-    /// the rest. So that what is wrong is known before the answer has begun.
-    pub(super) async fn start(self) -> Result<(Bytes, Running), StoreError> {
+    /// Reads what is there, without waiting: the first piece, perhaps empty, and the rest. So that what is wrong is known
+    /// before the answer has begun. Where the outcome of the batch's one item is `known`, nothing is asked.
+    pub(super) async fn start(self, known: Option<Arc<Outcome>>) -> Result<(Bytes, Running), StoreError> {
         let mut running = Running {
             pump: self,
             page: Arc::new(AtomicU64::new(FIRST_PAGE)),
             seen: Version::default(),
             silent_since: Instant::now(),
             has_caught_up: false,
-            came: None,
+            known,
             is_over: false,
         };
-        if let Some(expected) = &mut running.pump.expected {
-            let recorded = tokio::time::timeout(MOMENT, expected.recorded());
-            running.came = running.pump.stop.run_until_cancelled(recorded).await.and_then(Result::ok).flatten();
-        }
         let first = running.piece().await?.write()?;
         Ok((first, running))
     }
@@ -168,18 +158,8 @@ impl Running {
                 Form::Lines => std::future::pending().await,
             }
         };
-        let recorded = async {
-            match &mut self.pump.expected {
-                Some(expected) => expected.recorded().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
-            outcome = recorded => {
-                self.came = outcome;
-                Ok(true)
-            }
             // Before what has changed: a batch may go on changing, behind a gap.
             () = is_silence_long => Ok(false),
             changed = self.pump.store.changed(&self.pump.batch, self.seen) => {
@@ -194,7 +174,7 @@ impl Running {
     async fn piece(&mut self) -> Result<Piece, StoreError> {
         let limit = self.page.load(Ordering::Relaxed).min(self.pump.left);
         let from = self.pump.next;
-        let fetched = match &self.came {
+        let fetched = match &self.known {
             Some(outcome) => Page { outcomes: vec![Arc::clone(outcome)], next: 1, is_last: true }.into(),
             None => self.pump.fetch(limit).await?,
         };

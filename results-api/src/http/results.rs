@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use serde::Deserialize;
 use tidemill_core::batch::BatchId;
+use tidemill_core::outcome::Outcome;
 use tidemill_core::store::{Order, StoreError};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -22,7 +23,6 @@ use super::asked::{Asked, Id, Index};
 use super::problem::Problem;
 use super::pump::{Broken, Form, Pump, Running};
 use super::{ANSWER_WITHIN, Served};
-use crate::ahead::Expected;
 
 /// Where a browser's EventSource says how far it came.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -61,13 +61,13 @@ pub(super) async fn stream(
     answer(&served, batch, &reading, &headers, None).await
 }
 
-/// The outcomes as an answer: first what is there, then what comes.
+/// The outcomes as an answer: first what is there, then what comes. Of a batch of one item that may be `known`.
 pub(super) async fn answer(
     served: &Served,
     batch: BatchId,
     reading: &Reading,
     headers: &HeaderMap,
-    expected: Option<Expected>,
+    known: Option<Arc<Outcome>>,
 ) -> Result<Response, Problem> {
     let form = form(headers);
     let resumed = if form == Form::Events { last_event_id(headers)? } else { None };
@@ -82,12 +82,11 @@ pub(super) async fn answer(
         follows: reading.follow,
         has_names: reading.names,
         form,
-        expected: expected.filter(|_| resumed.is_none()),
         stop: served.stop.clone(),
     };
     let start = pump.next;
     // What is asked of a store that is away waits as long as that is.
-    let started = tokio::time::timeout(ANSWER_WITHIN, pump.start()).await;
+    let started = tokio::time::timeout(ANSWER_WITHIN, pump.start(known.filter(|_| resumed.is_none()))).await;
     let (first, running) = started.map_err(|_| Problem::away("the store is away"))??;
     if resumed == Some(running.place()) && running.is_over() {
         // By this, and nothing else, an EventSource learns that it need not come back.

@@ -110,8 +110,8 @@ impl Store for InProcess {
         self.here().await?.record(batch, outcomes).await
     }
 
-    async fn record_copy(&self, copy: &Segment) -> Result<bool, StoreError> {
-        self.here().await?.record_copy(copy).await
+    async fn record_only(&self, only: &Segment) -> Result<bool, StoreError> {
+        self.here().await?.record_only(only).await
     }
 
     async fn cancel(&self, batch: &BatchId) -> Result<(), StoreError> {

@@ -75,7 +75,7 @@ fn outcome(index: u64, bytes: usize) -> Arc<Outcome> {
 /// A report of these, of which nobody waits to be told.
 fn report(batch: &BatchId, indices: std::ops::Range<u64>, bytes: usize) -> Report {
     let outcomes = indices.map(|index| outcome(index, bytes)).collect();
-    Report { batch: batch.clone(), outcomes, reply_to: None, tell: oneshot::channel().0 }
+    Report { batch: batch.clone(), outcomes, tell: oneshot::channel().0 }
 }
 
 /// How many outcomes of each of two batches come together where these wait, and how many are left for the next time.
@@ -124,7 +124,7 @@ async fn while_the_broker_is_busy_reports_come_together_and_each_outcome_arrives
     // The last come first: within a message they are in order all the same.
     let reporting = (0..REPORTS).rev().map(|n| {
         let outcomes = (n * EACH..(n + 1) * EACH).map(|index| outcome(index, 10)).collect();
-        reporter.report(batch.clone(), outcomes, None)
+        reporter.report(batch.clone(), outcomes)
     });
     let opening = async {
         while broker.most.load(Ordering::SeqCst) < UNDER_WAY {

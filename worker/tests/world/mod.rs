@@ -220,7 +220,6 @@ impl World {
             max_input_bytes: usize::MAX,
             ready: None,
             accepted: watch::Sender::new(0),
-            reply_to: None,
         }
     }
 

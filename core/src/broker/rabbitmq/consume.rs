@@ -368,6 +368,9 @@ async fn open(broker: &RabbitMq, queue: Queue, prefetch: u16, live: &Arc<Live>) 
     let mut queues = Vec::new();
     let names = broker.topology.names(queue);
     for (place, name) in names.iter().enumerate() {
+        if matches!(queue, Queue::Express(_)) {
+            broker.topology.declare_express(&channel, name).await?;
+        }
         let (name, options) = (name.as_str().into(), BasicConsumeOptions::default());
         let consumer = channel.basic_consume(name, "".into(), options, asked(queue)).await?;
         queues.push(consumer.fuse());
@@ -386,7 +389,7 @@ async fn open(broker: &RabbitMq, queue: Queue, prefetch: u16, live: &Arc<Live>) 
 /// refuses it for a queue that is no quorum queue.
 fn asked(queue: Queue) -> FieldTable {
     let mut fields = FieldTable::default();
-    if queue != Queue::Workers {
+    if !matches!(queue, Queue::Workers | Queue::Express(_)) {
         fields.insert("x-consumer-timeout".into(), AMQPValue::LongLongInt(WAIT_FOR_ACK_MS));
     }
     fields

@@ -10,11 +10,14 @@ use serde::{Deserialize, Serialize};
 use super::publish::Parcel;
 use super::topology::Route;
 use crate::batch::{BatchId, ItemIndex, Priority};
-use crate::broker::{Body, Message, Notice, ReplyTo};
+use crate::broker::{Body, EXPRESS_WAIT, Message, Notice, Reply, ReplyTo};
+use crate::segment::Segment;
 use crate::wire::{self, Malformed};
 
 /// On disk before it is confirmed.
 const PERSISTENT: u8 = 2;
+/// In memory only.
+const TRANSIENT: u8 = 1;
 
 /// Our headers. They repeat what operators look at; what we read back of them is marked so. The broker and both clients take
 /// each of them apart for every message: of seven a short one cost a fifth more than of none.
@@ -76,6 +79,13 @@ pub(super) fn parcel(message: &Message, bytes: Bytes, route: Route) -> Parcel {
         properties = properties.with_expiration(delay.to_string().as_str().into());
     }
     Parcel { route, bytes, properties, is_mandatory: true }
+}
+
+/// A message for a queue in memory, which is dropped where nobody takes it in time.
+pub(super) fn in_a_hurry(parcel: Parcel) -> Parcel {
+    let wait = EXPRESS_WAIT.as_millis().to_string();
+    let properties = parcel.properties.with_delivery_mode(TRANSIENT).with_expiration(wait.as_str().into());
+    Parcel { properties, ..parcel }
 }
 
 /// `00-<trace id>-<parent id>-<flags>`, see <https://www.w3.org/TR/trace-context/#traceparent-header>. The ids that we
@@ -189,13 +199,37 @@ pub(super) fn read_notice(bytes: &[u8]) -> Result<Notice, Malformed> {
     })
 }
 
-/// A copy of outcomes, for whoever waits. That nobody does (any more) is no trouble.
-pub(super) fn copy(to: &ReplyTo, bytes: Bytes) -> Parcel {
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeclinedForm {
+    declined: BatchId,
+}
+
+/// How what is declined begins; outcomes begin in another way.
+const DECLINED: &[u8] = b"{\"declined\"";
+
+/// A reply, for whoever waits. That nobody does (any more) is no trouble.
+pub(super) fn reply(to: &ReplyTo, reply: &Reply) -> Parcel {
+    let (kind, bytes) = match reply {
+        Reply::Outcomes(segment) => (wire::Type::Outcomes.as_str(), segment.bytes().clone()),
+        Reply::Declined(batch) => {
+            let form = DeclinedForm { declined: batch.clone() };
+            ("tidemill.declined", serde_json::to_vec(&form).unwrap_or_default().into())
+        }
+    };
     // The default exchange, whose keys are the names of queues.
     let route = Route { exchange: String::new(), key: to.as_str().to_owned(), delay: None };
-    let kind = wire::Type::Outcomes.as_str();
     let properties = BasicProperties::default().with_content_type("application/json".into()).with_type(kind.into());
     Parcel { route, bytes, properties, is_mandatory: false }
+}
+
+/// What a reply says.
+pub(super) fn read_reply(data: Vec<u8>) -> Result<Reply, Malformed> {
+    if data.starts_with(DECLINED) {
+        let form: Result<DeclinedForm, _> = serde_json::from_slice(&data);
+        return form.map(|form| Reply::Declined(form.declined)).map_err(|error| Malformed::from_json(&error));
+    }
+    Segment::parse(data.into()).map(Reply::Outcomes)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Queues of one's own: what is announced to everybody, and copies of outcomes that are waited for here.
+//! Queues of one's own: what is announced to everybody, and what is said straight to whoever waits here.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,15 +13,14 @@ use tokio::time::Instant;
 
 use super::link::Live;
 use super::{RabbitMq, message};
-use crate::broker::{BrokerError, Copies, Incoming, Notices, ReplyTo};
+use crate::broker::{BrokerError, Incoming, Notices, Replies, ReplyTo};
 use crate::lock::lock;
-use crate::segment::Segment;
 use crate::wire::Malformed;
 
 /// Notices that a slow listener may lag behind by.
 const NOTICES: usize = 1024;
-/// Copies that wait to be recorded, 256 KiB each at most; more are let go.
-const COPIES: usize = 64;
+/// Replies that wait to be heard, 256 KiB each at most; more are let go.
+const REPLIES: usize = 64;
 
 /// Listens to what is announced; see [`crate::broker::Broker::notices`].
 pub(super) async fn notices(broker: &RabbitMq) -> Result<Notices, BrokerError> {
@@ -34,15 +33,15 @@ pub(super) async fn notices(broker: &RabbitMq) -> Result<Notices, BrokerError> {
     own.listen(NOTICES).await
 }
 
-/// Takes in copies of outcomes; see [`crate::broker::Broker::copies`].
-pub(super) async fn copies(broker: &RabbitMq) -> Result<Copies, BrokerError> {
+/// Takes in replies; see [`crate::broker::Broker::replies`].
+pub(super) async fn replies(broker: &RabbitMq) -> Result<Replies, BrokerError> {
     let own = Own {
         broker: broker.clone(),
         exchange: None,
-        read: |data| Segment::parse(data.into()),
+        read: message::read_reply,
         named: Some(Arc::clone(&broker.reply_to)),
     };
-    own.listen(COPIES).await
+    own.listen(REPLIES).await
 }
 
 /// A queue of one's own, which goes with the connection, and comes again with the next.

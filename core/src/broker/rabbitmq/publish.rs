@@ -125,19 +125,17 @@ impl Publishers {
     }
 }
 
-/// Sends parcels over the connection that there is now. Where they get to is not asked.
-pub(super) async fn toss(link: &Link, parcels: &[Parcel]) {
-    let Some(live) = link.live_now().filter(|_| !parcels.is_empty()) else { return };
+/// Sends a parcel over the connection that there is now. Where it gets to is not asked.
+pub(super) async fn toss(link: &Link, parcel: Parcel) {
+    let Some(live) = link.live_now() else { return };
+    let Parcel { route, bytes, properties, .. } = parcel;
     let tossing = async {
         let channel = live.publishers.tossing.get_or_try_init(|| live.connection.create_channel()).await?;
-        for Parcel { route, bytes, properties, .. } in parcels {
-            let (exchange, key) = (route.exchange.as_str().into(), route.key.as_str().into());
-            channel.basic_publish(exchange, key, BasicPublishOptions::default(), bytes, properties.clone()).await?;
-        }
-        Ok::<(), lapin::Error>(())
+        let (exchange, key) = (route.exchange.as_str().into(), route.key.as_str().into());
+        channel.basic_publish(exchange, key, BasicPublishOptions::default(), &bytes, properties).await.map(drop)
     };
     if let Err(error) = tossing.await {
-        tracing::debug!(error = why(&error), "a copy could not be sent");
+        tracing::debug!(error = why(&error), "a reply could not be sent");
     }
 }
 

@@ -8,10 +8,12 @@ use lapin::types::FieldTable;
 use tidemill_testing::{Rabbit, Signal, or_skip, unique};
 
 use super::*;
+use crate::batch::BatchId;
 use crate::broker::{Body, Delivery, Settlement, conformance};
 use crate::task::Lane;
 
 const JOBS: Queue = Queue::Jobs(Lane::Cpu);
+const EXPRESS: Queue = Queue::Express(Lane::Cpu);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A broker, and what keeps its server alive.
@@ -206,38 +208,63 @@ async fn what_cannot_be_read_takes_nothing_from_a_consumer_that_asks_once_and_no
 }
 
 #[tokio::test]
-async fn a_copy_of_outcomes_goes_straight_to_whoever_asked_for_it() {
+async fn what_goes_in_a_hurry_needs_a_worker_and_is_answered_straight() {
     let Some(Sandbox { broker, _server }) = sandbox().await else { return };
     assert_eq!(broker.reply_to(), None, "nobody listens yet");
-    let mut copies = broker.copies().await.unwrap();
+    let mut replies = broker.replies().await.unwrap();
     let reply_to = broker.reply_to();
-    let worker = broker.clone();
+    let message = || Message { reply_to: reply_to.clone(), ..conformance::work(0) };
+    let kind = |published: Result<(), BrokerError>| published.map_err(|error| error.kind);
+    assert_eq!(kind(broker.publish(EXPRESS, message()).await), Err(BrokerErrorKind::Unroutable));
 
-    // The chunk says where.
-    broker.publish(JOBS, Message { reply_to: reply_to.clone(), ..conformance::work(0) }).await.unwrap();
-    let mut jobs = worker.consume(JOBS, Permits(1), CancellationToken::new()).await.unwrap();
-    let job = next(&mut jobs).await;
-    assert!(reply_to.is_some() && job.message.reply_to == reply_to);
-    job.settle(Settlement::Ack).await.unwrap();
+    let (worker, stop) = (broker.clone(), CancellationToken::new());
+    let mut chunks = worker.consume(EXPRESS, Permits(1), stop.clone()).await.unwrap();
+    let first = async { tokio::join!(next(&mut chunks), publish_until_taken(&broker, message())).0 };
+    let first = first.await;
+    assert!(reply_to.is_some() && first.message.reply_to == reply_to);
 
-    // What is too long is not copied, and what is no copy is passed over.
-    let long = conformance::outcomes(reply_to.clone());
-    let Body::Outcomes { batch, mut outcomes } = long.body.clone() else { panic!("outcomes") };
-    let ending = crate::outcome::Ending::Ok(crate::task::raw(&"x".repeat(MAX_COPY_BYTES)));
-    outcomes = vec![Arc::new(crate::outcome::Outcome { ending, ..(*outcomes.remove(0)).clone() })];
-    worker.publish(Queue::Results, Message { body: Body::Outcomes { batch, outcomes }, ..long }).await.unwrap();
-    let rubbish = message::copy(reply_to.as_ref().unwrap(), "rubbish".into());
-    publish::toss(&worker.publishing, &[rubbish]).await;
-    let short = conformance::outcomes(reply_to);
-    worker.publish(Queue::Results, short.clone()).await.unwrap();
+    // What is no reply is passed over.
+    let to = first.message.reply_to.as_ref().unwrap();
+    let rubbish = Parcel { bytes: "rubbish".into(), ..message::reply(to, &Reply::Declined(BatchId::new())) };
+    publish::toss(&worker.publishing, rubbish).await;
+    let (outcome, declined) = (conformance::outcome(), BatchId::new());
+    worker.reply(to, Reply::Outcomes(outcome.clone())).await;
+    worker.reply(to, Reply::Declined(declined.clone())).await;
+    let mut said = Vec::new();
+    for _ in 0..2 {
+        said.push(tokio::time::timeout(PATIENCE, replies.next()).await.unwrap().unwrap());
+    }
+    assert!(matches!(&said[0], Reply::Outcomes(segment) if segment.batch() == outcome.batch()), "{said:?}");
+    assert!(matches!(&said[1], Reply::Declined(batch) if *batch == declined), "{said:?}");
 
-    let copy = tokio::time::timeout(PATIENCE, copies.next()).await.unwrap().unwrap();
-    assert_eq!(Some(copy.batch()), short.body.batch());
-    assert_eq!(broker.depth(Queue::Results).await.unwrap(), 2, "both are in the queue themselves");
+    // Behind one that is worked on the next is dropped in a while: its sender has it, and sends it by the other way.
+    broker.publish(EXPRESS, message()).await.unwrap();
+    while broker.depth(EXPRESS).await.unwrap() > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    first.settle(Settlement::Ack).await.unwrap();
+    broker.publish(EXPRESS, conformance::work(1)).await.unwrap();
+    let second = next(&mut chunks).await;
+    assert_eq!(index(&second), 1);
+    second.settle(Settlement::Ack).await.unwrap();
+
+    // With the last worker the queue goes.
+    stop.cancel();
+    assert!(chunks.next().await.is_none());
+    while kind(broker.publish(EXPRESS, message()).await) != Err(BrokerErrorKind::Unroutable) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Publishes where a consumer is about to be.
+async fn publish_until_taken(broker: &RabbitMq, message: Message) {
+    while broker.publish(EXPRESS, message.clone()).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[test]
-fn only_a_queue_that_the_broker_has_named_gets_copies() {
+fn only_a_queue_that_the_broker_has_named_gets_replies() {
     for name in ["tidemill.jobs.cpu", "amq.gen-", "amq.gen-a b", &format!("amq.gen-{}", "x".repeat(100)), ""] {
         assert_eq!(ReplyTo::new(name), None, "{name}");
     }
@@ -250,7 +277,7 @@ async fn a_killed_broker_comes_back_with_all_that_was_confirmed() {
     let broker = RabbitMq::connect(options(&server)).unwrap();
     broker.ready(Some(PATIENCE)).await.unwrap();
     let mut notices = broker.notices().await.unwrap();
-    let mut copies = broker.copies().await.unwrap();
+    let mut replies = broker.replies().await.unwrap();
     let mut jobs = broker.consume(JOBS, Permits(2), CancellationToken::new()).await.unwrap();
     for n in 0..20 {
         broker.publish(JOBS, conformance::work(n)).await.unwrap();
@@ -287,14 +314,16 @@ async fn a_killed_broker_comes_back_with_all_that_was_confirmed() {
     };
     assert_eq!(heard, Some(notice));
 
-    // So does whoever takes in copies, at another address.
-    let copy = loop {
-        broker.publish(Queue::Results, conformance::outcomes(broker.reply_to())).await.unwrap();
-        if let Ok(copy) = tokio::time::timeout(Duration::from_millis(200), copies.next()).await {
-            break copy;
+    // So does whoever takes in replies, at another address.
+    let reply = loop {
+        if let Some(to) = broker.reply_to() {
+            broker.reply(&to, Reply::Outcomes(conformance::outcome())).await;
+        }
+        if let Ok(reply) = tokio::time::timeout(Duration::from_millis(200), replies.next()).await {
+            break reply;
         }
     };
-    assert!(copy.is_some());
+    assert!(reply.is_some());
 }
 
 #[tokio::test]

@@ -116,6 +116,15 @@ impl Topology {
         Ok(())
     }
 
+    /// Declares the queue for what is in a hurry, which goes with its last consumer.
+    pub(super) async fn declare_express(&self, channel: &lapin::Channel, name: &str) -> Result<(), lapin::Error> {
+        // Durable, for brokers from 4.3 on have no others that several may consume; its messages are not.
+        let options = QueueDeclareOptions { durable: true, auto_delete: true, ..Default::default() };
+        channel.queue_declare(name.into(), options, FieldTable::default()).await?;
+        let (exchange, key) = (self.prefix.as_ref().into(), name.into());
+        channel.queue_bind(name.into(), exchange, key, QueueBindOptions::default(), FieldTable::default()).await
+    }
+
     async fn declare_queue(
         &self,
         channel: &lapin::Channel,

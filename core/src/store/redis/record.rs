@@ -83,10 +83,10 @@ impl Redis {
         results
     }
 
-    /// Records a copy, unless something of it is known; whether it did.
-    pub(super) async fn record_ahead(&self, copy: &Segment) -> Result<bool, StoreError> {
-        let pending = [Pending { place: 0, segment: copy.clone(), dropped: 0 }];
-        let fates = self.write(copy.batch(), &pending, true).await?;
+    /// Records all that there is of a batch, unless something of it is known, and seals the batch with it; whether it did.
+    pub(super) async fn record_whole(&self, only: &Segment) -> Result<bool, StoreError> {
+        let pending = [Pending { place: 0, segment: only.clone(), dropped: 0 }];
+        let fates = self.write(only.batch(), &pending, Some(only.len())).await?;
         Ok(matches!(fates[..], [(Fate::Recorded, _)]))
     }
 
@@ -115,7 +115,7 @@ impl Redis {
 
     /// Records them in one round trip; gives those of which some was not to be recorded, with the rest of them.
     async fn record_some(&self, batch: &BatchId, pending: Vec<Pending>) -> Result<Vec<Pending>, StoreError> {
-        let fates = self.write(batch, &pending, false).await?;
+        let fates = self.write(batch, &pending, None).await?;
         let in_part = pending.into_iter().zip(fates).filter_map(|(one, (fate, spans))| match fate {
             Fate::Recorded | Fate::Known => None,
             Fate::Beyond(end) => {
@@ -127,16 +127,17 @@ impl Redis {
         Ok(in_part.collect())
     }
 
-    /// Calls the script; gives for each what became of it, and its spans.
+    /// Calls the script, which seals the batch too, where a total is given; gives for each what became of it, and its spans.
     async fn write(
         &self,
         batch: &BatchId,
         pending: &[Pending],
-        are_copies: bool,
+        seals: Option<u64>,
     ) -> Result<Vec<(Fate, Vec<Span>)>, StoreError> {
         let places: Vec<_> = pending.iter().map(|one| spans(&one.segment)).collect();
         let pages: BTreeSet<u64> = places.iter().flatten().map(|span| span.page).collect();
-        let mut call = self.call_on(&script::RECORD, batch, pages).arg(millis(self.ttl)).arg(u8::from(are_copies));
+        let mut call = self.call_on(&script::RECORD, batch, pages).arg(millis(self.ttl));
+        call.push(seals.map_or_else(String::new, |total| total.to_string()));
         call.push(pending.len());
         let mut has_dead = false;
         for (Pending { segment, dropped, .. }, spans) in pending.iter().zip(&places) {

@@ -1,9 +1,9 @@
 -- Records segments, each whole or not at all.
 --
--- ARGV: ttl in milliseconds, whether they are copies of segments that are still to come (1 or 0), how many segments, then
--- for each segment: its JSON; its spans, 12 bytes each (page as a double, first and last bit in the page as 16 bits, all
--- little-endian); how many outcomes it has; of which status, as `status=count;`; how many others were left out of it
--- because they are known; its bands, as `band=token;`; the indices of the dead, with commas.
+-- ARGV: ttl in milliseconds, the total that seals the batch where this is all there is of it (or nothing), how many segments,
+-- then for each segment: its JSON; its spans, 12 bytes each (page as a double, first and last bit in the page as
+-- 16 bits, all little-endian); how many outcomes it has; of which status, as `status=count;`; how many others were left out
+-- of it because they are known; its bands, as `band=token;`; the indices of the dead, with commas.
 --
 -- Gives for each segment 0 (recorded), 1 (all of it is known, and counted as such) or, where nothing was done: a negative
 -- number, -1 less the total, where some of it is beyond the batch's end; the bitmap's bytes under each of its spans, where
@@ -130,7 +130,10 @@ local function store(json, count, by_status, listed, dead)
   end
 end
 
-local ttl, are_copies = take(), take() == '1'
+local ttl, seals = take(), take()
+if seals ~= '' and (landed > 0 or total and total ~= tonumber(seals)) then
+  return {1}
+end
 local results = {}
 for segment = 1, tonumber(take()) do
   local json, packed, count = take(), take(), tonumber(take())
@@ -161,21 +164,8 @@ for status, name in ipairs({'ok', 'failed', 'dead', 'cancelled', 'expired'}) do
     call('HINCRBY', batch, name, whole(counts[status]))
   end
 end
-if are_copies then
-  duplicates = 0
-  if recorded > 0 then
-    call('HINCRBY', batch, 'ahead', whole(recorded))
-  end
-elseif duplicates > 0 then
-  -- What was recorded from copies comes again once, and is no duplicate then.
-  local expected = math.min(duplicates, number('ahead'))
-  if expected > 0 then
-    call('HINCRBY', batch, 'ahead', whole(-expected))
-    duplicates = duplicates - expected
-  end
-  if duplicates > 0 then
-    call('HINCRBY', batch, 'duplicates', whole(duplicates))
-  end
+if duplicates > 0 then
+  call('HINCRBY', batch, 'duplicates', whole(duplicates))
 end
 -- Those that were given another life and now have its outcome are among the dead no more, unless it was the same.
 for _, index in ipairs(recorded > 0 and call('SMEMBERS', base .. 'reviving') or {}) do
@@ -188,6 +178,9 @@ for _, index in ipairs(recorded > 0 and call('SMEMBERS', base .. 'reviving') or 
 end
 if recorded > 0 then
   call('HSET', batch, 'landed', whole(landed))
+  if seals ~= '' then
+    call('HSETNX', batch, 'total', seals)
+  end
   complete(ttl)
 end
 if recorded > 0 or duplicates > 0 then
