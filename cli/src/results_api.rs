@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tidemill_core::blobs::Blobs;
 use tidemill_core::broker::Broker;
-use tidemill_core::compute::available_cores;
 use tidemill_core::settings::Settings;
 use tidemill_core::store::{Shared, Store};
 use tidemill_results_api::http::{Access, Api, Catalogue, ServeError, install_metrics, serve};
@@ -29,7 +28,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(12);
 
 /// Collects and serves until it is told to stop.
 pub(crate) fn results_api(settings: &Settings) -> Result<Exit, CliError> {
-    match cluster::run_role(available_cores(), run(settings))? {
+    match cluster::run_role(cluster::waiting_threads(), run(settings))? {
         Some(()) => Ok(Exit::Ok),
         None => Ok(Exit::Interrupted),
     }

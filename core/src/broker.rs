@@ -267,6 +267,11 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// [`BrokerError`], of a kind that says whether trying again may help.
     async fn publish(&self, queue: Queue, message: Message) -> Result<(), BrokerError>;
 
+    /// Sends a message and waits for nothing: nobody learns whether it arrives.
+    async fn toss(&self, queue: Queue, message: Message) {
+        drop(self.publish(queue, message).await);
+    }
+
     /// Starts to consume: at most `permits` unsettled deliveries at a time, until `stop` is cancelled.
     ///
     /// # Errors

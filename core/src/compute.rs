@@ -82,6 +82,10 @@ impl Waiting {
         if is_expected {
             line.lingering -= 1;
             line.called += 1;
+        }
+        // First: whoever wakes takes it at once.
+        drop(line);
+        if is_expected {
             more.notify_one();
         }
         is_expected

@@ -130,18 +130,34 @@ pub(crate) fn holds(card: &Card, network: &Network) -> Result<String, Fault> {
     compare(network, &pixels, &expected).map_err(Fault::half)
 }
 
-/// By how much the logarithms of what two networks of a card give are apart: the standard deviation, over the golden inputs
-/// or two pictures that a formula gives.
+/// A card's golden inputs, or two pictures that a formula gives.
+///
+/// # Shape
+/// `[n, height, width, 3]`, `u8`
+///
+/// # Errors
+/// In words for people.
+pub(crate) fn inputs(card: &Card) -> Result<Tensor, String> {
+    match &card.golden {
+        Some(golden) => Ok(read(&card.folder().join(&golden.file), card)?.0),
+        None => pixels(card, &[]),
+    }
+}
+
+/// By how much the distance of two logarithms of what one network of a card gives is off from that of the other: the standard
+/// deviation, over [`inputs`]. What all classes of a picture are off by alike is no part of it.
 ///
 /// # Errors
 /// In words for people.
 pub(crate) fn deviation(card: &Card, one: &Network, other: &Network) -> Result<f64, String> {
-    let pixels = match &card.golden {
-        Some(golden) => read(&card.folder().join(&golden.file), card)?.0,
-        None => pixels(card, &[])?,
-    };
+    let pixels = inputs(card)?;
     let logarithms = |network: &Network| outputs(network, &pixels)?.f_clamp_min(f64::from(f32::MIN_POSITIVE))?.f_log();
-    let apart = || logarithms(one)?.f_sub(&logarithms(other)?)?.f_square()?.f_mean(Kind::Float)?.f_sqrt();
+    let apart = || {
+        let off = logarithms(one)?.f_sub(&logarithms(other)?)?;
+        let alike = off.f_mean_dim([1].as_slice(), true, Kind::Float)?;
+        // That of two that are off by themselves is √2 of one.
+        off.f_sub(&alike)?.f_square()?.f_mean(Kind::Float)?.f_mul_scalar(2.0)?.f_sqrt()
+    };
     apart().map(|apart| apart.double_value(&[])).map_err(|error| torch::reason(&error))
 }
 

@@ -4,6 +4,7 @@
 //! before. Here the item is kept until then. Where it comes to nothing this way (no worker serves it, the worker that had it
 //! has ended, an attempt is to be made again) it is published as every other one.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tidemill_core::failpoint::reach;
 use tidemill_core::lock::lock;
 use tidemill_core::outcome::Outcome;
 use tidemill_core::store::Version;
-use tidemill_core::task::Job;
+use tidemill_core::task::{Job, Lane};
 use tidemill_producer::only_item;
 use tidemill_results_api::http::{Entry, SubmitError, SubmitErrorKind};
 use tokio::sync::{Notify, OnceCell};
@@ -26,6 +27,8 @@ use crate::submit::MAX_INPUT_BYTES;
 
 /// How long workers have to say that they have an item.
 const FOUND_WITHIN: Duration = Duration::from_millis(500);
+/// Where a worker had an outcome so lately, workers are there: the broker is not asked.
+const LATELY: Duration = Duration::from_secs(10);
 /// How long is waited at most until they are asked again.
 const MOST_PAUSE: Duration = Duration::from_secs(60);
 /// How long nothing goes in a hurry once an item was lost: there is something that loses them.
@@ -37,6 +40,8 @@ const MOMENT: Duration = Duration::from_millis(5);
 #[derive(Debug, Default)]
 pub(crate) struct Express {
     rests_until: Mutex<Option<Instant>>,
+    /// When a worker had an outcome the last time.
+    heard: Mutex<HashMap<Lane, Instant>>,
 }
 
 /// What became of an item that was to go in a hurry.
@@ -52,7 +57,17 @@ impl Express {
         lock(&self.rests_until).is_some_and(|until| Instant::now() < until)
     }
 
+    /// Whether workers of the lane are surely there.
+    fn is_served(&self, lane: Lane) -> bool {
+        lock(&self.heard).get(&lane).is_some_and(|heard| heard.elapsed() < LATELY)
+    }
+
+    fn hear(&self, lane: Lane) {
+        lock(&self.heard).insert(lane, Instant::now());
+    }
+
     fn rest(&self) {
+        lock(&self.heard).clear();
         *lock(&self.rests_until) = Some(Instant::now() + REST);
     }
 }
@@ -87,7 +102,7 @@ impl Publisher {
         let came = tokio::select! {
             biased;
             outcome = answer.outcome() => outcome,
-            () = self.carry(batch, Queue::Express(job.lane()), message, &in_hand) => None,
+            () = self.carry(batch, job.lane(), message, &in_hand) => None,
             recorded = async {
                 tokio::time::sleep(MOMENT).await;
                 begin().await?;
@@ -106,6 +121,7 @@ impl Publisher {
             }
         };
         let Some(outcome) = came else { return Ok(Hastened::Not) };
+        self.express.hear(job.lane());
         reach("express.record.before");
         let record = || self.within_patience(self.store.record_only(&outcome));
         // One behind the other, in one round trip, where both go to one server and over one connection.
@@ -121,11 +137,16 @@ impl Publisher {
     }
 
     /// Sends an item in a hurry; resolves once no worker has it, as far as can be found out.
-    async fn carry(&self, batch: &Batch, queue: Queue, message: Message, in_hand: &Notify) {
-        let published = tokio::time::timeout(EXPRESS_WAIT, self.broker.publish(queue, message)).await;
-        // Mostly because no worker serves the lane.
-        if !matches!(published, Ok(Ok(()))) {
-            return;
+    async fn carry(&self, batch: &Batch, lane: Lane, message: Message, in_hand: &Notify) {
+        let queue = Queue::Express(lane);
+        if self.express.is_served(lane) {
+            self.broker.toss(queue, message).await;
+        } else {
+            let published = tokio::time::timeout(EXPRESS_WAIT, self.broker.publish(queue, message)).await;
+            // Mostly because no worker serves the lane.
+            if !matches!(published, Ok(Ok(()))) {
+                return;
+            }
         }
         // By then a worker has it, or the broker has dropped it. Later it is asked ever less often: of a worker that has ended
         // the next one hears at once, and so do we.

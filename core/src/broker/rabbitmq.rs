@@ -198,12 +198,19 @@ impl Broker for RabbitMq {
                 reason: format!("a message of {bytes} bytes is larger than the {most} that it may have"),
             });
         }
-        let routes = self.topology.route(queue, &message);
+        let route = self.topology.route(queue, &message);
         let parcels = bodies.into_iter().map(|bytes| {
-            let parcel = message::parcel(&message, bytes, routes.clone());
-            self.post(if matches!(queue, Queue::Express(_)) { message::in_a_hurry(parcel) } else { parcel })
+            let parcel = if matches!(queue, Queue::Express(_)) { message::in_a_hurry } else { message::parcel };
+            self.post(parcel(&message, bytes, route.clone()))
         });
         futures::future::try_join_all(parcels).await.map(drop)
+    }
+
+    async fn toss(&self, queue: Queue, message: Message) {
+        for bytes in wire::encode(&message.body) {
+            let parcel = message::in_a_hurry(&message, bytes, self.topology.route(queue, &message));
+            publish::toss(&self.publishing, parcel).await;
+        }
     }
 
     async fn consume(

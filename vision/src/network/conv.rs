@@ -28,6 +28,8 @@ pub(super) struct Conv {
     bias: Tensor,
     form: Form,
     run: Run,
+    /// What is subtracted from the output, which then has a border of a pixel whose values stand for 0.
+    lowered: f64,
     /// Whether the weights are laid out for [`sys::convolve`].
     is_packed: bool,
 }
@@ -50,12 +52,47 @@ impl Conv {
         let kernel = *weight.size().last().unwrap_or(&1);
         let groups = if form.depthwise { weight.size()[0] } else { 1 };
         let run = Run { padding: padding(kernel, form.stride), stride: form.stride, groups };
-        Ok(Self { weight, bias, form, run, is_packed: false })
+        Ok(Self { weight, bias, form, run, lowered: 0.0, is_packed: false })
     }
 
     /// Multiplies what each of the three input channels is weighted with.
     pub(super) fn scale_input(&mut self, scale: [f32; 3]) -> Result<(), TchError> {
         self.weight = self.weight.f_mul(&Tensor::f_from_slice(&scale)?.f_reshape([1, 3, 1, 1])?)?;
+        Ok(())
+    }
+
+    /// Subtracts a number from its output, and puts a border around it. Of one with stride 2 and a limit.
+    pub(super) fn lower(&mut self, by: f64) -> Result<(), TchError> {
+        self.bias = self.bias.f_sub_scalar(by)?;
+        // One more row and column at either end: with stride 2 those are two of the input.
+        self.run.padding += 2;
+        self.lowered = by;
+        Ok(())
+    }
+
+    /// Takes an input from which a number was subtracted, and that has a border already. Of one whose kernel is 3 wide.
+    pub(super) fn lowered_by(&mut self, by: f64) -> Result<(), TchError> {
+        let each = self.weight.f_sum_dim_intlist([1, 2, 3].as_slice(), false, Kind::Float)?;
+        self.bias = self.bias.f_add(&each.f_mul_scalar(by)?)?;
+        self.run.padding -= 1;
+        Ok(())
+    }
+
+    /// What the output will lack, on the average, once the weights are rounded to a kind, by channel.
+    ///
+    /// # Shape
+    ///
+    /// in: as for [`Conv::forward`] · out: `[c']`
+    pub(super) fn loss(&self, input: &Tensor, kind: Kind) -> Result<Tensor, TchError> {
+        let rounded = self.weight.f_to_kind(kind)?.f_to_kind(Kind::Float)?;
+        let lost = self.weight.f_sub(&rounded)?.f_sum_dim_intlist([2, 3].as_slice(), false, Kind::Float)?;
+        let mean = input.f_mean_dim([0, 2, 3].as_slice(), false, Kind::Float)?;
+        if self.form.depthwise { lost.f_squeeze_dim(1)?.f_mul(&mean) } else { lost.f_mv(&mean) }
+    }
+
+    /// Adds to its output, by channel.
+    pub(super) fn raise(&mut self, by: &Tensor) -> Result<(), TchError> {
+        self.bias = self.bias.f_add(by)?;
         Ok(())
     }
 
@@ -116,7 +153,12 @@ impl Conv {
         if self.form.stride == 2 {
             output = without_first(&output)?;
             // Not in place: this makes the part that was cut out dense again, at no cost of its own.
-            return if self.form.relu6 { output.f_clamp(0.0, 6.0) } else { output.f_contiguous() };
+            let low = -self.lowered;
+            output = if self.form.relu6 { output.f_clamp(low, 6.0 + low)? } else { output.f_contiguous()? };
+            if self.lowered != 0.0 {
+                fill_border(&output, low)?;
+            }
+            return Ok(output);
         }
         if self.form.relu6 { output.f_clamp_(0.0, 6.0) } else { Ok(output) }
     }
@@ -130,6 +172,16 @@ impl Conv {
 /// the largest tensors of the network (measured: 143 instead of 122 images a second).
 fn padding(kernel: i64, stride: i64) -> i64 {
     if stride == 1 { kernel / 2 } else { (kernel - 2) / 2 + 2 }
+}
+
+/// Gives the first and the last of the rows and columns one value.
+fn fill_border(tensor: &Tensor, value: f64) -> Result<(), TchError> {
+    for dimension in [2, 3] {
+        for at in [0, tensor.size()[dimension] - 1] {
+            drop(tensor.f_narrow(dimension as i64, at, 1)?.f_fill_(value)?);
+        }
+    }
+    Ok(())
 }
 
 /// Cuts off the first row and the first column.
@@ -147,5 +199,73 @@ impl Weights {
     pub(super) fn take(&mut self, name: &str) -> Result<Tensor, TchError> {
         let missing = || TchError::FileFormat(format!("the file holds no tensor `{name}`"));
         self.0.remove(name).ok_or_else(missing)?.f_to_kind(Kind::Float)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CPU: tch::Device = tch::Device::Cpu;
+
+    /// A convolution of random weights, laid out as it is told.
+    fn conv(shape: [i64; 4], form: Form) -> Conv {
+        let [channels, ..] = shape;
+        let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, CPU));
+        let one = |name: &str, tensor: Tensor| (name.to_owned(), tensor);
+        let weights = [
+            one("c.weight", random(&shape)),
+            one("n.weight", random(&[channels]) + 2.0),
+            one("n.bias", random(&[channels]) + 2.0),
+            one("n.running_mean", random(&[channels])),
+            one("n.running_var", random(&[channels]).square() + 1.0),
+        ];
+        Conv::fold(&mut Weights(weights.into()), "c", "n", form).unwrap()
+    }
+
+    fn apart(one: &Tensor, other: &Tensor) -> f64 {
+        assert_eq!(one.size(), other.size());
+        (one - other).abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn a_lowered_output_changes_nothing_for_the_next_that_knows_of_it() {
+        tch::manual_seed(1);
+        let stem = Form { stride: 2, depthwise: false, relu6: true };
+        let (mut first, mut next) =
+            (conv([8, 3, 3, 3], stem), conv([8, 1, 3, 3], Form { stride: 1, depthwise: true, relu6: false }));
+        let input = Tensor::randn([2, 3, 16, 16], (Kind::Float, CPU));
+        let both = |first: &Conv, next: &Conv| next.forward(&first.forward(&input).unwrap()).unwrap();
+        let expected = both(&first, &next);
+
+        first.lower(2.75).unwrap();
+        next.lowered_by(2.75).unwrap();
+
+        assert_eq!(first.forward(&input).unwrap().size(), [2, 8, 10, 10], "with a border");
+        assert!(apart(&both(&first, &next), &expected) < 1e-4);
+        for conv in [&mut first, &mut next] {
+            conv.place(CPU, Kind::Float).unwrap();
+        }
+        assert!(apart(&both(&first, &next), &expected) < 1e-4, "as oneDNN runs it");
+    }
+
+    #[test]
+    fn what_rounding_takes_from_an_even_picture_can_be_given_back() {
+        tch::manual_seed(2);
+        for (shape, depthwise) in [([4, 6, 3, 3], false), ([6, 1, 3, 3], true)] {
+            let mut conv = conv(shape, Form { stride: 1, depthwise, relu6: false });
+            let input = Tensor::randn([1, 6, 1, 1], (Kind::Float, CPU)).expand([1, 6, 5, 5], false);
+            // Where the padding does not reach.
+            let middle = |conv: &Conv| conv.forward(&input).unwrap().narrow(2, 1, 3).narrow(3, 1, 3).contiguous();
+            let expected = middle(&conv);
+            let loss = conv.loss(&input, Kind::BFloat16).unwrap();
+
+            conv.weight = conv.weight.to_kind(Kind::BFloat16).to_kind(Kind::Float);
+            let rounded = apart(&middle(&conv), &expected);
+            conv.raise(&loss).unwrap();
+
+            assert!(rounded > 1e-3, "{rounded}");
+            assert!(apart(&middle(&conv), &expected) < rounded / 100.0);
+        }
     }
 }

@@ -72,20 +72,23 @@ pub(super) fn parcel(message: &Message, bytes: Bytes, route: Route) -> Parcel {
     if message.priority > Priority(0) {
         properties = properties.with_priority(message.priority.0);
     }
-    if let (Some(reply_to), Body::Chunk(_)) = (&message.reply_to, &message.body) {
-        properties = properties.with_reply_to(reply_to.as_str().into());
-    }
     if let Some(delay) = route.delay {
         properties = properties.with_expiration(delay.to_string().as_str().into());
     }
     Parcel { route, bytes, properties, is_mandatory: true }
 }
 
-/// A message for a queue in memory, which is dropped where nobody takes it in time.
-pub(super) fn in_a_hurry(parcel: Parcel) -> Parcel {
+/// A message for a queue in memory, where it is dropped if nobody takes it in time: with nothing but what its way needs.
+pub(super) fn in_a_hurry(message: &Message, bytes: Bytes, route: Route) -> Parcel {
     let wait = EXPRESS_WAIT.as_millis().to_string();
-    let properties = parcel.properties.with_delivery_mode(TRANSIENT).with_expiration(wait.as_str().into());
-    Parcel { properties, ..parcel }
+    let mut properties = BasicProperties::default().with_delivery_mode(TRANSIENT).with_expiration(wait.as_str().into());
+    if let Some(kind) = message.body.kind() {
+        properties = properties.with_type(kind.as_str().into());
+    }
+    if let Some(reply_to) = &message.reply_to {
+        properties = properties.with_reply_to(reply_to.as_str().into());
+    }
+    Parcel { route, bytes, properties, is_mandatory: true }
 }
 
 /// `00-<trace id>-<parent id>-<flags>`, see <https://www.w3.org/TR/trace-context/#traceparent-header>. The ids that we
@@ -219,7 +222,7 @@ pub(super) fn reply(to: &ReplyTo, reply: &Reply) -> Parcel {
     };
     // The default exchange, whose keys are the names of queues.
     let route = Route { exchange: String::new(), key: to.as_str().to_owned(), delay: None };
-    let properties = BasicProperties::default().with_content_type("application/json".into()).with_type(kind.into());
+    let properties = BasicProperties::default().with_type(kind.into());
     Parcel { route, bytes, properties, is_mandatory: false }
 }
 

@@ -125,14 +125,17 @@ impl Publishers {
     }
 }
 
-/// Sends a parcel over the connection that there is now. Where it gets to is not asked.
+/// Sends a parcel over the connection that there is now. Where it gets to is not asked, nor when: who would wait for it to be
+/// on the wire is woken for that.
 pub(super) async fn toss(link: &Link, parcel: Parcel) {
     let Some(live) = link.live_now() else { return };
     let Parcel { route, bytes, properties, .. } = parcel;
     let tossing = async {
         let channel = live.publishers.tossing.get_or_try_init(|| live.connection.create_channel()).await?;
         let (exchange, key) = (route.exchange.as_str().into(), route.key.as_str().into());
-        channel.basic_publish(exchange, key, BasicPublishOptions::default(), &bytes, properties).await.map(drop)
+        // The first poll hands it to the client.
+        let sending = channel.basic_publish(exchange, key, BasicPublishOptions::default(), &bytes, properties);
+        sending.now_or_never().transpose().map(drop)
     };
     if let Err(error) = tossing.await {
         tracing::debug!(error = why(&error), "a reply could not be sent");
