@@ -18,7 +18,7 @@ fn ask(cluster: &Cluster, task: &str, options: &Value, item: &Value) -> JoinHand
     tidemill_core::blobs::choose_cryptography();
     let url = format!("http://127.0.0.1:{}/v1/batches?wait=true", cluster.api_port);
     let retry = json!({"attempts": 3, "base": 1});
-    let new = json!({"task": task, "options": options, "items": [item], "retry": retry}).to_string();
+    let new = json!({"task": task, "options": options, "items": [item], "retry": retry, "timeout": 5_000}).to_string();
     thread::spawn(move || {
         let asking = async {
             let request = reqwest::Client::new().post(url).header("content-type", "application/json").body(new);
@@ -150,7 +150,23 @@ fn an_attempt_that_fails_is_made_again_as_often_as_was_asked() {
 }
 
 #[test]
-fn an_outcome_that_is_too_long_for_a_reply_comes_as_every_other() {
+fn an_item_that_never_returns_is_dead_as_every_other() {
+    let Some(cluster) = Cluster::start() else { return };
+    let cluster = cluster.with("TIDEMILL__WORKER__STUCK_AFTER", "300ms").with("TIDEMILL__WORKER__GRACE", "5s");
+    let _roles = with_roles(&cluster);
+
+    let (batch, outcome) = mischief(&cluster, &json!("never_return")).join().unwrap();
+
+    assert_eq!((&outcome["status"], &outcome["error"]["kind"]), (&json!("dead"), &json!("stuck")));
+    // Nobody has run it again.
+    assert_eq!(outcome["attempts"], 1);
+    let books = String::from_utf8(cluster.run(&["verify", &batch]).stdout).unwrap();
+    assert!(books.contains("duplicates  0 suppressed"), "{books}");
+    cluster.must_be_sound(&batch, 1);
+}
+
+#[test]
+fn an_item_that_is_too_long_to_go_in_a_hurry_comes_as_every_other() {
     let Some(cluster) = Cluster::start() else { return };
     let _roles = with_roles(&cluster);
     let long = "x".repeat(300_000);

@@ -202,8 +202,9 @@ impl ReplyTo {
     }
 }
 
-/// Outcomes of more bytes are not said straight: whoever listens holds many replies, and what is so large takes its time anyway.
-pub const MAX_REPLY_BYTES: usize = 256 << 10;
+/// More bytes do not go in a hurry, neither to a worker nor back: many are held at a time, and what is so large takes its time
+/// anyway.
+pub const MAX_EXPRESS_BYTES: usize = 256 << 10;
 
 /// What a worker says straight to whoever waits for a chunk of [`Queue::Express`].
 #[derive(Clone, Debug)]

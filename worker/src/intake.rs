@@ -13,6 +13,9 @@ use tracing::Instrument as _;
 
 use crate::{Verdict, Worker, decode, in_hand, run, settle, suspects};
 
+/// Deliveries in a hurry that it holds at once, at most: so many of the longest have 128 MiB.
+const MOST_EXPRESS: usize = 512;
+
 /// Starts to take from a lane. The tasks end once `stop` is cancelled or the broker is gone.
 pub(crate) async fn start(
     worker: Worker,
@@ -25,8 +28,9 @@ pub(crate) async fn start(
     // Where messages are short the broker hands out more. Of items that hold something while they wait, no more are begun.
     let hands = Arc::new(Semaphore::new(permits));
     let mut intakes = Vec::new();
-    let of_both = [(Queue::Jobs(lane), true), (Queue::Express(lane), worker.setup.isolation.is_some())];
-    for queue in of_both.into_iter().filter_map(|(queue, is_taken)| is_taken.then_some(queue)) {
+    // Where nothing outlives this process nothing comes from others either.
+    let express = worker.setup.isolation.map(|_| (Queue::Express(lane), permits.min(MOST_EXPRESS)));
+    for (queue, permits) in [(Queue::Jobs(lane), permits)].into_iter().chain(express) {
         let mut deliveries = worker.broker.consume(queue, Permits(permits), stop.clone()).await?;
         let (worker, hands, stop_working, held) =
             (worker.clone(), Arc::clone(&hands), stop_working.clone(), held.clone());

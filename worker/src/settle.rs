@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tidemill_core::batch::Attempt;
 use tidemill_core::broker::{
-    Body, BrokerError, BrokerErrorKind, Delivery, MAX_REPLY_BYTES, Message, Reply, Settlement,
+    Body, BrokerError, BrokerErrorKind, Delivery, MAX_EXPRESS_BYTES, Message, Reply, Settlement,
 };
 use tidemill_core::chunk::Item;
 use tidemill_core::failpoint::reach;
@@ -69,7 +69,7 @@ pub(crate) async fn reply(worker: &Worker, delivery: Delivery, verdict: Verdict,
     let reply = match &verdict {
         Verdict::Done { batch, outcomes, again: None } => match &Segment::encode(batch, outcomes)[..] {
             // Nobody takes the dead from a reply.
-            [one] if one.bytes().len() <= MAX_REPLY_BYTES && one.counts()[Status::Dead as usize] == 0 => {
+            [one] if one.bytes().len() <= MAX_EXPRESS_BYTES && one.counts()[Status::Dead as usize] == 0 => {
                 worker.tally.items.fetch_add(one.len(), Ordering::Relaxed);
                 Some(Reply::Outcomes(one.clone()))
             }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidemill_core::batch::{Attempt, Batch, ItemIndex};
-use tidemill_core::broker::{Body, EXPRESS_WAIT, Health, Message, Notice, Queue};
+use tidemill_core::broker::{Body, EXPRESS_WAIT, Health, MAX_EXPRESS_BYTES, Message, Notice, Queue};
 use tidemill_core::chunk::Chunk;
 use tidemill_core::failpoint::reach;
 use tidemill_core::lock::lock;
@@ -93,6 +93,9 @@ impl Publisher {
         let item = only_item(job, input(entry.clone()), MAX_INPUT_BYTES);
         let Some(item) = item else { return Ok(Hastened::Not) };
         let chunk = Chunk { batch: Arc::new(batch.clone()), attempt: Attempt::FIRST, items: vec![item] };
+        if chunk.weight_bytes() > MAX_EXPRESS_BYTES as u64 {
+            return Ok(Hastened::Not);
+        }
         let message = Message { reply_to: Some(reply_to), ..Message::new(Body::Chunk(chunk), batch.priority) };
         let begun = OnceCell::new_with(is_begun.then_some(()));
         let begin =
