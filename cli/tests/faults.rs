@@ -2,6 +2,8 @@
 //! Each ends with the oracle, [`Cluster::must_be_sound`].
 #![allow(clippy::unwrap_used, reason = "a test may end so")]
 
+#[path = "mill_cluster/asking.rs"]
+mod asking;
 #[path = "mill_cluster/mod.rs"]
 mod cluster;
 #[path = "mill_cluster/letters.rs"]
@@ -13,6 +15,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use self::asking::{Asking, ask};
 use self::cluster::{Cluster, Inputs, LIMIT_MEMORY, PATIENCE, Role, breathe, count};
 
 /// A small generator, so that a seed names a schedule.
@@ -114,6 +117,8 @@ fn storm(mut cluster: Cluster, seed: u64) {
         breathe();
     }
 
+    let asking = Asking::begin(cluster.api_port);
+
     for (dealt, blow) in blows.iter().enumerate() {
         let pause = Instant::now() + Duration::from_millis(random.below(300));
         while Instant::now() < pause {
@@ -151,6 +156,7 @@ fn storm(mut cluster: Cluster, seed: u64) {
         inputs.let_go(ITEMS * (dealt + 2) / (BLOWS + 1));
     }
     assert!(!inputs.are_held(), "all were let go at last");
+    let answered = asking.end();
     // The same key makes the same batch.
     while !producer.wait().success() {
         assert!(started.elapsed() < 2 * PATIENCE, "seed {seed}: it is never accepted");
@@ -165,6 +171,12 @@ fn storm(mut cluster: Cluster, seed: u64) {
     for (n, outcome) in outcomes.iter().enumerate() {
         let (status, output) = if is_refused(n) { ("failed", Value::Null) } else { ("ok", json!(200 + n % 1000)) };
         assert!(outcome["status"] == status && outcome["output"] == output, "seed {seed}: {outcome}; blows: {blows:?}");
+    }
+    println!("seed {seed}: {} asked beside it were answered", answered.len());
+    assert!(answered.len() >= 5, "seed {seed}: so few were answered");
+    for id in &answered {
+        let books = cluster.run(&["verify", id]);
+        assert!(books.status.success(), "seed {seed}: {}", String::from_utf8_lossy(&books.stdout));
     }
 }
 
@@ -262,24 +274,8 @@ fn a_crash_before_or_after_any_step_loses_nothing_and_doubles_nothing() {
     }
 }
 
-/// Submits items over HTTP and waits for them: the batch and its outcomes. `None` where nobody answers.
-fn ask(cluster: &Cluster, key: &str, items: &[i64]) -> Option<(String, Vec<Value>)> {
-    let url = format!("http://127.0.0.1:{}/v1/batches?wait=true", cluster.api_port);
-    let new = json!({"task": "compute.map", "options": {"expr": "x*2"}, "idempotency_key": key, "items": items});
-    let asking = async {
-        let request = reqwest::Client::new().post(url).header("content-type", "application/json");
-        let answer = request.body(new.to_string()).send().await.ok()?.error_for_status().ok()?;
-        let location = answer.headers()["location"].to_str().unwrap().to_owned();
-        let lines = answer.text().await.ok()?;
-        let outcomes = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        Some((location.rsplit_once('/').unwrap().1.to_owned(), outcomes))
-    };
-    tokio::runtime::Runtime::new().unwrap().block_on(asking)
-}
-
 #[test]
 fn an_api_that_dies_before_it_answers_loses_nothing_and_doubles_nothing() {
-    tidemill_core::blobs::choose_cryptography();
     let Some(cluster) = Cluster::start() else { return };
     let _worker = cluster.worker();
     let points = [
@@ -300,7 +296,7 @@ fn an_api_that_dies_before_it_answers_loses_nothing_and_doubles_nothing() {
         let items = if point.starts_with("express") { &[21][..] } else { &[21, 4] };
         while broken.is_running() {
             assert!(started.elapsed() < PATIENCE, "{order}: it never comes to that point");
-            match ask(&cluster, &format!("{point} {answered}"), items) {
+            match ask(cluster.api_port, &format!("{point} {answered}"), items) {
                 Some(_) => answered += 1,
                 None => breathe(),
             }
@@ -310,7 +306,7 @@ fn an_api_that_dies_before_it_answers_loses_nothing_and_doubles_nothing() {
 
         let (batch, outcomes) = loop {
             assert!(started.elapsed() < PATIENCE, "{order}: nobody answers");
-            match ask(&cluster, &format!("{point} {answered}"), items) {
+            match ask(cluster.api_port, &format!("{point} {answered}"), items) {
                 Some(answer) => break answer,
                 None => breathe(),
             }
