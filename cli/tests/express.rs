@@ -18,7 +18,7 @@ fn ask(cluster: &Cluster, task: &str, options: &Value, item: &Value) -> JoinHand
     tidemill_core::blobs::choose_cryptography();
     let url = format!("http://127.0.0.1:{}/v1/batches?wait=true", cluster.api_port);
     let retry = json!({"attempts": 3, "base": 1});
-    let new = json!({"task": task, "options": options, "items": [item], "retry": retry, "timeout": 5_000}).to_string();
+    let new = json!({"task": task, "options": options, "items": [item], "retry": retry, "timeout": 10_000}).to_string();
     thread::spawn(move || {
         let asking = async {
             let request = reqwest::Client::new().post(url).header("content-type", "application/json").body(new);
@@ -61,7 +61,7 @@ fn with_roles(cluster: &Cluster) -> [mill_cluster::Role; 2] {
     roles
 }
 
-/// Until items go in a hurry: that leaves no message in the queue of outcomes, which counts all that it ever had.
+/// Until a worker takes what goes in a hurry.
 fn until_hurried(cluster: &Cluster) {
     until(cluster, &["workers", "--json"], |workers| !workers.as_array().unwrap().is_empty());
     let queues = || cluster.rabbit.control(&["list_queues", "name", "consumers"]);
@@ -95,8 +95,7 @@ fn an_item_that_takes_long_runs_once() {
 #[test]
 fn an_item_whose_worker_ends_comes_by_another() {
     let Some(cluster) = Cluster::start() else { return };
-    let [_api, mut worker] = with_roles(&cluster);
-    worker.kill();
+    let _api = cluster.api();
     let mut dies = cluster.role(&["worker"], &[("TIDEMILL_FAIL_AT", "worker.reply.before=1")]);
     let started = Instant::now();
     while dies.is_running() {
@@ -106,7 +105,7 @@ fn an_item_whose_worker_ends_comes_by_another() {
             breathe();
         }
         if asked.is_finished() {
-            // It was published for good, for the worker had not come yet.
+            // It was published for good, for API or worker did not hear yet.
             assert_eq!(asked.join().unwrap().1["output"], 7);
             continue;
         }
@@ -193,29 +192,59 @@ fn whoever_asks_before_there_is_a_worker_is_answered_by_the_first() {
     cluster.must_be_sound(&batch, 1);
 }
 
+/// Asks for a long item and goes away when it is under way; gives its batch.
+fn ask_and_go(cluster: &Cluster) -> String {
+    let new = json!({"task": "test.mischief", "items": [long()]}).to_string();
+    let mut caller = TcpStream::connect(("127.0.0.1", cluster.api_port)).unwrap();
+    let head = "POST /v1/batches?wait=true HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json";
+    write!(caller, "{head}\r\ncontent-length: {}\r\n\r\n{new}", new.len()).unwrap();
+    let begun = until(cluster, &["status", "--json"], |batches| {
+        batches[0]["batch"]["task"] == "test.mischief" && batches[0]["completed"].is_null()
+    });
+    begun[0]["batch"]["id"].as_str().unwrap().to_owned()
+}
+
 #[test]
-fn an_item_outlives_its_caller_and_the_api_that_it_came_to() {
+fn an_item_outlives_its_caller() {
+    let Some(cluster) = Cluster::start() else { return };
+    let _roles = with_roles(&cluster);
+
+    let batch = ask_and_go(&cluster);
+
+    assert_eq!(cluster.must_be_sound(&batch, 1)[0]["output"], 2_500_000);
+}
+
+#[test]
+fn an_item_outlives_the_api_that_it_came_to() {
     let Some(cluster) = Cluster::start() else { return };
     let [mut api, _worker] = with_roles(&cluster);
-    let is_begun =
-        |batches: &Value| batches[0]["batch"]["task"] == "test.mischief" && batches[0]["progress"]["total"].is_null();
-    for is_stopped in [false, true] {
-        let new = json!({"task": "test.mischief", "items": [long()]}).to_string();
-        let mut caller = TcpStream::connect(("127.0.0.1", cluster.api_port)).unwrap();
-        let length = new.len();
-        let head = "POST /v1/batches?wait=true HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json";
-        write!(caller, "{head}\r\ncontent-length: {length}\r\n\r\n{new}").unwrap();
-        let begun = until(&cluster, &["status", "--json"], is_begun);
 
-        drop(caller);
-        if is_stopped {
-            // Nothing else has the item.
-            api.signal(Signal::SIGTERM);
-            assert_eq!(api.wait().code(), Some(0));
-            api.start(&cluster);
+    let batch = ask_and_go(&cluster);
+    // Nothing else has the item, and nobody waits for it.
+    api.signal(Signal::SIGTERM);
+    assert_eq!(api.wait().code(), Some(0));
+    api.start(&cluster);
+
+    assert_eq!(cluster.must_be_sound(&batch, 1)[0]["output"], 2_500_000);
+}
+
+#[test]
+fn an_item_under_way_outlives_its_only_worker_and_a_lost_connection() {
+    for is_cut in [false, true] {
+        let Some(cluster) = Cluster::start() else { return };
+        let [_api, mut worker] = with_roles(&cluster);
+        let asked = mischief(&cluster, &long());
+        until(&cluster, &["workers", "--json"], |workers| workers[0]["held"] == 1);
+
+        if is_cut {
+            cluster.to_rabbit.cut();
+        } else {
+            worker.kill();
+            worker.start(&cluster);
         }
 
-        let outcomes = cluster.must_be_sound(begun[0]["batch"]["id"].as_str().unwrap(), 1);
-        assert_eq!(outcomes[0]["output"], 2_500_000);
+        let (batch, outcome) = asked.join().unwrap();
+        assert_eq!((&outcome["output"], &outcome["attempts"]), (&json!(2_500_000), &json!(1)));
+        cluster.must_be_sound(&batch, 1);
     }
 }

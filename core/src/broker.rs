@@ -57,7 +57,8 @@ impl fmt::Display for Queue {
     }
 }
 
-/// How long a chunk may wait in [`Queue::Express`] for a worker.
+/// How long a chunk may wait in [`Queue::Express`] for a worker. What takes a worker longer is in no hurry either: its outcome
+/// goes by [`Queue::Results`].
 pub const EXPRESS_WAIT: Duration = Duration::from_secs(1);
 
 /// What travels.
@@ -211,8 +212,20 @@ pub const MAX_EXPRESS_BYTES: usize = 256 << 10;
 pub enum Reply {
     /// The outcome.
     Outcomes(Segment),
+    /// It comes as that of every other item: published and confirmed, or to be run again.
+    Passed(BatchId),
     /// Nothing came of it, and the worker forgets it.
     Declined(BatchId),
+}
+
+impl Reply {
+    /// The batch that it is about.
+    pub fn batch(&self) -> &BatchId {
+        match self {
+            Self::Outcomes(segment) => segment.batch(),
+            Self::Passed(batch) | Self::Declined(batch) => batch,
+        }
+    }
 }
 
 /// A body and how it is to travel.

@@ -47,6 +47,7 @@ use tidemill_core::store::{BatchInfo, Shared};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use create::{Entry, NewBatch, NewRetry, SubmitError, SubmitErrorKind, Submitted, Submitter, check_key, is_one};
@@ -140,6 +141,8 @@ struct Served {
     api: Api,
     /// For the bodies that are read whole.
     room: body::Room,
+    /// Submissions that go on without their callers.
+    submitting: TaskTracker,
     /// Streams end when this is cancelled.
     stop: CancellationToken,
 }
@@ -179,8 +182,14 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> 
     let address = listener.local_addr()?;
     api.access.check(address)?;
     tracing::info!(%address, "the results API listens");
-    let router = router(Arc::new(Served { api, room: body::Room::default(), stop: stop.clone() }));
-    let serving = connections::serve(listener.tap_io(prepare), router, stop.clone());
+    let submitting = TaskTracker::new();
+    let room = body::Room::default();
+    let router = router(Arc::new(Served { api, room, submitting: submitting.clone(), stop: stop.clone() }));
+    let serving = async {
+        connections::serve(listener.tap_io(prepare), router, stop.clone()).await;
+        submitting.close();
+        submitting.wait().await;
+    };
     let grace_is_over = async {
         stop.cancelled().await;
         tokio::time::sleep(GRACE).await;

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use tidemill_core::broker::{BrokerError, Delivery, Notice, Permits, Queue};
+use tidemill_core::broker::{
+    Body, BrokerError, Delivery, EXPRESS_WAIT, MAX_EXPRESS_BYTES, Message, Notice, Permits, Queue,
+};
 use tidemill_core::failpoint::reach;
 use tidemill_core::task::{Engine, Lane};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
@@ -78,9 +81,10 @@ async fn handle(
     let span = tracing::debug_span!("delivery", redelivered = delivery.redelivered);
     async {
         let is_express = matches!(queue, Queue::Express(_));
-        if is_express && delivery.redelivered > 0 {
+        let taken = Instant::now();
+        if is_express && (delivery.redelivered > 0 || !is_for_express(&delivery.message)) {
             // It may have ended its worker. Where that is found out it comes by the other way.
-            return settle::reply(&worker, delivery, Verdict::HandBack, &stop_working).await;
+            return settle::reply(&worker, delivery, Verdict::HandBack, false, &stop_working).await;
         }
         let _in_hand = worker.in_hand.hold(&delivery.message);
         let verdict = match decode::decode(&worker, &delivery.message) {
@@ -107,11 +111,17 @@ async fn handle(
             Err(refusal) => Verdict::Reject(refusal),
         };
         if is_express {
-            settle::reply(&worker, delivery, verdict, &stop_working).await;
+            settle::reply(&worker, delivery, verdict, taken.elapsed() > EXPRESS_WAIT, &stop_working).await;
         } else {
             settle::settle(&worker, delivery, verdict, &stop_working).await;
         }
     }
     .instrument(span)
     .await;
+}
+
+/// Whether a message is what may come in a hurry.
+fn is_for_express(message: &Message) -> bool {
+    matches!(&message.body, Body::Chunk(chunk)
+        if chunk.items.len() == 1 && chunk.weight_bytes() <= MAX_EXPRESS_BYTES as u64)
 }

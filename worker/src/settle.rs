@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tidemill_core::batch::Attempt;
+use tidemill_core::batch::{Attempt, BatchId};
 use tidemill_core::broker::{
-    Body, BrokerError, BrokerErrorKind, Delivery, MAX_EXPRESS_BYTES, Message, Reply, Settlement,
+    Body, BrokerError, BrokerErrorKind, Delivery, EXPRESS_WAIT, MAX_EXPRESS_BYTES, Message, Reply, Settlement,
 };
 use tidemill_core::chunk::Item;
 use tidemill_core::failpoint::reach;
@@ -16,7 +16,7 @@ use tidemill_core::segment::Segment;
 use tokio_util::sync::CancellationToken;
 
 use crate::report::{run_again, suspect};
-use crate::{Refusal, Verdict, Worker};
+use crate::{Again, Refusal, Verdict, Worker};
 
 /// The first pause before the broker is asked again to take what it refused, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
@@ -29,17 +29,7 @@ pub(crate) async fn settle(worker: &Worker, delivery: Delivery, verdict: Verdict
     let broker = &*worker.broker;
     let settled = match verdict {
         Verdict::Done { batch, outcomes, again } => {
-            let published = async {
-                worker.tally.items.fetch_add(outcomes.len() as u64, Ordering::Relaxed);
-                reach("worker.report.before");
-                insist(stop_working, || worker.reporter.report(batch.clone(), outcomes.clone())).await?;
-                reach("worker.report.after");
-                match &again {
-                    Some(again) => insist(stop_working, || run_again(broker, again)).await,
-                    None => Ok(()),
-                }
-            };
-            match published.await {
+            match report(worker, &batch, &outcomes, again.as_ref(), stop_working).await {
                 Ok(()) => delivery.settle(Settlement::Ack).await,
                 Err(error) => give_back(delivery, &error).await,
             }
@@ -63,27 +53,61 @@ pub(crate) async fn settle(worker: &Worker, delivery: Delivery, verdict: Verdict
     }
 }
 
+/// Publishes outcomes, and what is to run again; resolves once the broker has both.
+async fn report(
+    worker: &Worker,
+    batch: &BatchId,
+    outcomes: &[Arc<Outcome>],
+    again: Option<&Again>,
+    stop_working: &CancellationToken,
+) -> Result<(), BrokerError> {
+    worker.tally.items.fetch_add(outcomes.len() as u64, Ordering::Relaxed);
+    reach("worker.report.before");
+    insist(stop_working, || worker.reporter.report(batch.clone(), outcomes.to_vec())).await?;
+    reach("worker.report.after");
+    match again {
+        Some(again) => insist(stop_working, || run_again(&*worker.broker, again)).await,
+        None => Ok(()),
+    }
+}
+
 /// Tells whoever waits what a delivery of [`Queue::Express`](tidemill_core::broker::Queue::Express) came to. They have its item
 /// too, and publish it for good where it came to nothing here.
-pub(crate) async fn reply(worker: &Worker, delivery: Delivery, verdict: Verdict, stop_working: &CancellationToken) {
-    let reply = match &verdict {
-        Verdict::Done { batch, outcomes, again: None } => match &Segment::encode(batch, outcomes)[..] {
-            // Nobody takes the dead from a reply.
-            [one] if one.bytes().len() <= MAX_EXPRESS_BYTES && one.counts()[Status::Dead as usize] == 0 => {
+pub(crate) async fn reply(
+    worker: &Worker,
+    delivery: Delivery,
+    verdict: Verdict,
+    is_long: bool,
+    stop_working: &CancellationToken,
+) {
+    let reply = match verdict {
+        Verdict::Done { batch, outcomes, again } => match &Segment::encode(&batch, &outcomes)[..] {
+            // Nobody takes the dead from a reply. And who has waited for long may wait elsewhere by now.
+            [one] if again.is_none() && !is_long && is_short(one) && one.counts()[Status::Dead as usize] == 0 => {
                 worker.tally.items.fetch_add(one.len(), Ordering::Relaxed);
                 Some(Reply::Outcomes(one.clone()))
             }
-            _ => return settle(worker, delivery, verdict, stop_working).await,
+            _ => match report(worker, &batch, &outcomes, again.as_ref(), stop_working).await {
+                Ok(()) => Some(Reply::Passed(batch)),
+                Err(_) => Some(Reply::Declined(batch)),
+            },
         },
-        _ => delivery.message.body.batch().cloned().map(Reply::Declined),
+        Verdict::Suspect(_) | Verdict::Reject(_) | Verdict::HandBack => {
+            delivery.message.body.batch().cloned().map(Reply::Declined)
+        }
     };
     if let (Some(to), Some(reply)) = (&delivery.message.reply_to, reply) {
         reach("worker.reply.before");
-        worker.broker.reply(to, reply).await;
+        // Lost where it cannot be sent in time: then it is asked for.
+        drop(tokio::time::timeout(EXPRESS_WAIT, worker.broker.reply(to, reply)).await);
     }
     if let Err(error) = delivery.settle(Settlement::Ack).await {
         tracing::debug!(%error, "what was answered could not be acknowledged");
     }
+}
+
+fn is_short(segment: &Segment) -> bool {
+    segment.bytes().len() <= MAX_EXPRESS_BYTES
 }
 
 /// Gives the items of a chunk that is not run their outcomes: their batch would never be complete.

@@ -16,7 +16,7 @@ pub(crate) struct Answers(Arc<Mutex<HashMap<BatchId, Waiting>>>);
 
 #[derive(Debug)]
 struct Waiting {
-    tell: oneshot::Sender<Segment>,
+    tell: oneshot::Sender<Reply>,
     in_hand: Arc<Notify>,
 }
 
@@ -24,7 +24,7 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct Answer {
     batch: BatchId,
-    outcome: oneshot::Receiver<Segment>,
+    reply: oneshot::Receiver<Reply>,
     in_hand: Arc<Notify>,
     answers: Answers,
 }
@@ -32,10 +32,10 @@ pub(super) struct Answer {
 impl Answers {
     /// Begins to wait for a batch of a new id, which is sent after this.
     pub(super) fn wait_for(&self, batch: &BatchId) -> Answer {
-        let (tell, outcome) = oneshot::channel();
+        let (tell, reply) = oneshot::channel();
         let in_hand = Arc::<Notify>::default();
         lock(&self.0).insert(batch.clone(), Waiting { tell, in_hand: Arc::clone(&in_hand) });
-        Answer { batch: batch.clone(), outcome, in_hand, answers: self.clone() }
+        Answer { batch: batch.clone(), reply, in_hand, answers: self.clone() }
     }
 
     /// Hears what workers say until `stop` is cancelled.
@@ -65,25 +65,20 @@ impl Answers {
     }
 
     fn hear(&self, reply: Reply) {
-        match reply {
-            Reply::Outcomes(segment) => {
-                if let Some(waiting) = lock(&self.0).remove(segment.batch()) {
-                    // Whoever waited may be gone.
-                    drop(waiting.tell.send(segment));
-                }
-            }
-            // Whoever waits finds its sender gone.
-            Reply::Declined(batch) => drop(lock(&self.0).remove(&batch)),
+        if let Some(waiting) = lock(&self.0).remove(reply.batch()) {
+            // Whoever waited may be gone.
+            drop(waiting.tell.send(reply));
         }
     }
 }
 
 impl Answer {
-    /// Resolves when a worker has the outcome, with it; with nothing where it has declined. To be called once.
-    pub(super) async fn outcome(&mut self) -> Option<Segment> {
-        let said = (&mut self.outcome).await.ok()?;
+    /// Resolves with what a worker says. To be called once.
+    pub(super) async fn reply(&mut self) -> Option<Reply> {
+        let reply = (&mut self.reply).await.ok()?;
         // Nothing that comes is trusted.
-        matches!(said.indices(), [one] if *one == (0..1)).then_some(said)
+        let is_one = |segment: &Segment| matches!(segment.indices(), [one] if *one == (0..1));
+        Some(reply).filter(|reply| !matches!(reply, Reply::Outcomes(segment) if !is_one(segment)))
     }
 
     /// Is notified when a worker says that it has the item in hand.

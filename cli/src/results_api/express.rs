@@ -2,59 +2,65 @@
 //!
 //! Nothing is accepted of such a batch before its outcome is in the store, so nothing of it need be on the broker's disk
 //! before. Here the item is kept until then. Where it comes to nothing this way (no worker serves it, the worker that had it
-//! has ended, an attempt is to be made again) it is published as every other one.
+//! has ended, nobody has heard of it) it is published as every other one. Tasks that take longer do not go this way for a while.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidemill_core::batch::{Attempt, Batch, ItemIndex};
-use tidemill_core::broker::{Body, EXPRESS_WAIT, Health, MAX_EXPRESS_BYTES, Message, Notice, Queue};
+use tidemill_core::broker::{Body, EXPRESS_WAIT, Health, MAX_EXPRESS_BYTES, Message, Notice, Queue, Reply};
 use tidemill_core::chunk::Chunk;
 use tidemill_core::failpoint::reach;
 use tidemill_core::lock::lock;
 use tidemill_core::outcome::Outcome;
-use tidemill_core::store::Version;
+use tidemill_core::segment::Segment;
+use tidemill_core::store::{StoreError, StoreErrorKind};
 use tidemill_core::task::{Job, Lane};
 use tidemill_producer::only_item;
-use tidemill_results_api::http::{Entry, SubmitError, SubmitErrorKind};
+use tidemill_results_api::http::{Entry, SubmitError};
 use tokio::sync::{Notify, OnceCell};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::publish::{Publisher, input, of_store};
+use super::publish::{Publisher, input, of_store, store_is_away};
 use crate::submit::MAX_INPUT_BYTES;
 
-/// How long workers have to say that they have an item.
+/// How long workers have to say that they have an item, once the broker has the question.
 const FOUND_WITHIN: Duration = Duration::from_millis(500);
+/// How long is waited at most until they are asked again.
+const MOST_PAUSE: Duration = Duration::from_secs(4);
 /// Where a worker had an outcome so lately, workers are there: the broker is not asked.
 const LATELY: Duration = Duration::from_secs(10);
-/// How long is waited at most until they are asked again.
-const MOST_PAUSE: Duration = Duration::from_secs(60);
-/// How long nothing goes in a hurry once an item was lost: there is something that loses them.
-const REST: Duration = Duration::from_secs(10);
+/// How long nothing of a task goes in a hurry once an item of it took longer than [`EXPRESS_WAIT`], or was lost.
+const REST: Duration = Duration::from_secs(60);
 /// How long nothing but the reply is looked for: by then it has come, or takes its time anyway.
 const MOMENT: Duration = Duration::from_millis(5);
 
-/// Whether items go in a hurry now.
+/// What goes in a hurry now.
 #[derive(Debug, Default)]
 pub(crate) struct Express {
-    rests_until: Mutex<Option<Instant>>,
-    /// When a worker had an outcome the last time.
+    /// Tasks that do not, and until when.
+    resting: Mutex<HashMap<String, Instant>>,
+    /// When a worker of a lane had an outcome the last time.
     heard: Mutex<HashMap<Lane, Instant>>,
 }
 
 /// What became of an item that was to go in a hurry.
 pub(super) enum Hastened {
-    /// Its batch is complete; with the outcome, unless only the store has that.
+    /// Its batch is sealed; with the outcome, unless only the store has that, or will.
     Ended(Option<Arc<Outcome>>),
     /// Nothing, as far as is known.
     Not,
 }
 
 impl Express {
-    fn rests(&self) -> bool {
-        lock(&self.rests_until).is_some_and(|until| Instant::now() < until)
+    fn rests(&self, task: &str) -> bool {
+        lock(&self.resting).get(task).is_some_and(|until| Instant::now() < *until)
+    }
+
+    fn rest(&self, task: &str) {
+        lock(&self.resting).insert(task.to_owned(), Instant::now() + REST);
     }
 
     /// Whether workers of the lane are surely there.
@@ -66,28 +72,26 @@ impl Express {
         lock(&self.heard).insert(lane, Instant::now());
     }
 
-    fn rest(&self) {
-        lock(&self.heard).clear();
-        *lock(&self.rests_until) = Some(Instant::now() + REST);
+    fn lose(&self, lane: Lane) {
+        lock(&self.heard).remove(&lane);
     }
 }
 
 impl Publisher {
-    /// Sends the one item of a batch in a hurry, and waits for what comes of it, while anybody waits for that. The batch is
-    /// begun with its end where that comes at once, and else in a moment.
+    /// Sends the one item of a batch without a key in a hurry, and waits for what comes of it, while anybody waits for that. The
+    /// batch is begun with its end where that comes at once, and else in a moment.
     ///
     /// # Errors
-    /// [`SubmitError`] where the store is away, or nobody waits any more.
+    /// [`SubmitError`] where the store is away.
     pub(super) async fn hasten(
         &self,
         batch: &Batch,
         job: &dyn Job,
         entry: &Entry,
-        is_begun: bool,
         abandoned: &CancellationToken,
     ) -> Result<Hastened, SubmitError> {
         let Some(reply_to) = self.broker.reply_to() else { return Ok(Hastened::Not) };
-        if self.broker.health() != Health::Ready || self.express.rests() {
+        if self.broker.health() != Health::Ready || self.express.rests(&batch.task) {
             return Ok(Hastened::Not);
         }
         let item = only_item(job, input(entry.clone()), MAX_INPUT_BYTES);
@@ -97,88 +101,100 @@ impl Publisher {
             return Ok(Hastened::Not);
         }
         let message = Message { reply_to: Some(reply_to), ..Message::new(Body::Chunk(chunk), batch.priority) };
-        let begun = OnceCell::new_with(is_begun.then_some(()));
+        let begun = OnceCell::new();
         let begin =
             || begun.get_or_try_init(|| async { self.within_patience(self.store.begin(batch)).await.map(drop) });
         let mut answer = self.answers.wait_for(&batch.id);
         let in_hand = answer.in_hand();
-        let came = tokio::select! {
+        let reply = tokio::select! {
             biased;
-            outcome = answer.outcome() => outcome,
+            reply = answer.reply() => reply,
             () = self.carry(batch, job.lane(), message, &in_hand) => None,
-            recorded = async {
+            failed = async {
                 tokio::time::sleep(MOMENT).await;
-                begin().await?;
-                self.until_recorded(batch).await
-            } => {
-                recorded?;
-                self.within_patience(self.store.seal(&batch.id, 1)).await?;
-                return Ok(Hastened::Ended(None));
-            }
-            () = self.stop.cancelled() => None,
-            () = abandoned.cancelled() => {
-                if begun.initialized() {
-                    drop(self.within_patience(self.give_up(&batch.id, 0)).await);
+                match begin().await {
+                    Ok(_) => std::future::pending().await,
+                    Err(error) => error,
                 }
-                return Err(SubmitError { kind: SubmitErrorKind::Away, message: "nobody waits any more".into() });
+            } => return Err(failed),
+            () = self.stop.cancelled() => None,
+            () = abandoned.cancelled() => None,
+        };
+        match reply {
+            Some(Reply::Outcomes(outcome)) => {
+                self.express.hear(job.lane());
+                reach("express.record.before");
+                let (begun, recorded) = tokio::join!(begin(), self.record_only(&outcome));
+                begun?;
+                let is_recorded = match recorded? {
+                    Some(is_recorded) => is_recorded,
+                    // It came before the batch was begun.
+                    None => self.record_only(&outcome).await?.unwrap_or_default(),
+                };
+                reach("express.record.after");
+                if is_recorded {
+                    return Ok(Hastened::Ended(outcome.outcomes().pop()));
+                }
             }
-        };
-        let Some(outcome) = came else { return Ok(Hastened::Not) };
-        self.express.hear(job.lane());
-        reach("express.record.before");
-        let record = || self.within_patience(self.store.record_only(&outcome));
-        // One behind the other, in one round trip, where both go to one server and over one connection.
-        let (begun, recorded) = tokio::join!(begin(), record());
-        begun?;
-        let is_recorded = match recorded {
-            Ok(is_recorded) => is_recorded,
-            // The other way round.
-            Err(_) => record().await?,
-        };
-        reach("express.record.after");
-        Ok(if is_recorded { Hastened::Ended(outcome.outcomes().pop()) } else { Hastened::Not })
+            Some(Reply::Passed(_)) => {}
+            Some(Reply::Declined(_)) | None if !begun.initialized() => return Ok(Hastened::Not),
+            // It may have come to something all the same, which nobody has heard.
+            Some(Reply::Declined(_)) | None => {
+                let progress = self.within_patience(self.store.progress(&batch.id)).await?;
+                if progress.recorded() == 0 {
+                    return Ok(Hastened::Not);
+                }
+            }
+        }
+        begin().await?;
+        self.within_patience(self.store.seal(&batch.id, 1)).await?;
+        Ok(Hastened::Ended(None))
     }
 
     /// Sends an item in a hurry; resolves once no worker has it, as far as can be found out.
     async fn carry(&self, batch: &Batch, lane: Lane, message: Message, in_hand: &Notify) {
         let queue = Queue::Express(lane);
-        if self.express.is_served(lane) {
-            self.broker.toss(queue, message).await;
-        } else {
-            let published = tokio::time::timeout(EXPRESS_WAIT, self.broker.publish(queue, message)).await;
-            // Mostly because no worker serves the lane.
-            if !matches!(published, Ok(Ok(()))) {
-                return;
+        let is_served = self.express.is_served(lane);
+        let sending = async {
+            if is_served {
+                self.broker.toss(queue, message).await;
+                return true;
             }
+            // An error, mostly because no worker serves the lane.
+            self.broker.publish(queue, message).await.is_ok()
+        };
+        if !tokio::time::timeout(EXPRESS_WAIT, sending).await.unwrap_or_default() {
+            return;
         }
-        // By then a worker has it, or the broker has dropped it. Later it is asked ever less often: of a worker that has ended
-        // the next one hears at once, and so do we.
+        // By then a worker has it, or the broker has dropped it. Later it is asked ever less often.
         let mut pause = EXPRESS_WAIT;
         loop {
             tokio::time::sleep(pause).await;
             pause = (2 * pause).min(MOST_PAUSE);
-            let asking = self.broker.announce(Notice::Find(batch.id.clone(), ItemIndex(0)));
-            let found = async {
-                drop(asking.await);
-                in_hand.notified().await;
+            self.express.rest(&batch.task);
+            let silence = async {
+                drop(self.broker.announce(Notice::Find(batch.id.clone(), ItemIndex(0))).await);
+                tokio::time::sleep(FOUND_WITHIN).await;
             };
-            if tokio::time::timeout(FOUND_WITHIN, found).await.is_err() {
-                tracing::warn!(batch = %batch.id, "no worker has an item that went in a hurry, publishing it for good");
-                self.express.rest();
-                return;
+            tokio::select! {
+                () = in_hand.notified() => {}
+                () = silence => {
+                    tracing::warn!(batch = %batch.id, "no worker has an item that went in a hurry, publishing it for good");
+                    self.express.lose(lane);
+                    return;
+                }
             }
         }
     }
 
-    /// Resolves when the outcome of a batch's one item was recorded: some come as those of every other.
-    async fn until_recorded(&self, batch: &Batch) -> Result<(), SubmitError> {
-        let mut seen = Version::default();
-        loop {
-            seen = self.store.changed(&batch.id, seen).await.map_err(|error| of_store(&error))?;
-            let progress = self.store.progress(&batch.id).await.map_err(|error| of_store(&error))?;
-            if progress.recorded() > 0 {
-                return Ok(());
-            }
+    /// Records the outcome of a batch's one item, with which the batch ends; whether it did, or nothing where the store does
+    /// not know the batch.
+    async fn record_only(&self, outcome: &Segment) -> Result<Option<bool>, SubmitError> {
+        let recording = tokio::time::timeout(self.settings.submit.patience, self.store.record_only(outcome));
+        match recording.await.map_err(|_| store_is_away())? {
+            Ok(is_recorded) => Ok(Some(is_recorded)),
+            Err(StoreError { kind: StoreErrorKind::Unknown, .. }) => Ok(None),
+            Err(error) => Err(of_store(&error)),
         }
     }
 }

@@ -92,25 +92,25 @@ impl Submitter for Publisher {
             feed_to(checking, inputs_of(entries), bundles).await?;
             return Ok(Submitted { id, items, is_new: false, outcome: None });
         }
-        let begin = || self.within_patience(self.store.begin(&batch));
-        // With a key somebody else may have begun it meanwhile.
-        let begun_first = if new.idempotency_key.is_some() { Some(begin().await?) } else { None };
         let mut entries = entries;
-        if known.is_none() && !matches!(begun_first, Some(Some(_))) && new.is_waited_for && is_one(&entries) {
+        // With a key it is accepted first: whoever sends the same again is not to have it run again.
+        if new.is_waited_for && new.idempotency_key.is_none() && is_one(&entries) {
             let only = entries.next().await;
             if let Some(Ok(entry)) = &only {
-                let hastening = self.hasten(&batch, &*job, entry, begun_first.is_some(), &new.abandoned);
-                if let Hastened::Ended(outcome) = hastening.await? {
+                let hastened = self.hasten(&batch, &*job, entry, &new.abandoned).await;
+                if hastened.is_err() {
+                    // Nobody can go on with it.
+                    drop(self.within_patience(self.give_up(&id, 0)).await);
+                }
+                if let Hastened::Ended(outcome) = hastened? {
                     return Ok(Submitted { id, items: 1, is_new: true, outcome });
                 }
             }
             entries = stream::iter(only).chain(entries).boxed();
         }
-        // Now and not when its message is collected: whoever has our answer may ask for it at once.
-        let begun = match begun_first {
-            Some(begun) => begun,
-            None => begin().await?,
-        };
+        // Now and not when its message is collected: whoever has our answer may ask for it at once. Somebody else may have
+        // begun it meanwhile.
+        let begun = self.within_patience(self.store.begin(&batch)).await?;
         let is_new = known.is_none() && (begun.is_none() || new.idempotency_key.is_none());
         let batch = match &begun {
             Some(begun) => as_begun(begun, batch)?,
@@ -379,7 +379,7 @@ fn no_room() -> SubmitError {
     SubmitError { kind: SubmitErrorKind::Full, message: message.into() }
 }
 
-fn store_is_away() -> SubmitError {
+pub(super) fn store_is_away() -> SubmitError {
     SubmitError { kind: SubmitErrorKind::Away, message: "the store is away".into() }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::cluster::{PATIENCE, breathe};
 
 /// Submits items over HTTP and waits for them: the batch and its outcomes. `None` where nobody answers.
-pub(crate) fn ask(port: u16, key: &str, items: &[i64]) -> Option<(String, Vec<Value>)> {
+pub(crate) fn ask(port: u16, key: Option<&str>, items: &[i64]) -> Option<(String, Vec<Value>)> {
     tidemill_core::blobs::choose_cryptography();
     let url = format!("http://127.0.0.1:{port}/v1/batches?wait=true");
     // Where they cannot go in a hurry they would stand behind whatever waits.
@@ -27,7 +27,7 @@ pub(crate) fn ask(port: u16, key: &str, items: &[i64]) -> Option<(String, Vec<Va
     tokio::runtime::Runtime::new().unwrap().block_on(asking)
 }
 
-/// Somebody who asks for one item after the other beside all that, each under a key of its own until it is answered.
+/// Somebody who asks for one item after the other beside all that, each as often as it takes until it is answered.
 pub(crate) struct Asking {
     is_over: Arc<AtomicBool>,
     thread: JoinHandle<Vec<String>>,
@@ -45,7 +45,7 @@ impl Asking {
                 let (batch, outcomes) = loop {
                     assert!(started.elapsed() < PATIENCE, "item {item} is never answered");
                     breathe();
-                    if let Some(answer) = ask(port, &format!("asked {item}"), &[item]) {
+                    if let Some(answer) = ask(port, None, &[item]) {
                         break answer;
                     }
                 };

@@ -26,6 +26,7 @@ use tidemill_core::outcome::Outcome;
 use tidemill_core::store::Order;
 use tidemill_core::task::raw;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use self::lines::Lines;
 use super::asked::Asked;
@@ -281,8 +282,9 @@ pub(super) async fn create(
     batch.is_waited_for = creating.wait;
     let submitted = if creating.wait && is_one(&entries) {
         // It goes on without its caller, as a batch does that the broker has.
-        let served = Arc::clone(&served);
-        let submitting = tokio::spawn(async move { Ok(served.api.submitter()?.submit(batch, entries).await?) });
+        let own = Arc::clone(&served);
+        let submitting = async move { Ok(own.api.submitter()?.submit(batch, entries).await?) };
+        let submitting = served.submitting.spawn(submitting.in_current_span());
         submitting.await.unwrap_or_else(|_| Err(Problem::fault()))?
     } else {
         submitter.submit(batch, entries).await?

@@ -149,13 +149,15 @@ async fn predict(
     let shown = raw(&picture.name);
     let held = picture.held.clone();
     let source = picture.source(served.api.blobs.as_ref()).await?;
+    // What lies among the blobs is not here any more.
+    let held = source.starts_with("data:").then_some(held);
     let entries = stream::iter([Ok(Entry::File { shown, source })]).boxed();
     let mut new = NewBatch::of(task, options);
     (new.priority, new.expires) = (PRIORITY, Some(expires));
     let _abandoned = new.abandoned.clone().drop_guard();
     // It goes on without its caller: a batch that is not sealed would lie there until it is swept.
     let submitting = submit(Arc::clone(served), new, entries);
-    let submitting = tokio::spawn(async move {
+    let submitting = served.submitting.spawn(async move {
         let submitted = submitting.await;
         // It takes its room until the broker has it, or will not have it, or its outcome is there.
         drop(held);

@@ -202,23 +202,20 @@ pub(super) fn read_notice(bytes: &[u8]) -> Result<Notice, Malformed> {
     })
 }
 
+/// A reply that is no outcome.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct DeclinedForm {
-    declined: BatchId,
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+enum ReplyForm {
+    Passed(BatchId),
+    Declined(BatchId),
 }
-
-/// How what is declined begins; outcomes begin in another way.
-const DECLINED: &[u8] = b"{\"declined\"";
 
 /// A reply, for whoever waits. That nobody does (any more) is no trouble.
 pub(super) fn reply(to: &ReplyTo, reply: &Reply) -> Parcel {
     let (kind, bytes) = match reply {
         Reply::Outcomes(segment) => (wire::Type::Outcomes.as_str(), segment.bytes().clone()),
-        Reply::Declined(batch) => {
-            let form = DeclinedForm { declined: batch.clone() };
-            ("tidemill.declined", serde_json::to_vec(&form).unwrap_or_default().into())
-        }
+        Reply::Passed(batch) => ("tidemill.passed", form(&ReplyForm::Passed(batch.clone()))),
+        Reply::Declined(batch) => ("tidemill.declined", form(&ReplyForm::Declined(batch.clone()))),
     };
     // The default exchange, whose keys are the names of queues.
     let route = Route { exchange: String::new(), key: to.as_str().to_owned(), delay: None };
@@ -226,14 +223,26 @@ pub(super) fn reply(to: &ReplyTo, reply: &Reply) -> Parcel {
     Parcel { route, bytes, properties, is_mandatory: false }
 }
 
+fn form(reply: &ReplyForm) -> Bytes {
+    serde_json::to_vec(reply).unwrap_or_default().into()
+}
+
 /// What a reply says.
 pub(super) fn read_reply(data: Vec<u8>) -> Result<Reply, Malformed> {
-    if data.starts_with(DECLINED) {
-        let form: Result<DeclinedForm, _> = serde_json::from_slice(&data);
-        return form.map(|form| Reply::Declined(form.declined)).map_err(|error| Malformed::from_json(&error));
+    // No outcome is so short.
+    if data.len() < LONGEST_FORM
+        && let Ok(form) = serde_json::from_slice(&data)
+    {
+        return Ok(match form {
+            ReplyForm::Passed(batch) => Reply::Passed(batch),
+            ReplyForm::Declined(batch) => Reply::Declined(batch),
+        });
     }
     Segment::parse(data.into()).map(Reply::Outcomes)
 }
+
+/// A batch's id has at most 128 bytes.
+const LONGEST_FORM: usize = 256;
 
 #[cfg(test)]
 mod tests {

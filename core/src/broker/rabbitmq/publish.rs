@@ -11,7 +11,7 @@ use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
-use tokio::sync::{OnceCell, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -64,8 +64,8 @@ struct Request {
 /// The channels of one connection.
 pub(super) struct Publishers {
     channels: Vec<mpsc::Sender<Request>>,
-    /// For what nobody waits for: without confirms. Opened when it is first used.
-    tossing: OnceCell<Channel>,
+    /// For what nobody waits for: without confirms. Opened when it is first used, and again where it was closed.
+    tossing: tokio::sync::Mutex<Option<Channel>>,
     next: AtomicUsize,
     number: AtomicU64,
     /// The retry steps that were declared over this connection.
@@ -87,7 +87,7 @@ impl Publishers {
         let channels = try_join_all(opened).await?.into_iter().map(start).collect();
         Ok(Self {
             channels,
-            tossing: OnceCell::new(),
+            tossing: tokio::sync::Mutex::default(),
             next: AtomicUsize::new(0),
             number: AtomicU64::new(0),
             steps: Mutex::default(),
@@ -131,14 +131,18 @@ pub(super) async fn toss(link: &Link, parcel: Parcel) {
     let Some(live) = link.live_now() else { return };
     let Parcel { route, bytes, properties, .. } = parcel;
     let tossing = async {
-        let channel = live.publishers.tossing.get_or_try_init(|| live.connection.create_channel()).await?;
+        let mut open = live.publishers.tossing.lock().await;
+        let channel = match &*open {
+            Some(channel) if channel.status().connected() => channel,
+            _ => open.insert(live.connection.create_channel().await?),
+        };
         let (exchange, key) = (route.exchange.as_str().into(), route.key.as_str().into());
         // The first poll hands it to the client.
         let sending = channel.basic_publish(exchange, key, BasicPublishOptions::default(), &bytes, properties);
         sending.now_or_never().transpose().map(drop)
     };
     if let Err(error) = tossing.await {
-        tracing::debug!(error = why(&error), "a reply could not be sent");
+        tracing::warn!(error = why(&error), "what is in a hurry could not be sent");
     }
 }
 

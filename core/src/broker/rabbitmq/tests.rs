@@ -219,7 +219,11 @@ async fn what_goes_in_a_hurry_needs_a_worker_and_is_answered_straight() {
 
     let (worker, stop) = (broker.clone(), CancellationToken::new());
     let mut chunks = worker.consume(EXPRESS, Permits(1), stop.clone()).await.unwrap();
-    let first = async { tokio::join!(next(&mut chunks), publish_until_taken(&broker, message())).0 };
+    let first = async {
+        // Where a consumer is about to be.
+        let publishing = while_so(async || broker.publish(EXPRESS, message()).await.is_err());
+        tokio::join!(next(&mut chunks), publishing).0
+    };
     let first = first.await;
     assert!(reply_to.is_some() && first.message.reply_to == reply_to);
 
@@ -230,18 +234,19 @@ async fn what_goes_in_a_hurry_needs_a_worker_and_is_answered_straight() {
     let (outcome, declined) = (conformance::outcome(), BatchId::new());
     worker.reply(to, Reply::Outcomes(outcome.clone())).await;
     worker.reply(to, Reply::Declined(declined.clone())).await;
+    worker.reply(to, Reply::Passed(declined.clone())).await;
     let mut said = Vec::new();
-    for _ in 0..2 {
+    for _ in 0..3 {
         said.push(tokio::time::timeout(PATIENCE, replies.next()).await.unwrap().unwrap());
     }
     assert!(matches!(&said[0], Reply::Outcomes(segment) if segment.batch() == outcome.batch()), "{said:?}");
     assert!(matches!(&said[1], Reply::Declined(batch) if *batch == declined), "{said:?}");
+    assert!(matches!(&said[2], Reply::Passed(batch) if *batch == declined), "{said:?}");
 
     // Behind one that is worked on the next is dropped in a while: its sender has it, and sends it by the other way.
     broker.publish(EXPRESS, message()).await.unwrap();
-    while broker.depth(EXPRESS).await.unwrap() > 0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let waits = async || broker.depth(EXPRESS).await.unwrap() > 0;
+    while_so(waits).await;
     first.settle(Settlement::Ack).await.unwrap();
     broker.publish(EXPRESS, conformance::work(1)).await.unwrap();
     let second = next(&mut chunks).await;
@@ -251,16 +256,18 @@ async fn what_goes_in_a_hurry_needs_a_worker_and_is_answered_straight() {
     // With the last worker the queue goes.
     stop.cancel();
     assert!(chunks.next().await.is_none());
-    while kind(broker.publish(EXPRESS, message()).await) != Err(BrokerErrorKind::Unroutable) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let is_there = async || kind(broker.publish(EXPRESS, message()).await) != Err(BrokerErrorKind::Unroutable);
+    while_so(is_there).await;
 }
 
-/// Publishes where a consumer is about to be.
-async fn publish_until_taken(broker: &RabbitMq, message: Message) {
-    while broker.publish(EXPRESS, message.clone()).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+/// Waits while something is so, which the broker changes.
+async fn while_so(is_so: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while is_so().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("it changes");
 }
 
 #[test]

@@ -24,7 +24,7 @@ const ABREAST: usize = 32;
 /// Dead items that are looked for at a time, and entries of them: such a segment is small, for suspects run alone.
 const ENTRIES: usize = 32;
 
-/// How long a batch stays that was let go: outcomes that come again, or after their copies, find it. A collector that is
+/// How long a batch stays that was let go: outcomes that come again find it. A collector that is
 /// further behind would send them round and round, and make dead letters of them in the end.
 pub(super) const LINGER: Duration = Duration::from_secs(5 * 60);
 
