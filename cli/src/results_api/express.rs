@@ -34,7 +34,7 @@ const MOST_PAUSE: Duration = Duration::from_secs(4);
 const LATELY: Duration = Duration::from_secs(10);
 /// How long nothing of a task goes in a hurry once an item of it took longer than [`EXPRESS_WAIT`], or was lost.
 const REST: Duration = Duration::from_secs(60);
-/// How long nothing but the reply is looked for: by then it has come, or takes its time anyway.
+/// How long the reply is waited for before the batch is begun: by then it has come, or takes its time anyway.
 const MOMENT: Duration = Duration::from_millis(5);
 
 /// What goes in a hurry now.
