@@ -46,7 +46,7 @@ pub struct Producer<'a> {
     pub max_input_bytes: usize,
     /// What is done to each input before it is published.
     pub ready: Option<&'a dyn Ready>,
-    /// Told how many items, from the first on, the broker has confirmed.
+    /// Told how many items, from the first on, the broker has confirmed; it holds where the span begins.
     pub accepted: watch::Sender<u64>,
 }
 
@@ -126,7 +126,6 @@ impl Producer<'_> {
         stop: &CancellationToken,
     ) -> Result<Produced, ProduceError> {
         let mut sending = Sending::new(self, &batch, job.lane());
-        self.accepted.send_replace(span.from);
         if self.store.is_none() {
             sending.open()?;
         }

@@ -20,7 +20,7 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Begins to read when the publishing begins or, where all was published before, at once.
+    /// Begins to read when the first of it is accepted or, where some was before, at once.
     pub(super) fn begin(
         client: Client,
         batch: BatchId,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties, Event};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -54,6 +54,9 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Link {
     state: watch::Receiver<State>,
+    /// Tells whoever waits that the state has changed, one after the other as they came: what was published first leaves
+    /// first, and a batch's beginning before its chunks.
+    changed: Arc<Notify>,
     addresses: String,
     _ends_when_dropped: DropGuard,
 }
@@ -63,10 +66,11 @@ impl Link {
         let (tell, state) = watch::channel(State::Down(BrokerErrorKind::Unreachable, "not connected yet".into()));
         let stop = CancellationToken::new();
         let addresses = uris.iter().map(address).collect::<Vec<_>>().join(", ");
-        let keeper = Keeper { uris, name, topology, tell };
+        let changed = Arc::<Notify>::default();
+        let keeper = Keeper { uris, name, topology, state: tell, changed: Arc::clone(&changed) };
         let stopped = stop.clone();
         tokio::spawn(async move { stopped.run_until_cancelled(keeper.keep()).await });
-        Self { state, addresses, _ends_when_dropped: stop.drop_guard() }
+        Self { state, changed, addresses, _ends_when_dropped: stop.drop_guard() }
     }
 
     pub(super) fn addresses(&self) -> String {
@@ -93,20 +97,18 @@ impl Link {
 
     /// Waits until `look` finds something in the state. An error once `until` is there.
     async fn wait<T>(&self, until: Option<Instant>, look: impl Fn(&State) -> Option<T>) -> Result<T, BrokerError> {
-        let mut state = self.state.clone();
         let waiting = async {
             loop {
-                if let Some(found) = look(&state.borrow_and_update()) {
-                    return Some(found);
+                let changed = self.changed.notified();
+                if let Some(found) = look(&self.state.borrow()) {
+                    return found;
                 }
-                if state.changed().await.is_err() {
-                    return None;
-                }
+                changed.await;
             }
         };
         let found = match until {
-            Some(until) => tokio::time::timeout_at(until, waiting).await.ok().flatten(),
-            None => waiting.await,
+            Some(until) => tokio::time::timeout_at(until, waiting).await.ok(),
+            None => Some(waiting.await),
         };
         found.ok_or_else(|| self.trouble())
     }
@@ -146,7 +148,8 @@ struct Keeper {
     uris: Vec<AMQPUri>,
     name: String,
     topology: Topology,
-    tell: watch::Sender<State>,
+    state: watch::Sender<State>,
+    changed: Arc<Notify>,
 }
 
 impl Keeper {
@@ -162,11 +165,11 @@ impl Keeper {
                         tracing::info!(broker = address(uri), link = self.name, "the broker is back");
                     }
                     generation += 1;
-                    self.tell.send_replace(State::Up(Arc::clone(&live), None));
+                    self.tell(State::Up(Arc::clone(&live), None));
                     let reason = self.watch(&live).await;
                     live.broken.cancel();
                     tracing::warn!(broker = address(uri), link = self.name, error = reason, "the broker is away");
-                    self.tell.send_replace(State::Down(BrokerErrorKind::Unreachable, reason));
+                    self.tell(State::Down(BrokerErrorKind::Unreachable, reason));
                     if live.since.elapsed() >= LASTING {
                         delay = FIRST_DELAY;
                     } else {
@@ -175,7 +178,7 @@ impl Keeper {
                     }
                 }
                 Err((kind, reason)) => {
-                    let is_news = !matches!(&*self.tell.borrow(), State::Down(_, told) if *told == reason);
+                    let is_news = !matches!(&*self.state.borrow(), State::Down(_, told) if *told == reason);
                     if is_news {
                         tracing::warn!(
                             broker = address(uri),
@@ -183,12 +186,17 @@ impl Keeper {
                             error = reason,
                             "cannot connect to the broker"
                         );
-                        self.tell.send_replace(State::Down(kind, reason));
+                        self.tell(State::Down(kind, reason));
                     }
                     pause(&mut delay).await;
                 }
             }
         }
+    }
+
+    fn tell(&self, state: State) {
+        self.state.send_replace(state);
+        self.changed.notify_waiters();
     }
 
     async fn connect(&self, uri: &AMQPUri, generation: u64) -> Result<Arc<Live>, (BrokerErrorKind, String)> {
@@ -219,11 +227,11 @@ impl Keeper {
             match event {
                 Some(Event::ConnectionBlocked(reason)) => {
                     tracing::warn!(link = self.name, reason, "the broker takes nothing now");
-                    self.tell.send_replace(State::Up(Arc::clone(live), Some(reason)));
+                    self.tell(State::Up(Arc::clone(live), Some(reason)));
                 }
                 Some(Event::ConnectionUnblocked) => {
                     tracing::info!(link = self.name, "the broker takes messages again");
-                    self.tell.send_replace(State::Up(Arc::clone(live), None));
+                    self.tell(State::Up(Arc::clone(live), None));
                 }
                 // A channel's own error is no reason to give up the connection; whoever has the channel finds out.
                 Some(Event::Error(error)) if live.connection.status().connected() => {
@@ -270,5 +278,38 @@ pub(super) fn why(error: &lapin::Error) -> String {
         }
         lapin::ErrorKind::ProtocolError(error) => error.get_message().to_string(),
         _ => crate::failure::chain(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use futures::stream::FuturesUnordered;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_waited_first_goes_on_first() {
+        let down = |reason: &str| State::Down(BrokerErrorKind::Unreachable, reason.to_owned());
+        let (state, seen) = watch::channel(down("not yet"));
+        let changed = Arc::<Notify>::default();
+        let link = Link {
+            state: seen,
+            changed: Arc::clone(&changed),
+            addresses: String::new(),
+            _ends_when_dropped: CancellationToken::new().drop_guard(),
+        };
+        let keeper = Keeper { uris: vec![], name: String::new(), topology: Topology::new("test", None), state, changed };
+        let is_now = |state: &State| matches!(state, State::Down(_, reason) if reason == "now").then_some(());
+        let mut waiting: FuturesUnordered<_> =
+            (0..200).map(|number| link.wait(None, is_now).map(move |waited| waited.map(|()| number))).collect();
+        assert!(waiting.next().now_or_never().is_none());
+
+        keeper.tell(down("not yet either"));
+        assert!(waiting.next().now_or_never().is_none());
+        keeper.tell(down("now"));
+
+        let order: Vec<_> = waiting.map(|waited| waited.unwrap()).collect().await;
+        assert_eq!(order, (0..200).collect::<Vec<_>>());
     }
 }

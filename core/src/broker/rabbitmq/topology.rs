@@ -91,7 +91,7 @@ impl Topology {
 
     /// Declares exchanges and queues, but for the retry steps; what is there already is left as it is.
     pub(super) async fn declare(&self, connection: &Connection) -> Result<(), (BrokerErrorKind, String)> {
-        // A mismatch closes the channel, so this one is thrown away.
+        // A mismatch closes the channel, so this one is thrown away: whoever drops a channel closes it, and does not wait.
         let channel = connection.create_channel().await.map_err(|error| (BrokerErrorKind::Unreachable, why(&error)))?;
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
         let exchanges =
@@ -110,10 +110,7 @@ impl Topology {
         });
         // The broker takes them one after the other, in this order; to wait for each answer was most of the time of a
         // short command.
-        try_join(try_join_all(exchanges), try_join_all(queues)).await?;
-        // Nothing is lost if it does not close: it goes with the connection.
-        drop(channel.close(200, "declared".into()).await);
-        Ok(())
+        try_join(try_join_all(exchanges), try_join_all(queues)).await.map(drop)
     }
 
     /// Declares the queue for what is in a hurry, which goes with its last consumer.
@@ -182,9 +179,7 @@ impl Topology {
             .map_err(|error| mismatch("exchange", &name, &error))?;
         let mut arguments = quorum();
         self.dead_letter(&mut arguments, None);
-        self.declare_queue(&channel, &name, arguments, &name).await?;
-        drop(channel.close(200, "declared".into()).await);
-        Ok(())
+        self.declare_queue(&channel, &name, arguments, &name).await
     }
 
     /// Messages that wait in a queue.
@@ -201,7 +196,6 @@ impl Topology {
             let found = channel.queue_declare(name.as_str().into(), passive, FieldTable::default()).await;
             depth += u64::from(found.map_err(failed)?.message_count());
         }
-        drop(channel.close(200, "counted".into()).await);
         Ok(depth)
     }
 }
