@@ -7,13 +7,12 @@ mod same;
 mod sent;
 mod upload;
 
-use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use futures::future::maybe_done;
+use futures::future::{Either, maybe_done, select};
 use tidemill_core::batch::{Batch, BatchId, Priority, unix_millis};
 use tidemill_core::broker::rabbitmq::RabbitMq;
 use tidemill_core::broker::{Broker as _, Health, Queue};
@@ -490,17 +489,11 @@ impl<'a> Submission<'a> {
 }
 
 /// Waits for something; meanwhile something else gets on as far as it can.
-async fn meanwhile<T>(waited_for: impl Future<Output = T>, mut other: Pin<&mut impl Future<Output = ()>>) -> T {
-    let mut waited_for = pin!(waited_for);
-    poll_fn(|context| {
-        let came = waited_for.as_mut().poll(context);
-        if came.is_pending() {
-            // Where it has ended it is known to whoever looks after it.
-            let _ = other.as_mut().poll(context);
-        }
-        came
-    })
-    .await
+async fn meanwhile<T>(waited_for: impl Future<Output = T>, other: Pin<&mut impl Future<Output = ()>>) -> T {
+    match select(pin!(waited_for), other).await {
+        Either::Left((came, _)) => came,
+        Either::Right(((), waited_for)) => waited_for.await,
+    }
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -299,7 +299,8 @@ mod tests {
             addresses: String::new(),
             _ends_when_dropped: CancellationToken::new().drop_guard(),
         };
-        let keeper = Keeper { uris: vec![], name: String::new(), topology: Topology::new("test", None), state, changed };
+        let keeper =
+            Keeper { uris: vec![], name: String::new(), topology: Topology::new("test", None), state, changed };
         let is_now = |state: &State| matches!(state, State::Down(_, reason) if reason == "now").then_some(());
         let mut waiting: FuturesUnordered<_> =
             (0..200).map(|number| link.wait(None, is_now).map(move |waited| waited.map(|()| number))).collect();
