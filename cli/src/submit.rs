@@ -206,6 +206,13 @@ impl<'a> Submission<'a> {
         let patience = self.args.deadline.map_or(patience, |deadline| deadline.min(patience));
         let used = [Queue::Results, Queue::Jobs(self.job.lane())];
         let broker = cluster::broker(self.settings, "submit", Some(patience), Some(&used))?;
+        if folder.is_some() {
+            // Where the broker is not reached none is made.
+            match limits.hold(cluster::ready(&broker, Some(patience))).await {
+                Ok(ready) => ready?,
+                Err(over) => return self.nothing_is_sent(over, || held_up_by(&broker)),
+            }
+        }
         // What cannot be written is said before anything is sent.
         let kept = self.keep(folder, &sources, file)?;
         let from = self.known.as_ref().map_or(0, |known| known.accepted);
@@ -232,10 +239,12 @@ impl<'a> Submission<'a> {
         }
         let reading = self.read(kept, accepted.clone())?;
         let warning = self.warn_if_nobody_serves(self.job.lane(), accepted.clone());
-        let ended = limits.hold(async { tokio::join!(publishing.as_mut(), warning) }).await;
-        let sent = match ended {
-            Ok(_) => publishing.as_mut().take_output().unwrap_or_else(|| unreachable!("it was waited for")),
-            Err(over) => Err(Ended::Over(over)),
+        let over = limits.hold(async { tokio::join!(publishing.as_mut(), warning) }).await.err();
+        // What was sent whole is, whatever was still waited for beside it.
+        let sent = match (publishing.as_mut().take_output(), over) {
+            (Some(sent), _) => sent,
+            (None, Some(over)) => Err(Ended::Over(over)),
+            (None, None) => unreachable!("it was waited for"),
         };
         drop(publishing);
         let accepted = *accepted.borrow();

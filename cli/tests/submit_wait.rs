@@ -3,6 +3,7 @@
 
 mod mill_cluster;
 
+use std::fmt::Display;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::ops::Range;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -45,7 +46,7 @@ impl Talk {
     }
 
     /// What becomes of an input, while the batch is still open.
-    fn ask(&mut self, input: u64) -> Value {
+    fn ask(&mut self, input: impl Display) -> Value {
         writeln!(self.inputs, "{input}").unwrap();
         let mut line = String::new();
         self.outcomes.read_line(&mut line).unwrap();
@@ -66,6 +67,19 @@ impl Talk {
 /// It is said first; the worker may not be known yet, which is said too.
 fn batch_of(said: &str) -> &str {
     said.lines().next().unwrap().strip_prefix("batch ").unwrap()
+}
+
+#[test]
+fn what_is_refused_is_told_though_nothing_is_accepted_yet() {
+    let Some((cluster, _roles)) = cluster() else { return };
+
+    let mut talk = Talk::start(&cluster, &[]);
+    let refused = talk.ask(r#""no number""#);
+    let (code, rest, said) = talk.end();
+
+    assert_eq!((&refused["index"], &refused["status"]), (&0.into(), &"failed".into()));
+    assert_eq!((code, rest.as_str()), (Some(5), ""), "{said}");
+    cluster.must_be_sound(batch_of(&said), 1);
 }
 
 #[test]

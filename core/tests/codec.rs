@@ -222,6 +222,25 @@ fn a_name_that_stands_in_every_line_is_short() {
 }
 
 #[test]
+fn numbers_of_a_segment_are_whole_and_have_64_bits() {
+    let read = |queued: &str| {
+        let outcomes = format!(r#" [ [0, "ok", -1.5e3, 0.25, 1, {queued}, 7 ] , [ 1,"ok","","x",1,0,0] ] "#);
+        let text = format!(r#"{{"v":1,"batch":"b","worker":"","device":"","outcomes":{outcomes}}}"#);
+        let segment = Segment::parse(text.into()).map_err(|malformed| malformed.to_string())?;
+        let [first, _] = &segment.outcomes()[..] else { panic!("two outcomes") };
+        Ok::<_, String>(first.queued)
+    };
+
+    for micros in [0, 7, 10, 999_999_999_999_999_999, 9_999_999_999_999_999_999, u64::MAX] {
+        assert_eq!(read(&micros.to_string()), Ok(Duration::from_micros(micros)));
+    }
+    for wrong in ["", "-1", "00", "007", "1.5", "1e3", "18446744073709551616", "99999999999999999999999"] {
+        let reason = read(wrong).unwrap_err();
+        assert!(reason.contains("at byte"), "{wrong}: {reason}");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_said() {
     let reason = |kind: &str, text: &str| wire::decode(kind, text.to_owned().into()).unwrap_err().to_string();
     let batch = r#"{"id":"b","task":"t","options":{},"retry":{"attempts":1,"base":1,"max":1},"timeout":1}"#;
@@ -251,4 +270,7 @@ fn what_is_wrong_is_said() {
         let said = reason(kind, &text);
         assert!(said.contains(expected), "{text}: {said}");
     }
+    let foreign =
+        wire::decode("tidemill.outcomes", b"{\"v\":1,\"worker\":\"\xff\"}"[..].into()).unwrap_err().to_string();
+    assert!(foreign.contains("at byte 17 is not UTF-8"), "{foreign}");
 }

@@ -10,6 +10,8 @@ use crate::client::Client;
 use crate::error::{CliError, Exit};
 use crate::follow::{Following, Kept, follow};
 
+/// How long it waits for the first item to be accepted.
+const BEGIN_WITHIN: Duration = Duration::from_millis(500);
 /// How long a reader that is given up may take to end what it prints: whoever reads that may have stopped.
 const END_WITHIN: Duration = Duration::from_secs(1);
 
@@ -20,7 +22,7 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Begins to read when the first of it is accepted or, where some was before, at once.
+    /// Begins to read when the first of it is accepted, where some was before at once, or a moment later.
     pub(super) fn begin(
         client: Client,
         batch: BatchId,
@@ -33,8 +35,8 @@ impl Reading {
         let runtime = Handle::current();
         let read = move || {
             let exit = runtime.block_on(async {
-                // Before, nobody knows the batch. Whoever publishes is gone where it does not change any more.
-                drop(accepted.changed().await);
+                // Before, nobody knows the batch; but what is refused has outcomes, and is never accepted.
+                drop(tokio::time::timeout(BEGIN_WITHIN, accepted.changed()).await);
                 follow(&client, &batch, following, kept, async { all.await.is_ok() }).await
             });
             // Whoever has given it up may be gone.

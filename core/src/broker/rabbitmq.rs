@@ -155,14 +155,15 @@ impl RabbitMq {
 }
 
 fn addresses(options: &Options) -> Result<Vec<AMQPUri>, BrokerError> {
+    let wrong = |reason: &str| BrokerError {
+        kind: BrokerErrorKind::Mismatch,
+        action: "read the address of the broker".into(),
+        reason: format!("{reason}; it should be amqp://user@host:5672 or amqps://…"),
+    };
     let addresses = options.url.split(',').map(str::trim).filter(|address| !address.is_empty());
-    addresses
+    let addresses = addresses
         .map(|address| {
-            let mut uri: AMQPUri = address.parse().map_err(|reason| BrokerError {
-                kind: BrokerErrorKind::Mismatch,
-                action: "read the address of the broker".into(),
-                reason: format!("{reason}; it should be amqp://user@host:5672 or amqps://…"),
-            })?;
+            let mut uri: AMQPUri = address.parse().map_err(|reason: String| wrong(&reason))?;
             if let Some(password) = &options.password {
                 uri.authority.userinfo.password.clone_from(password);
             }
@@ -174,7 +175,8 @@ fn addresses(options: &Options) -> Result<Vec<AMQPUri>, BrokerError> {
             }
             Ok(uri)
         })
-        .collect()
+        .collect::<Result<Vec<_>, _>>()?;
+    if addresses.is_empty() { Err(wrong("there is none")) } else { Ok(addresses) }
 }
 
 /// How long the broker may take to hear of the last acknowledgements.

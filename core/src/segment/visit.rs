@@ -101,7 +101,9 @@ fn owned(json: &str) -> Box<RawValue> {
 /// # Errors
 /// [`Malformed`], or what `each` gives.
 pub fn visit(bytes: &[u8], mut each: impl FnMut(&Head, Entry<'_>) -> Result<(), Malformed>) -> Result<Head, Malformed> {
-    let mut scan = Scan { bytes, at: 0 };
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| Malformed::new(format!("what stands at byte {} is not UTF-8", error.valid_up_to())))?;
+    let mut scan = Scan { text, at: 0 };
     let head = head(&mut scan)?;
     scan.expect(b'[', "outcomes")?;
     if !scan.eats(b']') {
@@ -115,8 +117,7 @@ pub fn visit(bytes: &[u8], mut each: impl FnMut(&Head, Entry<'_>) -> Result<(), 
         scan.expect(b']', "the end of outcomes, or a comma and another outcome")?;
     }
     scan.expect(b'}', "the end of the segment: outcomes is its last field")?;
-    scan.skip_space();
-    if scan.at < bytes.len() {
+    if scan.next().is_some() {
         return Err(scan.wrong("nothing more"));
     }
     Ok(head)
@@ -181,61 +182,91 @@ fn entry<'a>(scan: &mut Scan<'a>) -> Result<Entry<'a>, Malformed> {
 }
 
 /// A place in JSON.
+///
+/// What is usual is looked for first and within the caller: a million short outcomes are walked over twice in the time of
+/// one of their two seconds, and hardly anybody writes white space or nineteen digits.
 struct Scan<'a> {
-    bytes: &'a [u8],
+    text: &'a str,
     at: usize,
 }
 
 impl<'a> Scan<'a> {
     fn rest(&self) -> &'a [u8] {
-        &self.bytes[self.at..]
+        &self.text.as_bytes()[self.at..]
     }
 
-    fn skip_space(&mut self) {
-        while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.bytes.get(self.at) {
-            self.at += 1;
+    /// The next byte that is no white space; it stands there then.
+    #[inline(always)]
+    fn next(&mut self) -> Option<u8> {
+        match self.text.as_bytes().get(self.at) {
+            Some(byte) if *byte > b' ' => Some(*byte),
+            _ => self.next_behind_space(),
         }
     }
 
+    #[cold]
+    fn next_behind_space(&mut self) -> Option<u8> {
+        while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.text.as_bytes().get(self.at) {
+            self.at += 1;
+        }
+        self.text.as_bytes().get(self.at).copied()
+    }
+
     /// The next byte that is no white space, if it is this one.
+    #[inline(always)]
     fn eats(&mut self, byte: u8) -> bool {
-        self.skip_space();
-        let is_it = self.bytes.get(self.at) == Some(&byte);
+        let is_it = self.next() == Some(byte);
         self.at += usize::from(is_it);
         is_it
     }
 
+    #[inline(always)]
     fn expect(&mut self, byte: u8, what: &str) -> Result<(), Malformed> {
         if self.eats(byte) { Ok(()) } else { Err(self.wrong(what)) }
     }
 
+    #[cold]
     fn wrong(&self, expected: &str) -> Malformed {
-        Malformed::new(match self.bytes.get(self.at) {
+        Malformed::new(match self.text.as_bytes().get(self.at) {
             Some(byte) => format!("at byte {}: {:?} stands where {expected} should", self.at, char::from(*byte)),
             None => format!("it ends where {expected} should stand"),
         })
     }
 
     /// A whole number without a sign.
+    #[inline(always)]
     fn number(&mut self, what: &str) -> Result<u64, Malformed> {
-        self.skip_space();
-        let (mut at, mut value) = (self.at, Some(0_u64));
-        while let Some(digit @ b'0'..=b'9') = self.bytes.get(at) {
-            value = value.and_then(|value| value.checked_mul(10)?.checked_add(u64::from(digit - b'0')));
-            at += 1;
+        self.next();
+        let (mut value, mut digits) = (0_u64, 0);
+        for byte in self.rest() {
+            let digit = byte.wrapping_sub(b'0');
+            if digit > 9 || digits == ALWAYS_FIT {
+                break;
+            }
+            value = 10 * value + u64::from(digit);
+            digits += 1;
         }
-        let digits = at - self.at;
-        let is_plain = digits > 0 && (digits == 1 || self.bytes[self.at] != b'0');
+        if digits == 0 || digits == ALWAYS_FIT || (digits > 1 && self.rest()[0] == b'0') {
+            return self.long_number(what);
+        }
         // What follows a number is looked at by whoever asks for the next comma or bracket.
-        let (true, Some(value)) = (is_plain, value) else {
-            return Err(self.wrong(&format!("{what}, a whole number,")));
-        };
-        self.at = at;
+        self.at += digits;
+        Ok(value)
+    }
+
+    /// One that may be too large, or none.
+    #[cold]
+    fn long_number(&mut self, what: &str) -> Result<u64, Malformed> {
+        let digits = self.rest().iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let text = &self.text[self.at..self.at + digits];
+        let value = if digits > 1 && text.starts_with('0') { None } else { text.parse().ok() };
+        let value = value.ok_or_else(|| self.wrong(&format!("{what}, a whole number,")))?;
+        self.at += digits;
         Ok(value)
     }
 
     fn status(&mut self) -> Result<Status, Malformed> {
-        self.skip_space();
+        self.next();
         // What nearly all of them say.
         if self.rest().starts_with(b"\"ok\"") {
             self.at += 4;
@@ -255,7 +286,7 @@ impl<'a> Scan<'a> {
         if !self.eats(b',') {
             return Ok(None);
         }
-        self.skip_space();
+        self.next();
         if self.rest().starts_with(b"null") {
             self.at += 4;
             return Ok(None);
@@ -264,8 +295,7 @@ impl<'a> Scan<'a> {
     }
 
     fn string(&mut self, what: &str) -> Result<Cow<'a, str>, Malformed> {
-        self.skip_space();
-        if self.bytes.get(self.at) != Some(&b'"') {
+        if self.next() != Some(b'"') {
             return Err(self.wrong(&format!("{what}, a string,")));
         }
         let at = self.at;
@@ -278,24 +308,27 @@ impl<'a> Scan<'a> {
     }
 
     fn typed<T: DeserializeOwned>(&mut self, what: &str) -> Result<T, Malformed> {
-        self.skip_space();
+        self.next();
         let at = self.at;
         let text = self.value(what)?;
         serde_json::from_str(text).map_err(|error| self.of(at, what, &error))
     }
 
     /// Any value, as its text.
+    #[inline]
     fn value(&mut self, what: &str) -> Result<&'a str, Malformed> {
-        self.skip_space();
-        let plain = match self.bytes.get(self.at) {
+        let plain = match self.next() {
             Some(b'"') => plain_string(self.rest()),
             Some(b'-' | b'0'..=b'9') => plain_number(self.rest()),
             _ => None,
         };
-        if let Some(text) = plain {
-            self.at += text.len();
-            return Ok(text);
-        }
+        let Some(bytes) = plain else { return self.any_value(what) };
+        let text = &self.text[self.at..self.at + bytes];
+        self.at += bytes;
+        Ok(text)
+    }
+
+    fn any_value(&mut self, what: &str) -> Result<&'a str, Malformed> {
         let mut values = serde_json::Deserializer::from_slice(self.rest()).into_iter::<&RawValue>();
         match values.next() {
             Some(Ok(value)) => {
@@ -313,14 +346,18 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// The string at the start, quotes and all, where it has neither escapes nor control characters.
-fn plain_string(bytes: &[u8]) -> Option<&str> {
+/// So many digits are a number of 64 bits, whichever they are.
+const ALWAYS_FIT: usize = 19;
+
+/// How long the string at the start is, quotes and all, where it has neither escapes nor control characters.
+fn plain_string(bytes: &[u8]) -> Option<usize> {
     let end = 1 + bytes[1..].iter().position(|byte| matches!(byte, b'"' | b'\\' | ..b' '))?;
-    (bytes[end] == b'"').then(|| std::str::from_utf8(&bytes[..=end]).ok())?
+    (bytes[end] == b'"').then_some(end + 1)
 }
 
-/// The number at the start, where it is a whole one or a plain fraction.
-fn plain_number(bytes: &[u8]) -> Option<&str> {
+/// How long the number at the start is, where it is a whole one or a plain fraction.
+#[inline]
+fn plain_number(bytes: &[u8]) -> Option<usize> {
     let digits = |from: usize| bytes[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
     let sign = usize::from(bytes[0] == b'-');
     let whole = digits(sign);
@@ -336,6 +373,5 @@ fn plain_number(bytes: &[u8]) -> Option<&str> {
         end += 1 + fraction;
     }
     // An exponent, or whatever else makes more of it.
-    let is_over = matches!(bytes.get(end), None | Some(b',' | b']' | b'}' | b' ' | b'\n' | b'\t' | b'\r'));
-    is_over.then(|| std::str::from_utf8(&bytes[..end]).ok())?
+    matches!(bytes.get(end), None | Some(b',' | b']' | b'}' | b' ' | b'\n' | b'\t' | b'\r')).then_some(end)
 }

@@ -54,8 +54,8 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Link {
     state: watch::Receiver<State>,
-    /// Tells whoever waits that the state has changed, one after the other as they came: what was published first leaves
-    /// first, and a batch's beginning before its chunks.
+    /// Tells whoever waits that the state has changed, one after the other as they came: a batch's beginning leaves before
+    /// its chunks.
     changed: Arc<Notify>,
     addresses: String,
     _ends_when_dropped: DropGuard,

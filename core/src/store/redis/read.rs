@@ -32,6 +32,11 @@ impl Raw {
     /// Gives the sink the page's outcomes.
     fn pour<S: Sink>(self, mut sink: S) -> Result<S, StoreError> {
         let Self { entries, order, places, .. } = self;
+        let wanted = places.end - places.start;
+        let count = entries.iter().fold(0_u64, |count, entry| count.saturating_add(entry.count));
+        let bytes: u64 = entries.iter().map(|entry| entry.json.len() as u64).sum();
+        // Never more than was fetched, whatever count stands in the store.
+        sink.reserve(wanted.min(count) as usize, (bytes / count.max(1)) as usize);
         for entry in entries {
             let mut landed = entry.id.saturating_sub(entry.count);
             visit(&entry.json, |head, outcome| {
@@ -45,7 +50,7 @@ impl Raw {
                 landed += 1;
             })?;
         }
-        let (wanted, found) = (places.end - places.start, sink.arrange(places));
+        let found = sink.arrange(places);
         if found < wanted {
             return Err(broken(&format_args!("{found} outcomes are where {wanted} were recorded")));
         }

@@ -9,6 +9,8 @@ use crate::segment::{Entry, Head};
 
 /// Where outcomes are put as they are found, which need not be in order.
 pub(super) trait Sink: Send {
+    /// Makes room for so many, of so many bytes each where they lie.
+    fn reserve(&mut self, count: usize, bytes: usize);
     fn put(&mut self, head: &Head, entry: &Entry<'_>, at: Place);
     /// Leaves the outcomes of these places, up to the first gap, in their order; of two of the same place the later.
     /// Gives how many.
@@ -49,6 +51,10 @@ impl Values {
 }
 
 impl Sink for Values {
+    fn reserve(&mut self, count: usize, _bytes: usize) {
+        self.found.reserve(count);
+    }
+
     fn put(&mut self, head: &Head, entry: &Entry<'_>, at: Place) {
         if *self.maker != head.maker {
             self.maker = Arc::new(head.maker.clone());
@@ -61,6 +67,9 @@ impl Sink for Values {
         self.found.len() as u64
     }
 }
+
+/// What a line has more than the outcome in a segment: the names of its fields, and who made it.
+const LINE_BYTES: usize = 128;
 
 /// Outcomes as lines.
 #[derive(Default)]
@@ -76,6 +85,11 @@ impl Text {
 }
 
 impl Sink for Text {
+    fn reserve(&mut self, count: usize, bytes: usize) {
+        self.found.reserve(count);
+        self.lines.reserve(count * (bytes + LINE_BYTES));
+    }
+
     fn put(&mut self, head: &Head, entry: &Entry<'_>, at: Place) {
         let start = self.lines.len();
         let line = Line {
