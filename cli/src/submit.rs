@@ -66,8 +66,8 @@ pub(crate) fn submit(
     settings: &Settings,
     vision: Option<Vision>,
 ) -> Result<Exit, CliError> {
-    // The system clears a page of 2 MiB whole, whatever of it is used: that was a sixth of a short submission's time. Where it
-    // cannot be told so, all is as before.
+    // The system clears a page of 2 MiB whole, whatever of it is used: 7 of the 50 ms of CPU that 100,000 short items took here.
+    // Where it cannot be told, all is as before.
     rustix::thread::disable_transparent_huge_pages(true).unwrap_or_default();
     let register = crate::register(settings, None);
     let prepared = prepare(&args.work, &register)?;
