@@ -207,7 +207,7 @@ impl<'a> Submission<'a> {
         let used = [Queue::Results, Queue::Jobs(self.job.lane())];
         let broker = cluster::broker(self.settings, "submit", Some(patience), Some(&used))?;
         if folder.is_some() {
-            // Where the broker is not reached none is made.
+            // Where the broker is not reached no folder is made.
             match limits.hold(cluster::ready(&broker, Some(patience))).await {
                 Ok(ready) => ready?,
                 Err(over) => return self.nothing_is_sent(over, || held_up_by(&broker)),
@@ -449,6 +449,7 @@ impl<'a> Submission<'a> {
             return Ok(None);
         }
         if self.known.is_some() {
+            // There may be outcomes already.
             accepted.mark_changed();
         }
         self.shared.say(&format!("batch {}", self.batch.id));

@@ -183,8 +183,8 @@ fn entry<'a>(scan: &mut Scan<'a>) -> Result<Entry<'a>, Malformed> {
 
 /// A place in JSON.
 ///
-/// What is usual is looked for first and within the caller: a million short outcomes are walked over twice in the time of
-/// one of their two seconds, and hardly anybody writes white space or nineteen digits.
+/// What is usual is looked for first, and within the caller: to walk twice over a million short outcomes took 0.15 of the two
+/// seconds of CPU that they cost everybody, and hardly anybody writes white space or nineteen digits.
 struct Scan<'a> {
     text: &'a str,
     at: usize,
