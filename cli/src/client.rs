@@ -14,6 +14,7 @@ use tidemill_core::broker::Heartbeat;
 use tidemill_core::failure::chain;
 use tidemill_core::outcome::Outcome;
 use tidemill_core::settings::{Secret, Settings};
+use tidemill_core::store::frame::MEDIA_TYPE;
 use tidemill_core::store::{BatchInfo, Books, DeadItem, Order};
 
 pub(crate) use self::blobs::{BlobTrouble, digest_of};
@@ -194,10 +195,13 @@ impl Client {
     /// What an answer says.
     async fn told<T: DeserializeOwned>(&self, response: Response) -> Result<T, ApiError> {
         let body = response.bytes().await.map_err(|error| self.unreachable(error))?;
-        serde_json::from_slice(&body).map_err(|error| ApiError {
-            trouble: Trouble::Fault,
-            message: format!("{} did not answer as a results API of this version does: {error}", self.shown),
-        })
+        serde_json::from_slice(&body).map_err(|error| self.strange(&error.to_string()))
+    }
+
+    /// It is none, or of another version.
+    pub(crate) fn strange(&self, reason: &str) -> ApiError {
+        let message = format!("{} did not answer as a results API of this version does: {reason}", self.shown);
+        ApiError::new(Trouble::Fault, message)
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
@@ -282,17 +286,18 @@ impl Client {
             .map_err(|message| ApiError::new(Trouble::Fault, format!("{}: {message}", self.shown)))
     }
 
-    /// Begins to read a batch's outcomes.
+    /// Begins to read a batch's outcomes, as frames.
     pub(crate) async fn results(&self, batch: &BatchId, wanted: &Wanted) -> Result<Response, ApiError> {
-        let Wanted { order, from, limit, follows, has_names } = wanted;
+        let Wanted { order, from, limit, follows } = wanted;
         let order = match order {
             Order::Input => "input",
             Order::Completion => "completion",
         };
         let limit = limit.map(|limit| format!("&limit={limit}")).unwrap_or_default();
-        let path =
-            format!("/v1/batches/{batch}/results?order={order}&from={from}&follow={follows}&names={has_names}{limit}");
-        self.begin(Method::GET, &path, |request| request).await
+        let path = format!("/v1/batches/{batch}/results?order={order}&from={from}&follow={follows}{limit}");
+        let response = self.begin(Method::GET, &path, |request| request.header(header::ACCEPT, MEDIA_TYPE)).await?;
+        let is_ours = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == MEDIA_TYPE);
+        if is_ours { Ok(response) } else { Err(self.strange("it sends outcomes in another form")) }
     }
 }
 
@@ -303,7 +308,6 @@ pub(crate) struct Wanted {
     pub(crate) from: u64,
     pub(crate) limit: Option<u64>,
     pub(crate) follows: bool,
-    pub(crate) has_names: bool,
 }
 
 fn is_this_machine(url: &reqwest::Url) -> bool {

@@ -29,10 +29,9 @@ pub(crate) fn ends_at_once_from(
     }))
 }
 
-/// Ends the process as interrupted, whatever else runs in it.
-#[expect(clippy::disallowed_methods, reason = "whatever else runs only watches, or was told before")]
+/// Ends the process as interrupted, whatever else runs in it: that only watches, or was told before.
 pub(crate) fn end_at_once() {
-    std::process::exit(i32::from(Exit::Interrupted as u8));
+    Exit::Interrupted.end_process();
 }
 
 /// See [`ends_at_once`].

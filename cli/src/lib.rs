@@ -103,7 +103,7 @@ pub struct Measured {
     pub one: Duration,
 }
 
-/// The command: everything from its arguments to its exit code.
+/// The command: everything from its arguments to its end, which it does not come back from unless it is the child of a task.
 pub fn main(vision: Option<Vision>) -> ExitCode {
     // Before anything else: a child of a task `process.*` is this command too.
     if let Some(code) = tidemill_tasks::process::main_if_child() {
@@ -113,7 +113,7 @@ pub fn main(vision: Option<Vision>) -> ExitCode {
         Ok(args) => args,
         Err(error) => {
             // Help and version are errors to clap too, and go to standard output; whoever closed that wants no more.
-            return end(match error.print() {
+            end(match error.print() {
                 _ if error.use_stderr() => Ok(Exit::Usage),
                 Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
                     Err(CliError::fault(format!("cannot print: {error}")))
@@ -125,18 +125,18 @@ pub fn main(vision: Option<Vision>) -> ExitCode {
     end(dispatch(args, vision))
 }
 
-/// The exit code, once the last word is said.
-fn end(ended: Result<Exit, CliError>) -> ExitCode {
-    match ended {
-        Ok(exit) => exit.into(),
-        Err(error) => {
-            // Whatever has shown it may have ended in the middle.
-            printer::clear();
-            // Nothing can be done where even standard error is closed.
-            drop(write!(std::io::stderr().lock(), "{error}"));
-            error.exit.into()
-        }
-    }
+/// Says the last word and ends the process.
+fn end(ended: Result<Exit, CliError>) -> ! {
+    let exit = ended.unwrap_or_else(|error| {
+        // Whatever has shown it may have ended in the middle.
+        printer::clear();
+        // Nothing can be done where even standard error is closed.
+        drop(write!(std::io::stderr().lock(), "{error}"));
+        error.exit
+    });
+    // Whoever has printed has seen to it that it went well; a line that has no end yet would be lost.
+    drop(std::io::stdout().flush());
+    exit.end_process()
 }
 
 fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {

@@ -6,6 +6,8 @@
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod embedded;
+pub mod frame;
+mod page;
 pub mod redis;
 
 use std::fmt;
@@ -15,6 +17,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+pub use self::page::{Fetched, Page};
 use crate::batch::{Batch, BatchId, ItemIndex};
 use crate::broker::{Health, Heartbeat};
 use crate::outcome::{Ending, Outcome, Status};
@@ -58,72 +61,6 @@ impl Progress {
     /// Whether it is sealed and every item has its outcome.
     pub fn is_complete(&self) -> bool {
         self.total == Some(self.recorded())
-    }
-}
-
-/// Outcomes that can be read now.
-#[derive(Clone, Debug, Default)]
-pub struct Page {
-    /// The outcomes, in the order that was asked for.
-    pub outcomes: Vec<Arc<Outcome>>,
-    /// Where to go on reading.
-    pub next: u64,
-    /// Whether nothing will ever come after this page.
-    pub is_last: bool,
-}
-
-/// A page that has been fetched and is not text yet; see [`Store::fetch`].
-pub struct Fetched {
-    /// How many lines it will have.
-    pub lines: u64,
-    /// Where to go on reading.
-    pub next: u64,
-    /// Whether nothing will ever come after this page.
-    pub is_last: bool,
-    write: Box<dyn FnOnce() -> Result<Vec<u8>, StoreError> + Send>,
-}
-
-impl Fetched {
-    /// A page whose lines `write` writes.
-    pub fn new(
-        lines: u64,
-        next: u64,
-        is_last: bool,
-        write: impl FnOnce() -> Result<Vec<u8>, StoreError> + Send + 'static,
-    ) -> Self {
-        Self { lines, next, is_last, write: Box::new(write) }
-    }
-
-    /// Writes the lines, an outcome each (see [`Outcome::write_line`]), which is computing and nothing else.
-    ///
-    /// # Errors
-    /// [`StoreErrorKind::Broken`]
-    pub fn write(self) -> Result<Vec<u8>, StoreError> {
-        (self.write)()
-    }
-}
-
-impl From<Page> for Fetched {
-    fn from(Page { outcomes, next, is_last }: Page) -> Self {
-        Self::new(outcomes.len() as u64, next, is_last, move || {
-            let mut lines = Vec::new();
-            for outcome in &outcomes {
-                outcome.write_line(&mut lines);
-                lines.push(b'\n');
-            }
-            Ok(lines)
-        })
-    }
-}
-
-impl fmt::Debug for Fetched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lines, next, is_last, .. } = self;
-        f.debug_struct("Fetched")
-            .field("lines", lines)
-            .field("next", next)
-            .field("is_last", is_last)
-            .finish_non_exhaustive()
     }
 }
 
@@ -187,12 +124,14 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// [`StoreErrorKind::Forgotten`] before what [`Store::forget`] left.
     async fn read(&self, batch: &BatchId, order: Order, from: u64, limit: usize) -> Result<Page, StoreError>;
 
-    /// The same as text, which whoever asks writes when and where they like: the next page can be fetched meanwhile.
+    /// The same as it is kept, which whoever asks makes text of when and where they like: the next page can be fetched
+    /// meanwhile. It ends with what has the bytes that it may have.
     ///
     /// # Errors
     /// As [`Store::read`]
-    async fn fetch(&self, batch: &BatchId, order: Order, from: u64, limit: usize) -> Result<Fetched, StoreError> {
-        self.read(batch, order, from, limit).await.map(Fetched::from)
+    async fn fetch(&self, batch: &BatchId, order: Order, from: u64, most: AtMost) -> Result<Fetched, StoreError> {
+        let page = self.read(batch, order, from, most.count).await?;
+        Ok(Fetched::of(order, from, page).cut(most.bytes as u64))
     }
 
     /// Allows the store to drop the outcomes before place `before`; that they were recorded is still known.
@@ -309,7 +248,7 @@ impl DeadItem {
 pub struct AtMost {
     /// Entries.
     pub count: usize,
-    /// Bytes of what may be large in them: the options of batches, the inputs of dead items.
+    /// Bytes of what may be large in them: the options of batches, the inputs of dead items, segments.
     pub bytes: usize,
 }
 
@@ -507,6 +446,17 @@ impl StoreError {
             kind: StoreErrorKind::Unknown,
             action: action.to_owned(),
             reason: format!("no batch {batch} is known; it may have expired"),
+        }
+    }
+
+    /// What lies in the store is not what we wrote there.
+    pub(crate) fn broken(error: &dyn fmt::Display) -> Self {
+        Self {
+            kind: StoreErrorKind::Broken,
+            action: "read outcomes".to_owned(),
+            reason: format!(
+                "what the store holds is not what was written: {error}\ndoes something else use this Redis with the same store.prefix?"
+            ),
         }
     }
 

@@ -83,17 +83,33 @@ pub enum Arguments {
 
 /// What one item costs, as far as can be said before it has run; chunks are sized by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cost(pub Duration);
+pub struct Cost {
+    /// A usual one.
+    pub usual: Duration,
+    /// Whether every item costs about that; else any of them may cost a thousand times as much.
+    pub is_even: bool,
+}
 
 impl Cost {
-    /// Cost of an item in microseconds.
-    pub const fn micros(micros: u64) -> Self {
-        Self(Duration::from_micros(micros))
+    /// Cost of a usual item.
+    pub const fn of(usual: Duration) -> Self {
+        Self { usual, is_even: false }
     }
 
-    /// Cost of an item in milliseconds.
+    /// Cost of a usual item in microseconds.
+    pub const fn micros(micros: u64) -> Self {
+        Self::of(Duration::from_micros(micros))
+    }
+
+    /// Cost of a usual item in milliseconds.
     pub const fn millis(millis: u64) -> Self {
-        Self(Duration::from_millis(millis))
+        Self::of(Duration::from_millis(millis))
+    }
+
+    /// The same, where every item costs about as much.
+    #[must_use]
+    pub const fn even(self) -> Self {
+        Self { is_even: true, ..self }
     }
 }
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use support::{Asking, client};
+use support::{Answer, Asking, client};
 use tidemill_core::outcome::Ending;
-use tidemill_core::store::Store as _;
+use tidemill_core::store::frame::{Frames, MEDIA_TYPE};
+use tidemill_core::store::{Fetched, Store as _};
 use tidemill_core::task::raw;
 use tidemill_results_api::testing::{Server, ok, outcome};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -205,6 +206,49 @@ async fn a_fault_in_the_middle_breaks_the_stream_off_so_that_nobody_takes_it_for
 
     let rest = tokio::time::timeout(PATIENCE, lines.chunk()).await.unwrap();
     assert!(rest.is_err(), "{rest:?}");
+}
+
+/// The pages of an answer in frames, each as its text and where it ends.
+fn pages(answer: &Answer) -> Vec<(String, u64)> {
+    assert_eq!((answer.status, &answer.headers["content-type"]), (200, &MEDIA_TYPE.parse().unwrap()));
+    let mut frames = Frames::default();
+    frames.push(&answer.body);
+    let text = |page: Fetched| (page.next(), page.into_lines().unwrap());
+    std::iter::from_fn(|| frames.take().unwrap())
+        .map(text)
+        .map(|(next, lines)| (String::from_utf8(lines).unwrap(), next))
+        .collect()
+}
+
+#[tokio::test]
+async fn segments_are_the_same_outcomes() {
+    let server = Server::start().await;
+    let batch = server.batch(Some(20_000), (0..20_000).rev()).await;
+    let path = format!("/v1/batches/{batch}/results");
+    let accept = ("accept", "text/html, application/vnd.tidemill.segments;q=0.9");
+    for asked in ["", "?from=7&limit=9000", "?order=completion&from=3", "?follow=false", "?from=20000", "?names=true"] {
+        let found = pages(&server.send("GET", &format!("{path}{asked}"), &[accept], "").await);
+        let text: String = found.iter().map(|(text, _)| text.as_str()).collect();
+        let lines = server.get(&format!("{path}{}", asked.replace("?names=true", ""))).await.text();
+        assert!(text == lines, "{asked}: {} and {} bytes", text.len(), lines.len());
+        assert!(found.iter().all(|(text, _)| !text.is_empty()), "{asked}");
+        let end = if asked.contains("limit") { 9007 } else { 20_000 };
+        assert!(found.last().is_none_or(|(_, next)| *next == end), "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_segments_has_half_a_megabyte_whatever_they_hold() {
+    let server = Server::start().await;
+    let batch = server.batch(Some(50), []).await;
+    let large = raw(&"x".repeat(100_000));
+    let outcomes: Vec<_> = (0..50).map(|index| Arc::new(outcome(index, Ending::Ok(large.clone())))).collect();
+    server.store.record(&batch, &outcomes).await.unwrap();
+
+    let accept = ("accept", MEDIA_TYPE);
+    let found = pages(&server.send("GET", &format!("/v1/batches/{batch}/results"), &[accept], "").await);
+
+    assert_eq!(found.iter().map(|(_, next)| *next).collect::<Vec<_>>(), Vec::from_iter((5..=50).step_by(5)));
 }
 
 #[tokio::test]

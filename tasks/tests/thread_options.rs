@@ -103,7 +103,7 @@ fn an_item_that_asks_for_the_most_does_not_exceed_its_timeout() {
                 most[field] = json!(count);
             }
 
-            let cost = prepare(task, &most).unwrap().cost().0;
+            let cost = prepare(task, &most).unwrap().cost().usual;
             // As an item it asks for as much, whatever its batch says.
             let timeout = prepare(task, &json!({"tick_ms": 0})).unwrap().timeout();
 

@@ -27,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::world::{COMPUTE, Deed, PATIENCE, WAIT, sandbox};
 
-const ONE_BY_ONE: Cut = Cut { max_items: 1, max_bytes: u64::MAX, ramp: 0 };
-const TOGETHER: Cut = Cut { max_items: 1000, max_bytes: u64::MAX, ramp: 0 };
+const ONE_BY_ONE: Cut = Cut { first_items: 1, max_items: 1, max_bytes: u64::MAX, ramp: 1 };
+const TOGETHER: Cut = Cut { first_items: 1000, max_items: 1000, ..ONE_BY_ONE };
 
 fn statuses(outcomes: &[Arc<Outcome>]) -> Vec<Status> {
     outcomes.iter().map(|outcome| outcome.status()).collect()
@@ -406,7 +406,7 @@ async fn an_input_that_is_refused_is_accepted_only_when_its_outcome_is_confirmed
     world.broker = Arc::<Grudging>::clone(&broker);
     let batch = world.batch(COMPUTE, PATIENCE);
     let job = world.register.find(&batch.task).unwrap().prepare(&batch.options).unwrap();
-    let producer = world.producer(Cut { max_items: 2, max_bytes: u64::MAX, ramp: 0 });
+    let producer = world.producer(Cut::fixed(2, u64::MAX));
     let values = vec![raw(&Deed::Echo(0)), raw(&"no deed"), raw(&Deed::Echo(2)), raw(&"no deed"), raw(&Deed::Echo(4))];
     let (inputs, never) = (Inputs::walk(vec![Source::Values(values)]), CancellationToken::new());
     let span = Span { from: 0, seal_when_stopped: true };
@@ -509,7 +509,7 @@ proptest! {
 
     #[test]
     fn the_ordered_stream_is_the_same_whatever_the_chunks_the_workers_and_the_failures(
-        deeds in deeds(), max_items in 1usize..40, ramp in 0usize..3, workers in 1usize..4, computes in any::<bool>(),
+        deeds in deeds(), max_items in 1usize..40, ramp in 1usize..4, workers in 1usize..4, computes in any::<bool>(),
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let outcomes = runtime.block_on(async {
@@ -518,7 +518,7 @@ proptest! {
                 tokio::spawn(world.worker(&format!("w{number}"), 1).run(world.stop.clone()));
             }
             let task = if computes { COMPUTE } else { WAIT };
-            world.grind(task, &deeds, Cut { max_items, max_bytes: 3000, ramp }).await
+            world.grind(task, &deeds, Cut { first_items: max_items.min(ramp), max_items, max_bytes: 3000, ramp }).await
         });
         let came = |outcome: &Arc<Outcome>| {
             let (index, status, line) = told(outcome);

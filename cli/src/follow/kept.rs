@@ -105,11 +105,6 @@ impl Kept {
         self.download.is_none() && self.ledger.is_none()
     }
 
-    /// Whether lines must tell the names of their items.
-    pub(super) fn needs_names(&self) -> bool {
-        self.download.is_some() || self.ledger.as_ref().is_some_and(Ledger::has_names)
-    }
-
     /// Where files lie until they are placed or no longer needed.
     pub(super) fn staging(&self) -> Option<PathBuf> {
         self.download.as_ref().map(Download::staging)

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-use memchr::{memchr_iter, memrchr};
 use tidemill_core::batch::BatchId;
 use tidemill_core::store::BatchInfo;
+use tidemill_core::store::frame::Frames;
 
 use super::kept::Kept;
 use super::patience::Patience;
@@ -14,9 +13,6 @@ use super::sink::{Sink, Stop};
 use super::{Following, is_at_the_end};
 use crate::client::{ApiError, Client, Trouble, Wanted};
 use crate::error::CliError;
-
-/// No outcome is as long as this: a message of the cluster has at most 16 MiB.
-const LINE_BYTES: usize = 64 << 20;
 
 /// Reads one batch.
 pub(super) struct Reader<'a> {
@@ -26,8 +22,6 @@ pub(super) struct Reader<'a> {
     sink: Sink,
     /// The place of the next outcome; shared with whoever says goodbye.
     place: Arc<AtomicU64>,
-    /// The beginning of a line whose end has not come yet.
-    begun: Vec<u8>,
     patience: Patience,
 }
 
@@ -40,7 +34,7 @@ impl<'a> Reader<'a> {
         place: Arc<AtomicU64>,
     ) -> Self {
         let patience = Patience::of(&following);
-        Self { client, batch, following, sink, place, begun: Vec::new(), patience }
+        Self { client, batch, following, sink, place, patience }
     }
 
     /// Reads to the end, and says where the batch stands then; nothing where nobody listens any more.
@@ -69,7 +63,6 @@ impl<'a> Reader<'a> {
 
     /// Reads one answer; the batch, if that was all of it.
     async fn once(&mut self) -> Result<Option<BatchInfo>, Stop> {
-        self.begun.clear();
         let left = self.following.limit.map(|limit| limit.saturating_sub(self.received()));
         if left != Some(0) {
             let wanted = Wanted {
@@ -77,12 +70,18 @@ impl<'a> Reader<'a> {
                 from: self.place.load(Ordering::Relaxed),
                 limit: left,
                 follows: self.following.waits,
-                has_names: self.sink.needs_names(),
             };
             let mut response = self.client.results(self.batch, &wanted).await?;
             self.patience.is_back();
+            let mut frames = Frames::default();
             while let Some(piece) = response.chunk().await.map_err(|error| self.client.unreachable(error))? {
-                self.take(&piece).await?;
+                frames.push(&piece);
+                while let Some(page) = frames.take().map_err(|error| self.client.strange(&error.to_string()))? {
+                    let next = page.next();
+                    self.sink.take(self.client, page).await?;
+                    self.place.store(next, Ordering::Relaxed);
+                    self.patience.has_got_on();
+                }
             }
         }
         let info = self.client.batch(self.batch).await?;
@@ -94,32 +93,6 @@ impl<'a> Reader<'a> {
 
     fn received(&self) -> u64 {
         self.place.load(Ordering::Relaxed).saturating_sub(self.following.from)
-    }
-
-    /// Passes whole lines on.
-    async fn take(&mut self, piece: &Bytes) -> Result<(), Stop> {
-        let Some(end) = memrchr(b'\n', piece) else {
-            self.begun.extend_from_slice(piece);
-            if self.begun.len() > LINE_BYTES {
-                let message = format!("{} sends what is no outcome: a line without an end", self.client.url());
-                return Err(Stop::Cli(CliError::fault(message)));
-            }
-            return Ok(());
-        };
-        let (whole, rest) = piece.split_at(end + 1);
-        let lines = if self.begun.is_empty() {
-            whole
-        } else {
-            self.begun.extend_from_slice(whole);
-            &self.begun
-        };
-        self.sink.take(self.client, lines).await?;
-        let count = memchr_iter(b'\n', lines).count() as u64;
-        self.place.fetch_add(count, Ordering::Relaxed);
-        self.patience.has_got_on();
-        self.begun.clear();
-        self.begun.extend_from_slice(rest);
-        Ok(())
     }
 
     fn cut_short(&self) -> ApiError {

@@ -1,14 +1,15 @@
-//! The sink: lines as they came, or parsed, kept, and printed in the form that was asked for.
+//! The sink: pages made into lines, or into outcomes that are kept and printed in the form that was asked for.
 
 use std::io;
+use std::sync::Arc;
 
 use tidemill_core::outcome::Outcome;
+use tidemill_core::store::{Fetched, StoreError};
 
 use super::Following;
 use super::kept::Kept;
 use crate::client::{ApiError, Client};
 use crate::error::CliError;
-use crate::line;
 use crate::printer::{Printer, not_printed};
 
 /// Where outcomes end.
@@ -16,6 +17,8 @@ pub(super) struct Sink {
     /// Outcomes in a file are printed too where somebody says how.
     printer: Option<Printer>,
     kept: Kept,
+    /// Lines before they are printed: kept, since memory that nobody had before costs as much as to write in it.
+    lines: Vec<u8>,
 }
 
 /// Why no more is taken.
@@ -46,30 +49,28 @@ impl From<io::Error> for Stop {
     }
 }
 
+/// What came is no outcomes: it would be none the next time either.
+fn broken(error: &StoreError) -> CliError {
+    CliError::fault(error.to_string())
+}
+
 impl Sink {
     pub(super) fn new(following: &Following, kept: Kept) -> Self {
         let is_printed = kept.file().is_none() || following.format.is_some();
-        Self { printer: is_printed.then(|| Printer::new(following.format)), kept }
+        Self { printer: is_printed.then(|| Printer::new(following.format)), kept, lines: Vec::new() }
     }
 
-    /// Whether lines must tell the names of their items.
-    pub(super) fn needs_names(&self) -> bool {
-        self.kept.needs_names()
-    }
-
-    /// Takes whole lines, all or, where something cannot be fetched now, none.
-    pub(super) async fn take(&mut self, client: &Client, lines: &[u8]) -> Result<(), Stop> {
+    /// Takes a page, all of it or, where something cannot be fetched now, nothing.
+    pub(super) async fn take(&mut self, client: &Client, page: Fetched) -> Result<(), Stop> {
         let as_they_come = |printer: &&mut Printer| printer.takes_lines() && self.kept.is_nothing();
         if let Some(printer) = self.printer.as_mut().filter(as_they_come) {
-            printer.lines(lines)?;
+            self.lines.clear();
+            page.write_lines(&mut self.lines).map_err(|error| broken(&error))?;
+            printer.lines(&self.lines)?;
             return Ok(printer.flush()?);
         }
-        let parsed: Result<Vec<Outcome>, String> =
-            lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(line::parse).collect();
-        let mut outcomes = parsed.map_err(|message| {
-            let message = format!("{}: {message}", client.url());
-            Stop::Cli(CliError::fault(message).hint("is it a results API of this version?"))
-        })?;
+        let outcomes = page.into_outcomes().map_err(|error| broken(&error))?;
+        let mut outcomes: Vec<Outcome> = outcomes.into_iter().map(Arc::unwrap_or_clone).collect();
         self.kept.keep(client, &mut outcomes).await?;
         let Some(printer) = &mut self.printer else { return Ok(()) };
         for outcome in &outcomes {

@@ -64,7 +64,7 @@ pub fn batch() -> Batch {
     }
 }
 
-fn outcome(index: u64, ending: Ending) -> Outcome {
+pub(super) fn outcome(index: u64, ending: Ending) -> Outcome {
     Outcome {
         index: ItemIndex(index),
         input: raw(&index),

@@ -46,7 +46,6 @@ mod read;
 mod record;
 mod script;
 mod shared;
-mod sink;
 mod trouble;
 mod verify;
 
@@ -63,7 +62,7 @@ use self::keys::{Index, Keys};
 use self::link::Link;
 use self::notify::Bell;
 use self::script::{Call, Script};
-use super::{Fetched, Order, Page, Progress, Store, StoreError, StoreErrorKind, Version};
+use super::{AtMost, Fetched, Order, Page, Progress, Store, StoreError, StoreErrorKind, Version};
 use crate::batch::{Batch, BatchId, unix_millis};
 use crate::outcome::{Outcome, Status};
 use crate::segment::Segment;
@@ -246,11 +245,13 @@ impl Store for Redis {
     }
 
     async fn read(&self, batch: &BatchId, order: Order, from: u64, limit: usize) -> Result<Page, StoreError> {
-        self.read_page(batch, order, from, limit).await
+        let fetched = self.fetch_page(batch, order, from, AtMost::entries(limit)).await?;
+        let (next, is_last) = (fetched.next(), fetched.is_last());
+        Ok(Page { outcomes: fetched.into_outcomes()?, next, is_last })
     }
 
-    async fn fetch(&self, batch: &BatchId, order: Order, from: u64, limit: usize) -> Result<Fetched, StoreError> {
-        self.fetch_page(batch, order, from, limit).await
+    async fn fetch(&self, batch: &BatchId, order: Order, from: u64, most: AtMost) -> Result<Fetched, StoreError> {
+        self.fetch_page(batch, order, from, most).await
     }
 
     async fn forget(&self, batch: &BatchId, order: Order, before: u64) -> Result<(), StoreError> {

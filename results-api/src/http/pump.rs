@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tidemill_core::batch::BatchId;
 use tidemill_core::outcome::Outcome;
-use tidemill_core::store::{Fetched, Order, Page, Shared, StoreError, Version};
+use tidemill_core::store::{AtMost, Fetched, Order, Page, Shared, StoreError, Version};
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,8 @@ const PAGE_BYTES: usize = 1 << 20;
 /// Outcomes in the first page, before anything is known of their size, and in any page.
 const FIRST_PAGE: u64 = 64;
 const MAX_PAGE: u64 = 8192;
+/// Segments in a page that goes out as it is; it becomes about four times as long where it is read.
+const SEGMENT_BYTES: usize = 512 << 10;
 /// How often a stream of events says that it lives; proxies end what is silent for a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -29,13 +31,23 @@ pub(super) enum Form {
     Lines,
     /// Server-sent events: the same objects, each with the place after it as its id.
     Events,
+    /// Segments as they are kept, in frames; whoever reads makes lines of them.
+    Segments,
+}
+
+/// Of which batch outcomes are, and how they are written.
+#[derive(Clone, Debug)]
+pub(super) struct Manner {
+    pub(super) batch: BatchId,
+    pub(super) form: Form,
+    /// Whether each object has the relative path of its item, as `name`.
+    pub(super) has_names: bool,
 }
 
 /// What is read, and how.
 #[derive(Debug)]
 pub(super) struct Pump {
     pub(super) store: Arc<dyn Shared>,
-    pub(super) batch: BatchId,
     pub(super) order: Order,
     /// The place of the next outcome.
     pub(super) next: u64,
@@ -43,9 +55,7 @@ pub(super) struct Pump {
     pub(super) left: u64,
     /// Whether it waits for outcomes to come, until the batch is complete.
     pub(super) follows: bool,
-    /// Whether each object has the relative path of its item, as `name`.
-    pub(super) has_names: bool,
-    pub(super) form: Form,
+    pub(super) manner: Manner,
     pub(super) stop: CancellationToken,
 }
 
@@ -79,8 +89,8 @@ pub(super) struct Running {
 /// A piece that is not bytes yet.
 #[derive(Debug)]
 pub(super) enum Piece {
-    /// Outcomes, from a place on.
-    Outcomes { fetched: Fetched, from: u64, form: Form, is_over: bool, page: Arc<AtomicU64> },
+    /// Outcomes; of as many as they are, the next page is made.
+    Outcomes { fetched: Fetched, manner: Manner, is_over: bool, page: Arc<AtomicU64> },
     /// A sign that a stream of events lives.
     Life,
 }
@@ -102,14 +112,14 @@ impl Pump {
         Ok((first, running))
     }
 
-    async fn fetch(&self, limit: u64) -> Result<Fetched, StoreError> {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        if !self.has_names {
-            return self.store.fetch(&self.batch, self.order, self.next, limit).await;
-        }
-        let page = self.store.read(&self.batch, self.order, self.next, limit).await?;
-        let (lines, next, is_last) = (page.outcomes.len() as u64, page.next, page.is_last);
-        Ok(Fetched::new(lines, next, is_last, move || Ok(with_names(&page.outcomes))))
+    async fn fetch(&self, page: u64) -> Result<Fetched, StoreError> {
+        let (count, bytes) = match self.manner.form {
+            Form::Lines | Form::Events => (page, usize::MAX),
+            // Not by what they were last: a page that ends within a segment has that sent twice.
+            Form::Segments => (MAX_PAGE, SEGMENT_BYTES),
+        };
+        let count = usize::try_from(count.min(self.left)).unwrap_or(usize::MAX);
+        self.store.fetch(&self.manner.batch, self.order, self.next, AtMost { count, bytes }).await
     }
 }
 
@@ -153,16 +163,16 @@ impl Running {
     async fn wait(&mut self) -> Result<bool, Broken> {
         let silent_until = self.silent_since + KEEP_ALIVE;
         let is_silence_long = async {
-            match self.pump.form {
+            match self.pump.manner.form {
                 Form::Events => tokio::time::sleep_until(silent_until).await,
-                Form::Lines => std::future::pending().await,
+                Form::Lines | Form::Segments => std::future::pending().await,
             }
         };
         tokio::select! {
             biased;
             // Before what has changed: a batch may go on changing, behind a gap.
             () = is_silence_long => Ok(false),
-            changed = self.pump.store.changed(&self.pump.batch, self.seen) => {
+            changed = self.pump.store.changed(&self.pump.manner.batch, self.seen) => {
                 self.seen = changed?;
                 Ok(true)
             }
@@ -172,27 +182,28 @@ impl Running {
 
     /// What is there now, at most a page.
     async fn piece(&mut self) -> Result<Piece, StoreError> {
-        let limit = self.page.load(Ordering::Relaxed).min(self.pump.left);
-        let from = self.pump.next;
         let fetched = match &self.known {
-            Some(outcome) => Page { outcomes: vec![Arc::clone(outcome)], next: 1, is_last: true }.into(),
-            None => self.pump.fetch(limit).await?,
+            Some(outcome) => {
+                let page = Page { outcomes: vec![Arc::clone(outcome)], next: 1, is_last: true };
+                Fetched::of(self.pump.order, 0, page)
+            }
+            None => self.pump.fetch(self.page.load(Ordering::Relaxed)).await?,
         };
-        self.pump.next = fetched.next;
-        self.pump.left -= fetched.lines.min(self.pump.left);
-        let is_dry = !self.pump.follows && fetched.lines == 0;
-        self.is_over = fetched.is_last || self.pump.left == 0 || is_dry;
-        let (form, is_over, page) = (self.pump.form, self.is_over, Arc::clone(&self.page));
-        Ok(Piece::Outcomes { fetched, from, form, is_over, page })
+        self.pump.next = fetched.next();
+        self.pump.left -= fetched.len().min(self.pump.left);
+        let is_dry = !self.pump.follows && fetched.is_empty();
+        self.is_over = fetched.is_last() || self.pump.left == 0 || is_dry;
+        let (manner, is_over, page) = (self.pump.manner.clone(), self.is_over, Arc::clone(&self.page));
+        Ok(Piece::Outcomes { fetched, manner, is_over, page })
     }
 }
 
 impl Piece {
     fn is_empty(&self) -> bool {
         match self {
-            Self::Outcomes { fetched, form, is_over, .. } => {
-                let has_end = *form == Form::Events && *is_over;
-                fetched.lines == 0 && !has_end
+            Self::Outcomes { fetched, manner, is_over, .. } => {
+                let has_end = manner.form == Form::Events && *is_over;
+                fetched.is_empty() && !has_end
             }
             Self::Life => false,
         }
@@ -200,27 +211,28 @@ impl Piece {
 
     /// The piece as bytes, which takes a moment of computing.
     pub(super) fn write(self) -> Result<Bytes, StoreError> {
-        let Self::Outcomes { fetched, from, form, is_over, page } = self else {
+        let Self::Outcomes { fetched, manner: Manner { batch, form, has_names }, is_over, page } = self else {
             return Ok(Bytes::from_static(b": still here\n\n"));
         };
-        let Fetched { lines: count, next, is_last, .. } = fetched;
-        let lines = fetched.write()?;
+        if form == Form::Segments {
+            return Ok(if fetched.is_empty() { Bytes::new() } else { fetched.into_frame(&batch).into() });
+        }
+        let (count, next, is_last) = (fetched.len(), fetched.next(), fetched.is_last());
+        let lines = if has_names { with_names(&fetched.into_outcomes()?) } else { fetched.into_lines()? };
         if count > 0 {
             // The next page gets as many outcomes as fit it, if they are like these.
             let each = (lines.len() as u64).div_ceil(count).max(1);
             page.store((PAGE_BYTES as u64 / each).clamp(1, MAX_PAGE), Ordering::Relaxed);
         }
-        Ok(match form {
-            Form::Lines => lines.into(),
-            Form::Events => {
-                let mut events = events(&lines, from, count);
-                if is_over {
-                    let end = format!("{{\"next\":{next},\"complete\":{is_last}}}");
-                    write_event(&mut events, next, "event: end\n", end.as_bytes());
-                }
-                events.into()
-            }
-        })
+        if form == Form::Lines {
+            return Ok(lines.into());
+        }
+        let mut events = events(&lines, next - count, count);
+        if is_over {
+            let end = format!("{{\"next\":{next},\"complete\":{is_last}}}");
+            write_event(&mut events, next, "event: end\n", end.as_bytes());
+        }
+        Ok(events.into())
     }
 }
 

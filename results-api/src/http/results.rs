@@ -1,7 +1,8 @@
 //! Results: outcomes as a stream that can be taken up again where it broke off.
 //!
 //! Lines: whoever asked for `from` and has received *n* lines goes on with `from` + *n*. A body that was cut short (no
-//! last chunk, in HTTP's words) is not the end. Events: each has as its id where to go on, and the last is `end`.
+//! last chunk, in HTTP's words) is not the end. Events: each has as its id where to go on, and the last is `end`. Segments:
+//! each frame says where to go on, and its outcomes are those of whole segments (see [`frame`]).
 
 use std::sync::Arc;
 
@@ -14,18 +15,20 @@ use futures::StreamExt as _;
 use serde::Deserialize;
 use tidemill_core::batch::BatchId;
 use tidemill_core::outcome::Outcome;
-use tidemill_core::store::{Order, StoreError};
+use tidemill_core::store::{AtMost, Order, StoreError, frame};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::asked::{Asked, Id, Index};
 use super::problem::Problem;
-use super::pump::{Broken, Form, Pump, Running};
+use super::pump::{Broken, Form, Manner, Pump, Running};
 use super::{ANSWER_WITHIN, Served};
 
 /// Where a browser's EventSource says how far it came.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+const EVENTS: &str = "text/event-stream";
 
 /// What may be asked of a batch's results.
 #[derive(Debug, Deserialize)]
@@ -75,13 +78,11 @@ pub(super) async fn answer(
     let received = resumed.map_or(0, |place| place.saturating_sub(reading.from));
     let pump = Pump {
         store: Arc::clone(&served.api.store),
-        batch,
         order: reading.order,
         next: resumed.unwrap_or(reading.from),
         left: reading.limit.saturating_sub(received),
         follows: reading.follow,
-        has_names: reading.names,
-        form,
+        manner: Manner { batch, form, has_names: reading.names },
         stop: served.stop.clone(),
     };
     let start = pump.next;
@@ -94,7 +95,8 @@ pub(super) async fn answer(
     }
     let media_type = match form {
         Form::Lines => "application/x-ndjson",
-        Form::Events => "text/event-stream",
+        Form::Events => EVENTS,
+        Form::Segments => frame::MEDIA_TYPE,
     };
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(media_type)),
@@ -150,19 +152,22 @@ pub(super) async fn item(
     Id(batch): Id,
     Index(index): Index,
 ) -> Result<Response, Problem> {
-    let fetched = served.api.store.fetch(&batch, Order::Input, index, 1).await?;
-    if fetched.lines == 0 {
+    let fetched = served.api.store.fetch(&batch, Order::Input, index, AtMost::entries(1)).await?;
+    if fetched.is_empty() {
         return Err(Problem::not_found("no_outcome", format!("item {index} of batch {batch} has no outcome")));
     }
-    Ok(([(header::CONTENT_TYPE, "application/json")], fetched.write()?).into_response())
+    Ok(([(header::CONTENT_TYPE, "application/json")], fetched.into_lines()?).into_response())
 }
 
 fn form(headers: &HeaderMap) -> Form {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let wants_events = accepted.flat_map(|value| value.split(',')).any(|kind| {
-        kind.split(';').next().map(str::trim).is_some_and(|kind| kind.eq_ignore_ascii_case("text/event-stream"))
-    });
-    if wants_events { Form::Events } else { Form::Lines }
+    let kinds = accepted.flat_map(|value| value.split(',')).filter_map(|kind| kind.split(';').next().map(str::trim));
+    let form = |kind: &str| match kind {
+        kind if kind.eq_ignore_ascii_case(EVENTS) => Some(Form::Events),
+        kind if kind.eq_ignore_ascii_case(frame::MEDIA_TYPE) => Some(Form::Segments),
+        _ => None,
+    };
+    kinds.filter_map(form).next().unwrap_or(Form::Lines)
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {

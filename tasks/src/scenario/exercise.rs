@@ -92,7 +92,7 @@ impl<E: Exercise> Task for Play<E> {
     fn cost(&self, batch: &E::Fields) -> Cost {
         let ticks = u32::try_from(self.0.ticks(batch)).unwrap_or(u32::MAX);
         let starts = if E::LANE == Lane::Process { PROCESS_COST } else { Duration::ZERO };
-        Cost(batch.common().tick.saturating_mul(ticks).saturating_add(starts))
+        Cost::of(batch.common().tick.saturating_mul(ticks).saturating_add(starts))
     }
 
     fn lane(&self, _batch: &E::Fields) -> Lane {

@@ -179,7 +179,7 @@ impl Task for Thermometers {
 
     fn cost(&self, batch: &Fields) -> Cost {
         let plan = Fields::default().over(batch);
-        Cost(plan.map_or(Duration::ZERO, |plan| plan.tick.saturating_mul(plan.samples as u32)))
+        Cost::of(plan.map_or(Duration::ZERO, |plan| plan.tick.saturating_mul(plan.samples as u32)))
     }
 
     fn timeout(&self, _batch: &Fields) -> Option<Duration> {

@@ -82,7 +82,7 @@ impl Task for Sleep {
     }
 
     fn cost(&self, tick: &Duration) -> Cost {
-        Cost(*tick)
+        Cost::of(*tick)
     }
 
     fn timeout(&self, tick: &Duration) -> Option<Duration> {

@@ -2,31 +2,22 @@
 
 use std::ops::RangeInclusive;
 
+use bytes::Bytes;
 use redis::{FromRedisValue, ParsingError, Pipeline, RedisResult, Value};
 
 use super::Redis;
 use crate::batch::BatchId;
+use crate::store::page::Entry;
 use crate::store::{StoreError, StoreErrorKind};
-
-/// A recorded segment.
-#[derive(Debug)]
-pub(super) struct Entry {
-    /// The place after its last outcome, in completion order.
-    pub(super) id: u64,
-    /// How many outcomes it has.
-    pub(super) count: u64,
-    /// The segment.
-    pub(super) json: Vec<u8>,
-}
 
 impl FromRedisValue for Entry {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
         let (id, fields): (String, Vec<(String, Value)>) = FromRedisValue::from_redis_value(value)?;
         let id = id.split('-').next().and_then(|id| id.parse().ok());
-        let mut entry = Self { id: id.ok_or("an entry's id is <place>-0")?, count: 0, json: Vec::new() };
+        let mut entry = Self { end: id.ok_or("an entry's id is <place>-0")?, count: 0, json: Bytes::new() };
         for (name, value) in fields {
             match name.as_str() {
-                "s" => entry.json = FromRedisValue::from_redis_value(value)?,
+                "s" => entry.json = Vec::from_redis_value(value)?.into(),
                 "n" => entry.count = FromRedisValue::from_redis_value(value)?,
                 _ => {}
             }

@@ -6,7 +6,7 @@ use std::ops::{Range, RangeInclusive};
 use redis::{FromRedisValue, Pipeline, RedisResult, Value};
 
 use super::plan::{BAND, PAGE, Token, is_set, tokens};
-use super::read::{ACTION, broken, check_kept};
+use super::read::{ACTION, check_kept};
 use super::{Redis, number};
 use crate::batch::BatchId;
 use crate::segment::MAX_INDEX;
@@ -65,7 +65,7 @@ impl Redis {
     }
 
     fn next_reply<T: FromRedisValue>(&self, replies: &mut impl Iterator<Item = Value>) -> Result<T, StoreError> {
-        T::from_redis_value(replies.next().unwrap_or(Value::Nil)).map_err(|error| broken(&error))
+        T::from_redis_value(replies.next().unwrap_or(Value::Nil)).map_err(|error| StoreError::broken(&error))
     }
 }
 

@@ -1,15 +1,12 @@
-//! Reading, in either order, as values or as text.
+//! Reading, in either order.
 
-use std::ops::Range;
-
-use super::entries::{self, Window};
+use super::entries::Window;
 use super::plan::{PAGE, Token};
 use super::prefix::Prefix;
-use super::sink::{Place, Sink, Text, Values};
 use super::{PROGRESS, Redis, number, progress_of};
 use crate::batch::BatchId;
-use crate::segment::{self, Entry, Head};
-use crate::store::{Fetched, Order, Page, StoreError, StoreErrorKind};
+use crate::store::page::Content;
+use crate::store::{AtMost, Fetched, Order, StoreError, StoreErrorKind};
 
 pub(super) const ACTION: &str = "read outcomes";
 
@@ -19,86 +16,35 @@ const PAGE_BYTES: usize = 8 << 20;
 /// Items a page, whatever is asked for.
 const PAGE_ITEMS: u64 = PAGE;
 
-/// A page as Redis has it.
-struct Raw {
-    entries: Vec<entries::Entry>,
-    order: Order,
-    /// What of the entries is on the page.
-    places: Range<u64>,
-    is_last: bool,
-}
-
-impl Raw {
-    /// Gives the sink the page's outcomes.
-    fn pour<S: Sink>(self, mut sink: S) -> Result<S, StoreError> {
-        let Self { entries, order, places, .. } = self;
-        let wanted = places.end - places.start;
-        let count = entries.iter().fold(0_u64, |count, entry| count.saturating_add(entry.count));
-        let bytes: u64 = entries.iter().map(|entry| entry.json.len() as u64).sum();
-        // Never more than was fetched, whatever count stands in the store.
-        sink.reserve(wanted.min(count) as usize, (bytes / count.max(1)) as usize);
-        for entry in entries {
-            let mut landed = entry.id.saturating_sub(entry.count);
-            visit(&entry.json, |head, outcome| {
-                let place = match order {
-                    Order::Input => outcome.index,
-                    Order::Completion => landed,
-                };
-                if places.contains(&place) {
-                    sink.put(head, outcome, Place { place, id: entry.id });
-                }
-                landed += 1;
-            })?;
-        }
-        let found = sink.arrange(places);
-        if found < wanted {
-            return Err(broken(&format_args!("{found} outcomes are where {wanted} were recorded")));
-        }
-        Ok(sink)
-    }
-}
-
 impl Redis {
-    pub(super) async fn read_page(
-        &self,
-        batch: &BatchId,
-        order: Order,
-        from: u64,
-        limit: usize,
-    ) -> Result<Page, StoreError> {
-        let raw = self.page(batch, order, from, limit).await?;
-        let (next, is_last) = (raw.places.end, raw.is_last);
-        Ok(Page { outcomes: raw.pour(Values::default())?.into_outcomes(), next, is_last })
-    }
-
     pub(super) async fn fetch_page(
         &self,
         batch: &BatchId,
         order: Order,
         from: u64,
-        limit: usize,
+        most: AtMost,
     ) -> Result<Fetched, StoreError> {
-        let raw = self.page(batch, order, from, limit).await?;
-        let Range { start, end } = raw.places;
-        Ok(Fetched::new(end - start, end, raw.is_last, || raw.pour(Text::default()).map(Text::into_lines)))
-    }
-
-    async fn page(&self, batch: &BatchId, order: Order, from: u64, limit: usize) -> Result<Raw, StoreError> {
-        let limit = (limit as u64).min(PAGE_ITEMS);
+        let limit = (most.count as u64).min(PAGE_ITEMS);
+        let window = Window::new(most.bytes.min(PAGE_BYTES));
         match order {
-            Order::Input => self.page_by_index(batch, from, limit).await,
-            Order::Completion => self.page_by_landing(batch, from, limit).await,
+            Order::Input => self.page_by_index(batch, from, limit, window).await,
+            Order::Completion => self.page_by_landing(batch, from, limit, window).await,
         }
     }
 
-    async fn page_by_index(&self, batch: &BatchId, from: u64, limit: u64) -> Result<Raw, StoreError> {
+    async fn page_by_index(
+        &self,
+        batch: &BatchId,
+        from: u64,
+        limit: u64,
+        mut window: Window,
+    ) -> Result<Fetched, StoreError> {
         let Prefix { mut upto, total, mut tokens } = self.prefix(batch, from, limit).await?;
         if upto == from.saturating_add(limit) {
             // There is more, and where the page ends is a choice.
             upto = whole_entries(&tokens, from, upto);
             tokens.retain(|token| token.first < upto);
         }
-        let mut window = Window::new(PAGE_BYTES);
         let mut entries = Vec::new();
         let mut rest = &tokens[..];
         while !rest.is_empty() {
@@ -115,10 +61,16 @@ impl Redis {
             }
         }
         let is_last = total.is_some_and(|total| upto >= total);
-        Ok(Raw { entries, order: Order::Input, places: from..upto, is_last })
+        Ok(Fetched { order: Order::Input, places: from..upto, is_last, content: Content::Entries(entries) })
     }
 
-    async fn page_by_landing(&self, batch: &BatchId, from: u64, limit: u64) -> Result<Raw, StoreError> {
+    async fn page_by_landing(
+        &self,
+        batch: &BatchId,
+        from: u64,
+        limit: u64,
+        mut window: Window,
+    ) -> Result<Fetched, StoreError> {
         let mut names = [""; PROGRESS.len() + 2];
         names[..PROGRESS.len()].copy_from_slice(&PROGRESS);
         names[PROGRESS.len()..].copy_from_slice(&["landed", "forgotten_completion"]);
@@ -127,7 +79,6 @@ impl Redis {
         let [landed, forgotten] = [0, 1].map(|place| number(fields[PROGRESS.len() + place].as_deref()));
         check_kept(from, forgotten)?;
         let end = from.saturating_add(limit).min(landed).max(from);
-        let mut window = Window::new(PAGE_BYTES);
         let mut entries = Vec::new();
         let mut next = from;
         while next < end && !window.is_full() {
@@ -140,15 +91,15 @@ impl Redis {
                 if next >= end {
                     break;
                 }
-                if entry.id.saturating_sub(entry.count) > next {
+                if entry.end.saturating_sub(entry.count) > next {
                     return Err(self.gone(ACTION, batch).await);
                 }
-                next = entry.id.min(end);
+                next = entry.end.min(end);
                 entries.push(entry);
             }
         }
         let is_last = progress.is_complete() && next >= landed;
-        Ok(Raw { entries, order: Order::Completion, places: from..next, is_last })
+        Ok(Fetched { order: Order::Completion, places: from..next, is_last, content: Content::Entries(entries) })
     }
 }
 
@@ -168,24 +119,4 @@ pub(super) fn check_kept(from: u64, forgotten: u64) -> Result<(), StoreError> {
         action: ACTION.into(),
         reason: format!("those before place {forgotten} are no longer kept"),
     })
-}
-
-/// Walks over an entry's outcomes.
-pub(super) fn visit(json: &[u8], mut each: impl FnMut(&Head, &Entry<'_>)) -> Result<(), StoreError> {
-    let walked = segment::visit(json, |head, entry| {
-        each(head, &entry);
-        Ok(())
-    });
-    walked.map(drop).map_err(|error| broken(&error))
-}
-
-/// What lies in Redis is not what we wrote there.
-pub(super) fn broken(error: &dyn std::fmt::Display) -> StoreError {
-    StoreError {
-        kind: StoreErrorKind::Broken,
-        action: ACTION.into(),
-        reason: format!(
-            "what the store holds is not what was written: {error}\ndoes something else use this Redis with the same store.prefix?"
-        ),
-    }
 }

@@ -8,12 +8,12 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 
 use super::plan::{BAND, PAGE, is_set, tokens};
-use super::read::visit;
 use super::trouble::Trouble;
 use super::{PROGRESS, Redis, millis, number, progress_of, script};
 use crate::batch::{Batch, BatchId, ItemIndex, unix_millis};
 use crate::broker::{Health, Heartbeat};
 use crate::outcome::Status;
+use crate::store::page::visit;
 use crate::store::{
     AtMost, BatchInfo, Books, DeadItem, LOST, MOST_MISSING, Shared, StoreError, StoreErrorKind, Tally, bytes_of,
 };

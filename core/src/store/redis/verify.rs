@@ -6,12 +6,12 @@ use std::ops::RangeInclusive;
 
 use redis::{Pipeline, RedisResult};
 
-use super::entries::{Entry, Window};
+use super::entries::Window;
 use super::plan::PAGE;
-use super::read::visit;
 use super::{PROGRESS, Redis, number, progress_of};
 use crate::batch::BatchId;
 use crate::outcome::Status;
+use crate::store::page::{Entry, visit};
 use crate::store::{Books, StoreError, StoreErrorKind};
 
 const ACTION: &str = "verify a batch";
@@ -163,7 +163,7 @@ impl Redis {
         let mut window = Window::new(BYTES);
         let mut entries = self.entries_up_to(batch, 1..=landed, window.size()).await?;
         while let Some(last) = entries.last() {
-            let rest = last.id + 1..=landed;
+            let rest = last.end + 1..=landed;
             window.add(&entries);
             window.clear();
             let fetching = self.entries_up_to(batch, rest, window.size());

@@ -1,12 +1,24 @@
 use super::*;
+use crate::store::frame::Frames;
 
 /// The page's lines, where to go on, and whether it is the last.
 async fn lines(store: &Redis, id: &BatchId, order: Order, from: u64, limit: usize) -> (String, u64, bool) {
-    let fetched = store.fetch(id, order, from, limit).await.unwrap();
-    let (lines, next, is_last) = (fetched.lines, fetched.next, fetched.is_last);
-    let text = String::from_utf8(fetched.write().unwrap()).unwrap();
-    assert_eq!(text.lines().count() as u64, lines);
+    let fetched = store.fetch(id, order, from, AtMost::entries(limit)).await.unwrap();
+    let (count, next, is_last) = (fetched.len(), fetched.next(), fetched.is_last());
+    let text = String::from_utf8(fetched.into_lines().unwrap()).unwrap();
+    assert_eq!(text.lines().count() as u64, count);
+    assert_eq!(by_frame(store, id, order, from, limit).await, (text.clone(), next));
     (text, next, is_last)
+}
+
+/// The same for somebody far away.
+async fn by_frame(store: &Redis, id: &BatchId, order: Order, from: u64, limit: usize) -> (String, u64) {
+    let frame = store.fetch(id, order, from, AtMost::entries(limit)).await.unwrap().into_frame(id);
+    let mut frames = Frames::default();
+    frames.push(&frame);
+    let page = frames.take().unwrap().unwrap();
+    let next = page.next();
+    (String::from_utf8(page.into_lines().unwrap()).unwrap(), next)
 }
 
 #[tokio::test]
@@ -89,6 +101,27 @@ async fn a_page_ends_when_it_has_enough_bytes_and_has_one_outcome_at_least() {
         assert_eq!(page.outcomes.len(), 3, "{order:?}");
         assert_eq!(store.read(&id, order, 11, 100).await.unwrap().outcomes.len(), 1);
         assert_eq!(read_all(&store, &id, order, 100).await.len(), 12);
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_is_fetched_has_whole_segments_of_about_the_bytes_that_it_may_have() {
+    let Some(store) = store() else { return };
+    let id = opened(&store, Some(40)).await;
+    for start in (0..40).step_by(4) {
+        let large = |index| outcome(index, Ending::Ok(raw(&"x".repeat(50_000))));
+        store.record(&id, &(start..start + 4).map(large).collect::<Vec<_>>()).await.unwrap();
+    }
+
+    for order in [Order::Input, Order::Completion] {
+        let mut next = 0;
+        let mut ends = Vec::new();
+        while next < 40 {
+            let fetched = store.fetch(&id, order, next, AtMost { count: 1000, bytes: 300_000 }).await.unwrap();
+            next = fetched.next();
+            ends.push(next);
+        }
+        assert_eq!(ends, [8, 16, 24, 32, 40], "{order:?}");
     }
 }
 

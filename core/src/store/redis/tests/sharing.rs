@@ -336,7 +336,8 @@ async fn a_dead_item_that_is_revived_can_have_another_outcome() {
     assert!(store.info(&id).await.unwrap().completed.is_some());
     let page = store.read(&id, Order::Input, 0, 10).await.unwrap();
     assert!(page.is_last && page.outcomes.iter().all(|outcome| outcome.status() == Status::Ok));
-    let text = String::from_utf8(store.fetch(&id, Order::Input, 0, 10).await.unwrap().write().unwrap()).unwrap();
+    let fetched = store.fetch(&id, Order::Input, 0, AtMost::entries(10)).await.unwrap();
+    let text = String::from_utf8(fetched.into_lines().unwrap()).unwrap();
     assert_eq!((text.lines().count(), text.contains("dead")), (3, false));
     let landed = store.read(&id, Order::Completion, 0, 10).await.unwrap();
     assert_eq!((landed.outcomes.len(), landed.is_last), (5, true));

@@ -71,20 +71,20 @@ impl Sink for Values {
 /// What a line has more than the outcome in a segment: the names of its fields, and who made it.
 const LINE_BYTES: usize = 128;
 
-/// Outcomes as lines.
-#[derive(Default)]
-pub(super) struct Text {
-    lines: Vec<u8>,
+/// Outcomes as lines, behind what stands in the text.
+pub(super) struct Text<'a> {
+    start: usize,
+    lines: &'a mut Vec<u8>,
     found: Vec<(Place, Range<usize>)>,
 }
 
-impl Text {
-    pub(super) fn into_lines(self) -> Vec<u8> {
-        self.lines
+impl<'a> Text<'a> {
+    pub(super) fn behind(lines: &'a mut Vec<u8>) -> Self {
+        Self { start: lines.len(), lines, found: Vec::new() }
     }
 }
 
-impl Sink for Text {
+impl Sink for Text<'_> {
     fn reserve(&mut self, count: usize, bytes: usize) {
         self.found.reserve(count);
         self.lines.reserve(count * (bytes + LINE_BYTES));
@@ -102,19 +102,19 @@ impl Sink for Text {
             queued: Duration::from_micros(entry.queued),
             run: Duration::from_micros(entry.run),
         };
-        line.write(&mut self.lines);
+        line.write(self.lines);
         self.lines.push(b'\n');
         self.found.push((at, start..self.lines.len()));
     }
 
     fn arrange(&mut self, places: Range<u64>) -> u64 {
         if arrange(&mut self.found, places) {
-            let lines = std::mem::take(&mut self.lines);
-            for (_, range) in &self.found {
-                self.lines.extend_from_slice(&lines[range.clone()]);
+            let lines = self.lines.split_off(self.start);
+            for (_, Range { start, end }) in &self.found {
+                self.lines.extend_from_slice(&lines[start - self.start..end - self.start]);
             }
         } else {
-            self.lines.truncate(self.found.last().map_or(0, |(_, range)| range.end));
+            self.lines.truncate(self.found.last().map_or(self.start, |(_, range)| range.end));
         }
         self.found.len() as u64
     }
