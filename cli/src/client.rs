@@ -62,6 +62,8 @@ pub(crate) enum Trouble {
     Refused,
     /// It failed.
     Fault,
+    /// It answers in a way that is not ours.
+    Strange,
 }
 
 impl ApiError {
@@ -97,6 +99,7 @@ impl From<ApiError> for CliError {
             ),
             Trouble::Refused => (Exit::Usage, ""),
             Trouble::Fault => (Exit::Fault, "the log of the results API tells more"),
+            Trouble::Strange => (Exit::Fault, "is it a results API, of this version or a later one?"),
         };
         let refused = Self::new(exit, error.message);
         if hint.is_empty() { refused } else { refused.hint(hint) }
@@ -201,7 +204,7 @@ impl Client {
     /// It is none, or of another version.
     pub(crate) fn strange(&self, reason: &str) -> ApiError {
         let message = format!("{} did not answer as a results API of this version does: {reason}", self.shown);
-        ApiError::new(Trouble::Fault, message)
+        ApiError::new(Trouble::Strange, message)
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
@@ -282,8 +285,7 @@ impl Client {
     /// One item's outcome.
     pub(crate) async fn outcome(&self, batch: &BatchId, index: ItemIndex) -> Result<Outcome, ApiError> {
         let line: Box<RawValue> = self.get(&format!("/v1/batches/{batch}/items/{index}")).await?;
-        line::parse(line.get().as_bytes())
-            .map_err(|message| ApiError::new(Trouble::Fault, format!("{}: {message}", self.shown)))
+        line::parse(line.get().as_bytes()).map_err(|message| self.strange(&message))
     }
 
     /// Begins to read a batch's outcomes, as frames.

@@ -25,8 +25,11 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// Ends the process as it stands. All that matters was done by whoever knows this exit; what the libraries would do
-    /// yet is to give memory back piece by piece, which the system does at once: some milliseconds of every command.
+    /// Ends the process as it stands. All that matters was done by whoever knows this exit, and who has printed has seen to
+    /// it that it is written; a thread that is held up by whoever reads it may still have standard output. What the
+    /// libraries would do yet is to give memory back piece by piece, which the system does at once: some milliseconds of
+    /// every command.
+    #[expect(clippy::disallowed_methods, reason = "the one place where a command ends")]
     pub(crate) fn end_process(self) -> ! {
         signal_hook::low_level::exit(i32::from(self as u8))
     }

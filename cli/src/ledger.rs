@@ -214,7 +214,7 @@ impl Ledger {
     }
 
     /// Whether the items' names are written.
-    pub(crate) fn has_names(&self) -> bool {
+    fn has_names(&self) -> bool {
         !matches!(self.form, Form::Ndjson)
     }
 

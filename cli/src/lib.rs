@@ -134,8 +134,6 @@ fn end(ended: Result<Exit, CliError>) -> ! {
         drop(write!(std::io::stderr().lock(), "{error}"));
         error.exit
     });
-    // Whoever has printed has seen to it that it went well; a line that has no end yet would be lost.
-    drop(std::io::stdout().flush());
     exit.end_process()
 }
 

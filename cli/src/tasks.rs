@@ -34,7 +34,8 @@ pub(crate) fn tasks(args: &Tasks, register: &Register) -> Result<Exit, CliError>
 
 /// Writes to standard output; whoever closed it wants no more.
 pub(crate) fn print(text: &str) -> Result<Exit, CliError> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(CliError::fault(format!("cannot print: {error}")))
         }

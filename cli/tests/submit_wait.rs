@@ -83,6 +83,29 @@ fn what_is_refused_is_told_though_nothing_is_accepted_yet() {
 }
 
 #[test]
+fn a_deadline_ends_it_though_nobody_reads_what_it_prints() {
+    let Some((cluster, _roles)) = cluster() else { return };
+
+    let mut talk = Talk::start(&cluster, &["--deadline", "3s"]);
+    // Ten times as much as a pipe takes.
+    for input in 0..5000 {
+        writeln!(talk.inputs, "{input}").unwrap();
+    }
+    let since = Instant::now();
+    let ended = loop {
+        if let Some(ended) = talk.child.try_wait().unwrap() {
+            break ended;
+        }
+        assert!(since.elapsed() < PATIENCE, "it does not end");
+        breathe();
+    };
+
+    let (_, _, said) = talk.end();
+    assert_eq!(ended.code(), Some(4), "{said}");
+    assert!(said.contains("the deadline is over"), "{said}");
+}
+
+#[test]
 fn outcomes_come_while_inputs_are_still_to_come() {
     let Some((cluster, _roles)) = cluster() else { return };
 

@@ -9,8 +9,9 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 use support::{Ended, root, tidemill};
+use tidemill_core::store::frame::Frames;
 use tidemill_core::wire::{Type, decode};
-use tidemill_testing::{Rabbit, Redis, or_skip, skip, unique};
+use tidemill_testing::{Rabbit, Redis, free_port, or_skip, skip, unique};
 
 /// A cluster of its own on servers that others use too.
 struct World {
@@ -18,6 +19,8 @@ struct World {
     redis: Redis,
     prefix: String,
     packages: String,
+    /// Where its results API listens.
+    api: String,
 }
 
 /// A process that ends with its value.
@@ -42,7 +45,7 @@ fn sandbox() -> Option<World> {
             return None;
         }
     };
-    Some(World { rabbit, redis, prefix: unique(), packages })
+    Some(World { rabbit, redis, prefix: unique(), packages, api: format!("127.0.0.1:{}", free_port()) })
 }
 
 impl World {
@@ -54,7 +57,7 @@ impl World {
             .env("TIDEMILL__BROKER__PREFIX", &self.prefix)
             .env("TIDEMILL__STORE__URL", self.redis.url())
             .env("TIDEMILL__STORE__PREFIX", &self.prefix)
-            .env("TIDEMILL__API__LISTEN", "127.0.0.1:0")
+            .env("TIDEMILL__API__LISTEN", &self.api)
             .env("TIDEMILL__WORKER__NAME", "ours");
         Role(command.spawn().unwrap())
     }
@@ -70,8 +73,9 @@ impl World {
     /// Publishes a batch and reads all there is of it.
     fn submit(&self, task: &str, options: &Value, priority: &str, inputs: &[Value]) -> Value {
         let inputs: Vec<String> = inputs.iter().map(Value::to_string).collect();
-        let (url, options) = (self.redis.url(), options.to_string());
-        let mut args = vec!["--redis", &url, "--task", task, "--options", &options, "--priority", priority, "--"];
+        let (url, http, options) = (self.redis.url(), format!("http://{}", self.api), options.to_string());
+        let mut args =
+            vec!["--redis", &url, "--http", &http, "--task", task, "--options", &options, "--priority", priority, "--"];
         args.extend(inputs.iter().map(String::as_str));
         answer(&mut self.python("submit", &args))
     }
@@ -89,8 +93,11 @@ fn field(found: &Value, order: &str, name: &str) -> Vec<Value> {
     found[order].as_array().unwrap().iter().map(|outcome| outcome[name].clone()).collect()
 }
 
-/// Whether the completion order has the same outcomes as the input order.
+/// Whether the completion order has the same outcomes as the input order, and what came over HTTP those of Redis.
 fn assert_same_in_both_orders(found: &Value) {
+    for order in ["input", "completion"] {
+        assert_eq!(found["framed"][order], found[order]);
+    }
     let mut landed = found["completion"].as_array().unwrap().clone();
     landed.sort_by_key(|outcome| outcome["index"].as_u64());
     assert_eq!(&landed, found["input"].as_array().unwrap());
@@ -180,6 +187,7 @@ fn a_message_that_cannot_be_read_lies_among_the_dead_letters_with_its_reason() {
 fn the_examples_of_the_page_are_what_the_code_reads() {
     let page = std::fs::read_to_string(root().join("docs/wire.md")).unwrap();
     let (mut kind, mut seen, mut lines) = ("", Vec::new(), page.lines());
+    let mut frames = Frames::default();
     while let Some(line) = lines.next() {
         if let Some(named) = line.strip_prefix("Type `") {
             kind = named.split('`').next().unwrap();
@@ -187,7 +195,11 @@ fn the_examples_of_the_page_are_what_the_code_reads() {
             let example = lines.next().unwrap();
             let body = decode(kind, example.to_owned().into()).unwrap_or_else(|error| panic!("{kind}: {error}"));
             seen.push(body.kind().unwrap());
+        } else if line.starts_with("{\"order\":") {
+            // Its segments are not shown.
+            frames.push(format!("{line}\n{:240}", "").as_bytes());
         }
     }
     assert_eq!(seen, Type::ALL);
+    assert_eq!(frames.take().unwrap().map(|page| page.next()), Some(3));
 }

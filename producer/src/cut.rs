@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tidemill_core::chunk::Item;
 use tidemill_core::task::Cost;
+use tokio::time::Instant;
 
 /// What a message costs of everybody's time: as much work is in the first one, where the task knows how much that is.
 const MESSAGE: Duration = Duration::from_micros(200);
@@ -50,11 +51,14 @@ pub(crate) struct Cutter {
     of_this_size: usize,
     items: Vec<Item>,
     bytes: u64,
+    /// When the first of them came.
+    begun: Instant,
 }
 
 impl Cutter {
     pub(crate) fn new(cut: Cut) -> Self {
-        Self { cut, size: cut.first_items, of_this_size: 0, items: Vec::with_capacity(cut.first_items), bytes: 0 }
+        let items = Vec::with_capacity(cut.first_items);
+        Self { cut, size: cut.first_items, of_this_size: 0, items, bytes: 0, begun: Instant::now() }
     }
 
     /// Adds an item; gives a chunk's items when they are complete, which may be the ones before this.
@@ -62,6 +66,9 @@ impl Cutter {
         let bytes = item.weight_bytes();
         let complete =
             if !self.items.is_empty() && self.bytes + bytes > self.cut.max_bytes { self.take() } else { None };
+        if self.items.is_empty() {
+            self.begun = Instant::now();
+        }
         self.items.push(item);
         self.bytes += bytes;
         if complete.is_none() && self.items.len() >= self.size {
@@ -73,6 +80,11 @@ impl Cutter {
     /// Whether no item waits for the rest of its chunk.
     pub(crate) fn is_empty(&self) -> bool {
         self.items.is_empty()
+    }
+
+    /// Since when an item waits for the rest of its chunk.
+    pub(crate) fn begun(&self) -> Option<Instant> {
+        (!self.items.is_empty()).then_some(self.begun)
     }
 
     /// The items of the last chunk.

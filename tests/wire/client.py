@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Speaks docs/wire.md with nothing but pika and redis-py: publishes batches, reads their outcomes, and works.
 
-usage: client.py submit --amqp URL --redis URL --prefix P --task T [--options JSON] [--chunk N] INPUT…
+usage: client.py submit --amqp URL --redis URL --http URL --prefix P --task T [--options JSON] [--chunk N] INPUT…
        client.py work --amqp URL --prefix P --lane L
        client.py refused --amqp URL --prefix P --type TYPE --body TEXT
 
-`submit` prints one JSON object: the batch, its counts, its outcomes in input order and in completion order. `work` takes
-chunks until it is ended. `refused` publishes what no collector can read and prints the dead letter that becomes of it.
+`submit` prints one JSON object: the batch, its counts, its outcomes in input order and in completion order, from Redis and,
+as frames, over HTTP. `work` takes chunks until it is ended. `refused` publishes what no collector can read and prints the dead letter that becomes of it.
 cli/tests/wire.rs runs all three. Written from the page, not from the code; keep it so.
 """
 
@@ -16,6 +16,7 @@ import os
 import random
 import sys
 import time
+import urllib.request
 import uuid
 from functools import partial
 
@@ -35,6 +36,7 @@ def main():
     words = parser.add_subparsers(required=True)
     submitting = words.add_parser("submit")
     submitting.add_argument("--redis", required=True)
+    submitting.add_argument("--http", required=True)
     submitting.add_argument("--task", required=True)
     submitting.add_argument("--options", type=json.loads, default={})
     submitting.add_argument("--chunk", type=int, default=7)
@@ -152,6 +154,7 @@ def submit(arguments):
     outcomes = Outcomes(redis.Redis.from_url(arguments.redis), arguments.prefix, batch["id"])
     found = {"batch": batch["id"], "input": list(outcomes.in_input_order())}
     found |= {"completion": list(outcomes.in_completion_order()), "counts": outcomes.counts()}
+    found["framed"] = {order: list(framed(arguments.http, batch["id"], order)) for order in ("input", "completion")}
     json.dump(found, sys.stdout)
 
 
@@ -244,6 +247,22 @@ def read(segment):
         elif status in ("failed", "dead"):
             outcome["error"] = result
         yield outcome
+
+
+def framed(url, batch, order):
+    """Reads a batch's outcomes over HTTP."""
+    accept = {"Accept": "application/vnd.tidemill.segments"}
+    request = urllib.request.Request(f"{url}/v1/batches/{batch}/results?order={order}", headers=accept)
+    with urllib.request.urlopen(request, timeout=WITHIN_SECONDS) as answer:
+        while line := answer.readline():
+            head, found = json.loads(line), {}
+            segments = [(end, count, read(answer.read(size))) for end, count, size in head["segments"]]
+            for end, count, outcomes in sorted(segments, key=lambda segment: segment[0]):
+                for nth, outcome in enumerate(outcomes):
+                    place = outcome["index"] if order == "input" else end - count + nth
+                    if head["from"] <= place < head["next"]:
+                        found[place] = outcome
+            yield from (found[place] for place in range(head["from"], head["next"]))
 
 
 # A worker

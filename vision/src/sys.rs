@@ -53,9 +53,9 @@ pub(crate) fn keep_freed_memory() {
     }
 }
 
-/// From now on the process ends without the destructors of libtorch where threads are still within it: those that compute
-/// would have taken from under them what they use, and a command that was to end with 130 would crash. Nothing is lost by
-/// that: Rust's own output has been written by then, and the rest is memory.
+/// From now on a process that ends in order, as a test's does, ends without the destructors of libtorch where threads are
+/// still within it: those that compute would have taken from under them what they use, and it would crash. Nothing is lost
+/// by that: Rust's own output has been written by then, and the rest is memory. (Our command has no destructors at its end.)
 pub(crate) fn leave_threads_behind() {
     #[cfg(target_env = "gnu")]
     {

@@ -77,11 +77,17 @@ impl<'a> Reader<'a> {
             while let Some(piece) = response.chunk().await.map_err(|error| self.client.unreachable(error))? {
                 frames.push(&piece);
                 while let Some(page) = frames.take().map_err(|error| self.client.strange(&error.to_string()))? {
+                    if !page.is_from(wanted.order, self.place.load(Ordering::Relaxed)) {
+                        return Err(self.client.strange("it sends other outcomes than were asked for").into());
+                    }
                     let next = page.next();
                     self.sink.take(self.client, page).await?;
                     self.place.store(next, Ordering::Relaxed);
                     self.patience.has_got_on();
                 }
+            }
+            if !frames.is_empty() {
+                return Ok(None);
             }
         }
         let info = self.client.batch(self.batch).await?;

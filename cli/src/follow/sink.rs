@@ -50,8 +50,8 @@ impl From<io::Error> for Stop {
 }
 
 /// What came is no outcomes: it would be none the next time either.
-fn broken(error: &StoreError) -> CliError {
-    CliError::fault(error.to_string())
+fn broken(client: &Client, error: &StoreError) -> CliError {
+    CliError::fault(format!("the results API at {}: {}", client.url(), error.reason))
 }
 
 impl Sink {
@@ -65,11 +65,11 @@ impl Sink {
         let as_they_come = |printer: &&mut Printer| printer.takes_lines() && self.kept.is_nothing();
         if let Some(printer) = self.printer.as_mut().filter(as_they_come) {
             self.lines.clear();
-            page.write_lines(&mut self.lines).map_err(|error| broken(&error))?;
+            page.write_lines(&mut self.lines).map_err(|error| broken(client, &error))?;
             printer.lines(&self.lines)?;
             return Ok(printer.flush()?);
         }
-        let outcomes = page.into_outcomes().map_err(|error| broken(&error))?;
+        let outcomes = page.into_outcomes().map_err(|error| broken(client, &error))?;
         let mut outcomes: Vec<Outcome> = outcomes.into_iter().map(Arc::unwrap_or_clone).collect();
         self.kept.keep(client, &mut outcomes).await?;
         let Some(printer) = &mut self.printer else { return Ok(()) };

@@ -25,10 +25,12 @@ use crate::wire::Malformed;
 /// Bytes of frames, as HTTP calls them.
 pub const MEDIA_TYPE: &str = "application/vnd.tidemill.segments";
 
-/// A head has no more: a page has 65,536 outcomes at most, and each may have a segment of its own.
+/// A page has no more outcomes.
+const MOST: u64 = 65_536;
+/// A head has no more: three numbers for each outcome, which may have a segment of its own.
 const HEAD_BYTES: usize = 4 << 20;
-/// The segments of a frame have no more: sixteen are fetched at once, of a message each at the very most.
-const BODY_BYTES: usize = 512 << 20;
+/// The segments of a frame have no more, or who sent it had no room for them either.
+const BODY_BYTES: usize = 1 << 30;
 
 /// What stands before the segments of a frame.
 #[derive(Debug, Serialize, Deserialize)]
@@ -82,7 +84,6 @@ impl Frames {
             },
         };
         if self.bytes.len() < needed {
-            self.bytes.reserve(needed - self.bytes.len());
             self.begun = Some((head, needed));
             return Ok(None);
         }
@@ -91,6 +92,11 @@ impl Frames {
         let entry = |(end, count, bytes)| Entry { end, count, json: body.split_to(bytes) };
         let content = Content::Entries(segments.into_iter().map(entry).collect());
         Ok(Some(Fetched { order, places: from..next, is_last: false, content }))
+    }
+
+    /// Whether nothing is left of the stream: no part of a page.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.begun.is_none()
     }
 
     fn head(&mut self) -> Result<Option<(Head, usize)>, Malformed> {
@@ -102,7 +108,7 @@ impl Frames {
         let line = self.bytes.split_to(end + 1);
         let head: Head = serde_json::from_slice(&line).map_err(|error| wrong(&error.to_string()))?;
         let needed = head.segments.iter().fold(0_usize, |sum, (_, _, bytes)| sum.saturating_add(*bytes));
-        if head.from > head.next || needed > BODY_BYTES {
+        if head.next.checked_sub(head.from).is_none_or(|count| count > MOST) || needed > BODY_BYTES {
             return Err(wrong(&format!("places {} to {}, {needed} bytes", head.from, head.next)));
         }
         Ok(Some((head, needed)))
@@ -167,6 +173,10 @@ mod tests {
                 }
             }
             assert_eq!(found, expected, "{bytes} bytes at a time");
+            assert!(frames.is_empty());
+            frames.push(&stream[..stream.len() - 1]);
+            while frames.take().unwrap().is_some() {}
+            assert!(!frames.is_empty(), "a part of the last one is left");
         }
     }
 
@@ -185,6 +195,7 @@ mod tests {
         for (bytes, reason) in [
             (&b"<html>\n"[..], "the head of a frame: expected value"),
             (b"{\"order\":\"input\",\"from\":3,\"next\":2,\"segments\":[]}\n", "places 3 to 2"),
+            (b"{\"order\":\"input\",\"from\":0,\"next\":65537,\"segments\":[]}\n", "places 0 to 65537"),
             (
                 b"{\"order\":\"input\",\"from\":0,\"next\":1,\"segments\":[[1,1,18446744073709551615],[2,1,9]]}\n",
                 "bytes",
@@ -204,9 +215,9 @@ mod tests {
             let body = r#"{"v":1,"batch":"b","worker":"w","device":"","outcomes":[[0,"ok",1,2,1,0,0]]}"#;
             let most = u64::MAX;
             let head =
-                format!(r#"{{"order":"{order}","from":0,"next":{most},"segments":[[{most},{most},{}]]}}"#, body.len());
+                format!(r#"{{"order":"{order}","from":0,"next":{MOST},"segments":[[{MOST},{most},{}]]}}"#, body.len());
             let error = error_of(format!("{head}\n{body}").as_bytes());
-            assert!(error.contains("1 outcomes are where 18446744073709551615 were recorded"), "{error}");
+            assert!(error.contains("outcomes are where 65536 were recorded"), "{error}");
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::outcome::Outcome;
 use crate::segment::{self, Head, Segment};
 
 /// No outcome in a segment is shorter: `[0,"ok",0,0,1,0,0]` and a comma.
-const SHORTEST_BYTES: u64 = 20;
+const SHORTEST_BYTES: u64 = 19;
 
 /// Outcomes that can be read now.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +73,11 @@ impl Fetched {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
+    }
+
+    /// Whether it begins there, in that order.
+    pub fn is_from(&self, order: Order, place: u64) -> bool {
+        (self.order, self.places.start) == (order, place)
     }
 
     /// Where to go on reading.

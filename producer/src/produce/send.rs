@@ -14,6 +14,7 @@ use tidemill_core::failpoint::reach;
 use tidemill_core::outcome::Outcome;
 use tidemill_core::task::Lane;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::sieve::Sieve;
@@ -22,7 +23,7 @@ use crate::cut::Cutter;
 use crate::inputs::{Input, Inputs};
 use crate::window::Window;
 
-/// How long an unfinished chunk waits for more inputs.
+/// How long the first item of a chunk waits for the others.
 const LINGER: Duration = Duration::from_millis(20);
 /// Inputs that are made ready at the same time.
 const READYING: usize = 8;
@@ -72,7 +73,8 @@ impl<'p, 'a> Sending<'p, 'a> {
     ) -> Result<Option<Option<Vec<Input>>>, ProduceError> {
         let window = self.producer.window;
         if !window.is_some_and(Window::is_full) {
-            match stop.run_until_cancelled(tokio::time::timeout(LINGER, inputs.next())).await {
+            let until = cutter.begun().unwrap_or_else(Instant::now) + LINGER;
+            match stop.run_until_cancelled(tokio::time::timeout_at(until, inputs.next())).await {
                 Some(Ok(bundle)) => return Ok(Some(bundle)),
                 Some(Err(_)) => {}
                 None => return Ok(None),

@@ -84,6 +84,18 @@ async fn produce(
     let (send, inputs) = Inputs::channel();
     send.send(files.iter().map(|file| Input::value(raw(file))).collect()).await.unwrap();
     drop(send);
+    let under_way = UnderWay { messages, bytes: u64::MAX };
+    produce_from(broker, Some(ready), Cut::fixed(1, u64::MAX), under_way, inputs, accepted).await
+}
+
+async fn produce_from(
+    broker: &Embedded,
+    ready: Option<&dyn Ready>,
+    cut: Cut,
+    under_way: UnderWay,
+    inputs: Inputs,
+    accepted: watch::Sender<u64>,
+) -> Result<Produced, ProduceError> {
     let job = Register::default().compute(Any).find("test.any").unwrap().prepare(RawValue::NULL).unwrap();
     let batch = Batch {
         id: BatchId::new(),
@@ -94,16 +106,8 @@ async fn produce(
         priority: Priority::default(),
         expires: None,
     };
-    let producer = Producer {
-        broker,
-        store: None,
-        cut: Cut::fixed(1, u64::MAX),
-        window: None,
-        under_way: UnderWay { messages, bytes: u64::MAX },
-        max_input_bytes: usize::MAX,
-        ready: Some(ready),
-        accepted,
-    };
+    let producer =
+        Producer { broker, store: None, cut, window: None, under_way, max_input_bytes: usize::MAX, ready, accepted };
     let span = Span { from: 0, seal_when_stopped: true };
     producer.produce(Arc::new(batch), &*job, inputs, span, &CancellationToken::new()).await
 }
@@ -171,4 +175,30 @@ async fn whatever_is_ready_first_each_has_its_place() {
         sent.extend(chunk.items.iter().map(|item| item.index.0));
     }
     assert_eq!((produced.total, sent), (5, vec![0, 2, 3, 4]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_item_waits_for_the_others_of_its_chunk_no_longer_because_they_keep_coming() {
+    let (broker, started) = (Embedded::new(u64::MAX), Instant::now());
+    let (send, inputs) = Inputs::channel();
+    let accepted = watch::Sender::new(0);
+    let mut seen = accepted.subscribe();
+    let feeding = async {
+        for _ in 0..100 {
+            send.send(vec![Input::value(raw("x"))]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(15)).await;
+        }
+        drop(send);
+    };
+    let first = async {
+        seen.wait_for(|accepted| *accepted >= 1).await.unwrap();
+        started.elapsed()
+    };
+
+    let under_way = UnderWay { messages: 8, bytes: u64::MAX };
+    let producing = produce_from(&broker, None, Cut::fixed(1000, u64::MAX), under_way, inputs, accepted);
+    let (produced, first, ()) = tokio::join!(producing, first, feeding);
+
+    assert_eq!(produced.unwrap(), Produced { total: 100, is_whole: true });
+    assert!(first < Duration::from_millis(30), "{first:?}");
 }

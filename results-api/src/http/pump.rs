@@ -19,8 +19,10 @@ const PAGE_BYTES: usize = 1 << 20;
 /// Outcomes in the first page, before anything is known of their size, and in any page.
 const FIRST_PAGE: u64 = 64;
 const MAX_PAGE: u64 = 8192;
-/// Segments in a page that goes out as it is; it becomes about four times as long where it is read.
+/// A page of segments: about so many bytes, which become four times as many where they are read, and at most so many
+/// outcomes. Our own segments are never longer.
 const SEGMENT_BYTES: usize = 512 << 10;
+const SEGMENT_PAGE: u64 = 16_384;
 /// How often a stream of events says that it lives; proxies end what is silent for a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -116,7 +118,7 @@ impl Pump {
         let (count, bytes) = match self.manner.form {
             Form::Lines | Form::Events => (page, usize::MAX),
             // Not by what they were last: a page that ends within a segment has that sent twice.
-            Form::Segments => (MAX_PAGE, SEGMENT_BYTES),
+            Form::Segments => (SEGMENT_PAGE, SEGMENT_BYTES),
         };
         let count = usize::try_from(count.min(self.left)).unwrap_or(usize::MAX);
         self.store.fetch(&self.manner.batch, self.order, self.next, AtMost { count, bytes }).await

@@ -135,8 +135,9 @@ impl Task for Map {
         Ok(Plan { text, expression, device })
     }
 
-    fn cost(&self, _plan: &Plan) -> Cost {
-        Cost::micros(1).even()
+    fn cost(&self, plan: &Plan) -> Cost {
+        // An operator takes some 10 ns, and a few characters.
+        Cost::micros(1 + plan.text.len() as u64 / 256).even()
     }
 
     fn lane(&self, plan: &Plan) -> Lane {

@@ -30,8 +30,11 @@ impl FromRedisValue for Entry {
 /// largest of the last ones. Small ones may be followed by large ones, so that it grows step by step and has an end.
 #[derive(Debug)]
 pub(super) struct Window {
-    budget: usize,
+    /// What is wanted, and what there may be where that is not enough to be of use.
+    wanted: usize,
+    most: usize,
     bytes: usize,
+    outcomes: u64,
     last: Fetched,
 }
 
@@ -50,8 +53,8 @@ impl Window {
     /// they have some 100 KiB each, as those of large batches do, it added two fifths to all of Redis' work for them.)
     const MOST: usize = 16;
 
-    pub(super) fn new(budget: usize) -> Self {
-        Self { budget, bytes: 0, last: Fetched::default() }
+    pub(super) fn new(wanted: usize, most: usize) -> Self {
+        Self { wanted: wanted.min(most), most, bytes: 0, outcomes: 0, last: Fetched::default() }
     }
 
     pub(super) fn size(&self) -> usize {
@@ -59,7 +62,8 @@ impl Window {
         if entries == 0 {
             return Self::FIRST;
         }
-        let fitting = self.budget.saturating_sub(self.bytes) / largest.max(1);
+        let budget = if self.has_enough() { self.most } else { self.wanted };
+        let fitting = budget.saturating_sub(self.bytes) / largest.max(1);
         fitting.min(Self::GROWTH * entries).clamp(1, Self::MOST)
     }
 
@@ -73,11 +77,14 @@ impl Window {
     pub(super) fn add(&mut self, entries: &[Entry]) {
         let sizes = entries.iter().map(|entry| entry.json.len());
         self.bytes += sizes.clone().sum::<usize>();
-        self.last = Fetched {
-            entries: entries.len(),
-            outcomes: entries.iter().map(|entry| entry.count).sum(),
-            largest: sizes.max().unwrap_or(0),
-        };
+        let outcomes = entries.iter().fold(0_u64, |sum, entry| sum.saturating_add(entry.count));
+        self.outcomes = self.outcomes.saturating_add(outcomes);
+        self.last = Fetched { entries: entries.len(), outcomes, largest: sizes.max().unwrap_or(0) };
+    }
+
+    /// How many outcomes were fetched.
+    pub(super) fn outcomes(&self) -> u64 {
+        self.outcomes
     }
 
     /// All that was fetched is done with.
@@ -85,8 +92,12 @@ impl Window {
         self.bytes = 0;
     }
 
+    pub(super) fn has_enough(&self) -> bool {
+        self.bytes >= self.wanted
+    }
+
     pub(super) fn is_full(&self) -> bool {
-        self.bytes >= self.budget
+        self.bytes >= self.most
     }
 }
 

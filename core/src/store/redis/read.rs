@@ -25,7 +25,7 @@ impl Redis {
         most: AtMost,
     ) -> Result<Fetched, StoreError> {
         let limit = (most.count as u64).min(PAGE_ITEMS);
-        let window = Window::new(most.bytes.min(PAGE_BYTES));
+        let window = Window::new(most.bytes, PAGE_BYTES);
         match order {
             Order::Input => self.page_by_index(batch, from, limit, window).await,
             Order::Completion => self.page_by_landing(batch, from, limit, window).await,
@@ -53,9 +53,11 @@ impl Redis {
             window.add(&fetched);
             entries.extend(fetched);
             rest = later;
-            // All that can hold items before the next entry's first are here.
+            // All that can hold items before the next entry's first are here. Where many entries lie over one another, as of
+            // items that end in random order, these are few at first, and the next page would have all entries once more.
             let frontier = rest.first().map_or(upto, |next| next.first);
-            if window.is_full() && frontier > from {
+            let is_worth_it = frontier.saturating_sub(from) >= window.outcomes().div_ceil(2);
+            if frontier > from && (window.is_full() || (window.has_enough() && is_worth_it)) {
                 upto = upto.min(frontier);
                 break;
             }
@@ -78,17 +80,19 @@ impl Redis {
         let progress = progress_of(&fields);
         let [landed, forgotten] = [0, 1].map(|place| number(fields[PROGRESS.len() + place].as_deref()));
         check_kept(from, forgotten)?;
-        let end = from.saturating_add(limit).min(landed).max(from);
+        let mut end = from.saturating_add(limit).min(landed).max(from);
         let mut entries = Vec::new();
         let mut next = from;
-        while next < end && !window.is_full() {
+        while next < end && !window.has_enough() {
             let fetched = self.entries_between(ACTION, batch, next + 1..=landed, window.size_for(end - next)).await?;
             if fetched.is_empty() {
                 return Err(self.gone(ACTION, batch).await);
             }
             window.add(&fetched);
             for entry in fetched {
-                if next >= end {
+                let is_cut_at_will = entry.end > end && next - from >= (end - from).div_ceil(2);
+                if next >= end || is_cut_at_will {
+                    end = end.min(next);
                     break;
                 }
                 if entry.end.saturating_sub(entry.count) > next {

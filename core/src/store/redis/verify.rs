@@ -160,7 +160,7 @@ impl Redis {
     }
 
     async fn count_entries(&self, batch: &BatchId, landed: u64, count: &mut Count) -> Result<(), StoreError> {
-        let mut window = Window::new(BYTES);
+        let mut window = Window::new(BYTES, BYTES);
         let mut entries = self.entries_up_to(batch, 1..=landed, window.size()).await?;
         while let Some(last) = entries.last() {
             let rest = last.end + 1..=landed;

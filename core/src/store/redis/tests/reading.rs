@@ -126,6 +126,41 @@ async fn a_page_that_is_fetched_has_whole_segments_of_about_the_bytes_that_it_ma
 }
 
 #[tokio::test]
+async fn pages_of_segments_that_lie_over_one_another_are_worth_what_is_fetched_for_them() {
+    let Some(store) = store() else { return };
+    let id = opened(&store, Some(4000)).await;
+    // Forty makers, each of whom reports a hundred items from all over the batch.
+    for maker in 0..40 {
+        let padded = |index| outcome(index, Ending::Ok(raw(&"x".repeat(300))));
+        store.record(&id, &(0..100).map(|nth| padded(nth * 40 + maker)).collect::<Vec<_>>()).await.unwrap();
+    }
+
+    let (mut next, mut pages) = (0, 0);
+    while next < 4000 {
+        let fetched = store.fetch(&id, Order::Input, next, AtMost { count: 4000, bytes: 100_000 }).await.unwrap();
+        next = fetched.next();
+        pages += 1;
+    }
+
+    assert!(pages <= 2, "{pages} pages, each with all of the segments");
+}
+
+#[tokio::test]
+async fn a_page_in_the_order_of_landing_ends_with_a_segment_where_that_leaves_half_of_it() {
+    let Some(store) = store() else { return };
+    let id = opened(&store, Some(60)).await;
+    for start in [0, 20, 40] {
+        store.record(&id, &oks(start..start + 20)).await.unwrap();
+    }
+    let ends = [(0, 30), (0, 45), (0, 39), (20, 100), (0, 10)].map(|(from, limit)| (&store, &id, from, limit));
+    let mut found = Vec::new();
+    for (store, id, from, limit) in ends {
+        found.push(store.fetch(id, Order::Completion, from, AtMost::entries(limit)).await.unwrap().next());
+    }
+    assert_eq!(found, [20, 40, 20, 60, 10]);
+}
+
+#[tokio::test]
 async fn large_outcomes_behind_many_small_ones_do_not_all_come_at_once() {
     let Some(store) = store() else { return };
     let id = opened(&store, Some(340)).await;

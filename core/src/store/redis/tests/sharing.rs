@@ -1,6 +1,7 @@
 use super::*;
 use crate::batch::unix_millis;
 use crate::broker::Heartbeat;
+use crate::store::frame::Frames;
 
 async fn lives(store: &Redis, id: &BatchId) -> Vec<i64> {
     let mut lives = Vec::new();
@@ -339,6 +340,9 @@ async fn a_dead_item_that_is_revived_can_have_another_outcome() {
     let fetched = store.fetch(&id, Order::Input, 0, AtMost::entries(10)).await.unwrap();
     let text = String::from_utf8(fetched.into_lines().unwrap()).unwrap();
     assert_eq!((text.lines().count(), text.contains("dead")), (3, false));
+    let mut frames = Frames::default();
+    frames.push(&store.fetch(&id, Order::Input, 0, AtMost::entries(10)).await.unwrap().into_frame(&id));
+    assert_eq!(frames.take().unwrap().unwrap().into_lines().unwrap(), text.into_bytes());
     let landed = store.read(&id, Order::Completion, 0, 10).await.unwrap();
     assert_eq!((landed.outcomes.len(), landed.is_last), (5, true));
     assert!(store.dead(None, AtMost::entries(10)).await.unwrap().is_empty());
