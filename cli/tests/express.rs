@@ -97,6 +97,8 @@ fn an_item_whose_worker_ends_comes_by_another() {
     let Some(cluster) = Cluster::start() else { return };
     let _api = cluster.api();
     let mut dies = cluster.role(&["worker"], &[("TIDEMILL_FAIL_AT", "worker.reply.before=1")]);
+    // Whether the worker is heard of yet does not matter, but the API must listen.
+    cluster.until_ok(&["status"]);
     let started = Instant::now();
     while dies.is_running() {
         assert!(started.elapsed() < PATIENCE, "it never comes to that point");
