@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use futures::future::{Either, maybe_done, select};
 use tidemill_core::batch::{Batch, BatchId, Priority, unix_millis};
-use tidemill_core::broker::rabbitmq::RabbitMq;
 use tidemill_core::broker::Queue;
+use tidemill_core::broker::rabbitmq::RabbitMq;
 use tidemill_core::settings::Settings;
 use tidemill_core::store::BatchInfo;
 use tidemill_core::task::{Arguments, Job, Lane};

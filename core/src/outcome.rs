@@ -70,6 +70,16 @@ pub struct Maker {
     pub device: String,
 }
 
+impl Maker {
+    /// Appends its part of an outcome's line: `,"worker":"w1","device":"cpu"`.
+    pub(crate) fn write(&self, text: &mut Vec<u8>) {
+        text.extend_from_slice(b",\"worker\":");
+        write_string(&self.worker, text);
+        text.extend_from_slice(b",\"device\":");
+        write_string(&self.device, text);
+    }
+}
+
 /// What became of one item, as it travels from the worker to the store. [`Outcome::write_line`] gives
 /// its form for people and programs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -170,11 +180,10 @@ impl Outcome {
             status: self.status(),
             value,
             attempts: self.attempts.0,
-            maker: &self.maker,
             queued: self.queued,
             run: self.run,
         }
-        .write(text);
+        .write(text, |text| self.maker.write(text));
     }
 
     /// The same as a value.
@@ -212,8 +221,6 @@ pub struct Line<'a> {
     pub value: Option<&'a str>,
     /// How many runs it took.
     pub attempts: u32,
-    /// Who made it.
-    pub maker: &'a Maker,
     /// From the delivery to the start of its last run.
     pub queued: Duration,
     /// Its last run.
@@ -221,8 +228,8 @@ pub struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// Appends the line, without its end.
-    pub fn write(&self, text: &mut Vec<u8>) {
+    /// Appends the line, without its end; `maker` appends who made it, see [`Maker::write`].
+    pub fn write(&self, text: &mut Vec<u8>, maker: impl FnOnce(&mut Vec<u8>)) {
         let mut number = itoa::Buffer::new();
         text.extend_from_slice(b"{\"index\":");
         text.extend_from_slice(number.format(self.index).as_bytes());
@@ -238,10 +245,7 @@ impl Line<'_> {
         }
         text.extend_from_slice(b",\"attempts\":");
         text.extend_from_slice(number.format(self.attempts).as_bytes());
-        text.extend_from_slice(b",\"worker\":");
-        write_string(&self.maker.worker, text);
-        text.extend_from_slice(b",\"device\":");
-        write_string(&self.maker.device, text);
+        maker(text);
         text.extend_from_slice(b",\"timing\":{\"queued_ms\":");
         write_millis(self.queued, text);
         text.extend_from_slice(b",\"run_ms\":");

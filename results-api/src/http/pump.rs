@@ -21,7 +21,7 @@ const FIRST_PAGE: u64 = 64;
 const MAX_PAGE: u64 = 8192;
 /// A page of segments: about so many bytes, which become four times as many where they are read, and at most so many
 /// outcomes. Our own segments are never longer.
-const SEGMENT_BYTES: usize = 512 << 10;
+const SEGMENT_BYTES: usize = 256 << 10;
 const SEGMENT_PAGE: u64 = 16_384;
 /// How often a stream of events says that it lives; proxies end what is silent for a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);

@@ -76,11 +76,16 @@ pub(super) struct Text<'a> {
     start: usize,
     lines: &'a mut Vec<u8>,
     found: Vec<(Place, Range<usize>)>,
+    /// Who made the last one, and what the lines say of that: all of a segment have one maker.
+    maker: Maker,
+    made: Vec<u8>,
 }
 
 impl<'a> Text<'a> {
     pub(super) fn behind(lines: &'a mut Vec<u8>) -> Self {
-        Self { start: lines.len(), lines, found: Vec::new() }
+        let (maker, mut made) = (Maker::default(), Vec::new());
+        maker.write(&mut made);
+        Self { start: lines.len(), lines, found: Vec::new(), maker, made }
     }
 }
 
@@ -92,17 +97,21 @@ impl Sink for Text<'_> {
 
     fn put(&mut self, head: &Head, entry: &Entry<'_>, at: Place) {
         let start = self.lines.len();
+        if self.maker != head.maker {
+            self.maker.clone_from(&head.maker);
+            self.made.clear();
+            self.maker.write(&mut self.made);
+        }
         let line = Line {
             index: entry.index,
             input: entry.input,
             status: entry.status,
             value: matches!(entry.status, Status::Ok | Status::Failed | Status::Dead).then_some(entry.value),
             attempts: entry.attempts,
-            maker: &head.maker,
             queued: Duration::from_micros(entry.queued),
             run: Duration::from_micros(entry.run),
         };
-        line.write(self.lines);
+        line.write(self.lines, |text| text.extend_from_slice(&self.made));
         self.lines.push(b'\n');
         self.found.push((at, start..self.lines.len()));
     }
