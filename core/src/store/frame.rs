@@ -18,15 +18,13 @@ use memchr::memchr;
 use serde::{Deserialize, Serialize};
 
 use super::Order;
-use super::page::{Content, Entry, Fetched};
+use super::page::{Content, Entry, Fetched, MOST};
 use crate::batch::BatchId;
 use crate::wire::Malformed;
 
 /// Bytes of frames, as HTTP calls them.
 pub const MEDIA_TYPE: &str = "application/vnd.tidemill.segments";
 
-/// A page has no more outcomes.
-const MOST: u64 = 65_536;
 /// A head has no more: three numbers for each outcome, which may have a segment of its own.
 const HEAD_BYTES: usize = 4 << 20;
 /// The segments of a frame have no more, or who sent it had no room for them either.
@@ -76,13 +74,11 @@ impl Frames {
     /// # Errors
     /// [`Malformed`] where these are no frames.
     pub fn take(&mut self) -> Result<Option<Fetched>, Malformed> {
-        let (head, needed) = match self.begun.take() {
-            Some(begun) => begun,
-            None => match self.head()? {
-                Some(begun) => begun,
-                None => return Ok(None),
-            },
+        let begun = match self.begun.take() {
+            None => self.head()?,
+            begun => begun,
         };
+        let Some((head, needed)) = begun else { return Ok(None) };
         if self.bytes.len() < needed {
             self.begun = Some((head, needed));
             return Ok(None);

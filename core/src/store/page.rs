@@ -13,6 +13,9 @@ use crate::batch::BatchId;
 use crate::outcome::Outcome;
 use crate::segment::{self, Head, Segment};
 
+/// Outcomes that a page has at most, whatever is asked for.
+pub(super) const MOST: u64 = 65_536;
+
 /// No outcome in a segment is shorter: `[0,"ok",0,0,1,0,0]` and a comma.
 const SHORTEST_BYTES: u64 = 19;
 

@@ -1,20 +1,17 @@
 //! Reading, in either order.
 
 use super::entries::Window;
-use super::plan::{PAGE, Token};
+use super::plan::Token;
 use super::prefix::Prefix;
 use super::{PROGRESS, Redis, number, progress_of};
 use crate::batch::BatchId;
-use crate::store::page::Content;
+use crate::store::page::{Content, MOST};
 use crate::store::{AtMost, Fetched, Order, StoreError, StoreErrorKind};
 
 pub(super) const ACTION: &str = "read outcomes";
 
 /// Segments a page: beyond it the page ends, with one outcome at least.
 const PAGE_BYTES: usize = 8 << 20;
-
-/// Items a page, whatever is asked for.
-const PAGE_ITEMS: u64 = PAGE;
 
 impl Redis {
     pub(super) async fn fetch_page(
@@ -24,7 +21,7 @@ impl Redis {
         from: u64,
         most: AtMost,
     ) -> Result<Fetched, StoreError> {
-        let limit = (most.count as u64).min(PAGE_ITEMS);
+        let limit = (most.count as u64).min(MOST);
         let window = Window::new(most.bytes, PAGE_BYTES);
         match order {
             Order::Input => self.page_by_index(batch, from, limit, window).await,
