@@ -16,6 +16,15 @@ use tracing::Instrument as _;
 
 use crate::{Verdict, Worker, decode, in_hand, run, settle, suspects};
 
+/// A queue that is taken from, and what its deliveries share.
+struct Intake {
+    worker: Worker,
+    queue: Queue,
+    /// For items that hold something while they wait.
+    hands: Arc<Semaphore>,
+    stop_working: CancellationToken,
+}
+
 /// Deliveries in a hurry that it holds at once, at most: so many of the longest have 128 MiB.
 const MOST_EXPRESS: usize = 512;
 
@@ -35,11 +44,11 @@ pub(crate) async fn start(
     let express = worker.setup.isolation.map(|_| (Queue::Express(lane), permits.min(MOST_EXPRESS)));
     for (queue, permits) in [(Queue::Jobs(lane), permits)].into_iter().chain(express) {
         let mut deliveries = worker.broker.consume(queue, Permits(permits), stop.clone()).await?;
-        let (worker, hands, stop_working, held) =
-            (worker.clone(), Arc::clone(&hands), stop_working.clone(), held.clone());
+        let (worker, hands, stop_working) = (worker.clone(), Arc::clone(&hands), stop_working.clone());
+        let (intake, held) = (Arc::new(Intake { worker, queue, hands, stop_working }), held.clone());
         intakes.push(tokio::spawn(async move {
             while let Some(delivery) = deliveries.next().await {
-                held.spawn(handle(worker.clone(), queue, delivery, Arc::clone(&hands), stop_working.clone()));
+                held.spawn(Arc::clone(&intake).handle(delivery));
             }
         }));
     }
@@ -70,54 +79,51 @@ pub(crate) async fn listen(
     }))
 }
 
-/// The way of one delivery.
-async fn handle(
-    worker: Worker,
-    queue: Queue,
-    delivery: Delivery,
-    hands: Arc<Semaphore>,
-    stop_working: CancellationToken,
-) {
-    let span = tracing::debug_span!("delivery", redelivered = delivery.redelivered);
-    async {
-        let is_express = matches!(queue, Queue::Express(_));
-        let taken = Instant::now();
-        if is_express && (delivery.redelivered > 0 || !is_for_express(&delivery.message)) {
-            // It may have ended its worker. Where that is found out it comes by the other way.
-            return settle::reply(&worker, delivery, Verdict::HandBack, false, &stop_working).await;
-        }
-        let _in_hand = worker.in_hand.hold(&delivery.message);
-        let verdict = match decode::decode(&worker, &delivery.message) {
-            Ok(work) if suspects::is_one(&worker, &delivery) => Verdict::Suspect(suspects::suspected(&work)),
-            Ok(work) => {
-                let running = async {
-                    let waiting = async {
-                        let hand = match work.job.engine() {
-                            Engine::Wait(_) => Some(hands.acquire().await),
-                            // They wait for a thread, and hold nothing before; another wait costs as much as a short item.
-                            Engine::Compute => None,
-                        };
-                        (hand, worker.gate.read().await)
-                    };
-                    // What is cancelled waits for nobody: nothing of it runs.
-                    let _beside_others = work.cancelled.run_until_cancelled(waiting).await;
-                    reach("worker.run.before");
-                    let verdict = run::run(&worker, work).await;
-                    reach("worker.run.after");
-                    verdict
-                };
-                stop_working.run_until_cancelled(running).await.unwrap_or(Verdict::HandBack)
+impl Intake {
+    /// The way of one delivery.
+    async fn handle(self: Arc<Self>, delivery: Delivery) {
+        let Self { worker, queue, hands, stop_working } = &*self;
+        let span = tracing::debug_span!("delivery", redelivered = delivery.redelivered);
+        async {
+            let is_express = matches!(queue, Queue::Express(_));
+            let taken = Instant::now();
+            if is_express && (delivery.redelivered > 0 || !is_for_express(&delivery.message)) {
+                // It may have ended its worker. Where that is found out it comes by the other way.
+                return settle::reply(worker, delivery, Verdict::HandBack, false, stop_working).await;
             }
-            Err(refusal) => Verdict::Reject(refusal),
-        };
-        if is_express {
-            settle::reply(&worker, delivery, verdict, taken.elapsed() > EXPRESS_WAIT, &stop_working).await;
-        } else {
-            settle::settle(&worker, delivery, verdict, &stop_working).await;
+            let _in_hand = worker.in_hand.hold(&delivery.message);
+            let verdict = match decode::decode(worker, &delivery.message) {
+                Ok(work) if suspects::is_one(worker, &delivery) => Verdict::Suspect(suspects::suspected(&work)),
+                Ok(work) => {
+                    let running = async {
+                        let waiting = async {
+                            let hand = match work.job.engine() {
+                                Engine::Wait(_) => Some(hands.acquire().await),
+                                // They wait for a thread, and hold nothing before; another wait costs as much as a short item.
+                                Engine::Compute => None,
+                            };
+                            (hand, worker.gate.read().await)
+                        };
+                        // What is cancelled waits for nobody: nothing of it runs.
+                        let _beside_others = work.cancelled.run_until_cancelled(waiting).await;
+                        reach("worker.run.before");
+                        let verdict = run::run(worker, work).await;
+                        reach("worker.run.after");
+                        verdict
+                    };
+                    stop_working.run_until_cancelled(running).await.unwrap_or(Verdict::HandBack)
+                }
+                Err(refusal) => Verdict::Reject(refusal),
+            };
+            if is_express {
+                settle::reply(worker, delivery, verdict, taken.elapsed() > EXPRESS_WAIT, stop_working).await;
+            } else {
+                settle::settle(worker, delivery, verdict, stop_working).await;
+            }
         }
+        .instrument(span)
+        .await;
     }
-    .instrument(span)
-    .await;
 }
 
 /// Whether a message is what may come in a hurry.

@@ -11,7 +11,8 @@ use tidemill_core::outcome::Outcome;
 use tidemill_core::segment::Segment;
 use tidemill_core::store::embedded::Embedded;
 use tidemill_core::store::{
-    AtMost, BatchInfo, Books, DeadItem, Order, Page, Progress, Shared, Store, StoreError, StoreErrorKind, Version,
+    AtMost, BatchInfo, Books, DeadItem, Fetched, Order, Page, Progress, Shared, Store, StoreError, StoreErrorKind,
+    Version,
 };
 
 /// The embedded store, which can be taken away and come back.
@@ -126,6 +127,12 @@ impl Store for InProcess {
         let page = self.here().await?.read(batch, order, from, limit).await?;
         self.read.fetch_add(page.outcomes.len() as u64, Ordering::SeqCst);
         Ok(page)
+    }
+
+    async fn fetch(&self, batch: &BatchId, order: Order, from: u64, most: AtMost) -> Result<Fetched, StoreError> {
+        let fetched = self.here().await?.fetch(batch, order, from, most).await?;
+        self.read.fetch_add(fetched.len(), Ordering::SeqCst);
+        Ok(fetched)
     }
 
     async fn forget(&self, batch: &BatchId, order: Order, before: u64) -> Result<(), StoreError> {
