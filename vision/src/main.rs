@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 /// What networks can run on, as `tidemill doctor` shows it.
 fn describe() -> Vec<String> {
     let found = device::inventory();
-    let bf16 = if found.cpu_bf16 { "with bf16" } else { "without bf16, so fp32 is quicker" };
+    let bf16 = if found.cpu_bf16 { "with bf16" } else { "quicker in fp32 than in bf16" };
     let mut lines = vec![format!("networks run on the cpu: {} cores, {bf16}", found.cpu_threads)];
     match found.cuda {
         Ok(names) => {
