@@ -114,7 +114,7 @@ pub const MAP_STEP: i64 = 8;
 pub enum Precision {
     /// 32-bit floating point.
     Fp32,
-    /// 16-bit floating point with the range of 32 bits; fast on CPUs with `avx512_bf16` or `amx_bf16`.
+    /// 16-bit floating point with the range of 32 bits; fast on CPUs with AMX, and AMD's with `avx512_bf16`.
     Bf16,
     /// 16-bit floating point; fast on GPUs, slow on CPUs.
     Fp16,
