@@ -144,6 +144,14 @@ pub(crate) enum Command {
     Devices,
 }
 
+impl Command {
+    /// Whether it computes or serves, rather than send, ask and print.
+    pub(crate) fn computes_or_serves(&self) -> bool {
+        use Command::{Bench, Models, ResultsApi, Run, Serve, Worker};
+        matches!(self, Run(_) | Models(_) | Worker(_) | ResultsApi(_) | Serve(_) | Bench(_))
+    }
+}
+
 const RUN_EXAMPLES: &str = "\
 Examples:
   tidemill run time.sleep 5 4 3 2 1 --order completion

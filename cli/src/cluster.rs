@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill_core::blobs::Blobs;
-use tidemill_core::broker::rabbitmq::{self, RabbitMq};
-use tidemill_core::broker::{BrokerError, BrokerErrorKind, Queue};
+use tidemill_core::broker::rabbitmq::{self, RabbitMq, Used};
+use tidemill_core::broker::{BrokerError, BrokerErrorKind};
 use tidemill_core::compute::available_cores;
 use tidemill_core::settings::Settings;
 use tidemill_core::store::redis::{self, Redis};
@@ -21,12 +21,12 @@ const THREADS_WITHIN: Duration = Duration::from_secs(5);
 
 /// The broker of the cluster. It is connected to in the background; [`ready`] waits for it.
 ///
-/// `used`: the only queues that it uses, for a command that is over soon.
+/// `used`: all that it uses, for a command that is over soon.
 pub(crate) fn broker(
     settings: &Settings,
     role: &str,
     patience: Option<Duration>,
-    used: Option<&[Queue]>,
+    used: Option<Used>,
 ) -> Result<RabbitMq, CliError> {
     let broker = &settings.broker;
     if broker.url.is_memory() {
@@ -40,7 +40,7 @@ pub(crate) fn broker(
         name: format!("tidemill {role} {}", own_name()),
         patience,
         look_ahead: Some(broker.look_ahead),
-        used: used.map(<[Queue]>::to_vec),
+        used,
     })
     .map_err(|error| broker_error(&error))
 }

@@ -103,6 +103,11 @@ pub struct Measured {
     pub one: Duration,
 }
 
+/// Tells the system that this process wants no large pages. Where it cannot be told, all is as before.
+pub extern "C" fn without_large_pages() {
+    rustix::thread::disable_transparent_huge_pages(true).unwrap_or_default();
+}
+
 /// The command: everything from its arguments to its end, which it does not come back from unless it is the child of a task.
 pub fn main(vision: Option<Vision>) -> ExitCode {
     // Before anything else: a child of a task `process.*` is this command too.
@@ -155,6 +160,10 @@ fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
         .map_err(|error| CliError::fault(format!("cannot start the log: {error}")))?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
+    }
+    if args.command.computes_or_serves() {
+        // It has use for large pages, and so has whom it hands over to.
+        rustix::thread::disable_transparent_huge_pages(false).unwrap_or_default();
     }
     match args.command {
         Command::Run(run) => run::run(run, &args.shared, settings, vision),

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
 use tidemill_core::broker::Health;
+use tidemill_core::broker::rabbitmq::Used;
 use tidemill_core::settings::{ServiceUrl, Settings};
 use tidemill_core::store::Shared as _;
 
@@ -72,7 +73,7 @@ fn broker(settings: &Settings) -> Finding {
     let looked = crate::block_on(async {
         let asked = Instant::now();
         // It uses none of the queues.
-        let broker = cluster::broker(settings, "doctor", Some(ANSWER_WITHIN), Some(&[]))?;
+        let broker = cluster::broker(settings, "doctor", Some(ANSWER_WITHIN), Some(Used::default()))?;
         cluster::ready(&broker, Some(ANSWER_WITHIN)).await.map(|()| asked.elapsed())
     });
     match looked {

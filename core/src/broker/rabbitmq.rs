@@ -38,6 +38,7 @@ use super::{
     Body, Broker, BrokerError, BrokerErrorKind, Deliveries, Delivery, Health, Message, Notice, Notices, Permits, Queue,
     Replies, Reply, ReplyTo,
 };
+use crate::batch::Priority;
 use crate::lock::lock;
 use crate::wire;
 
@@ -56,8 +57,17 @@ pub struct Options {
     pub patience: Option<Duration>,
     /// How much work a consumer of [`Queue::Jobs`] may hold ahead, beyond its permits, where messages are short.
     pub look_ahead: Option<Duration>,
-    /// The only queues that it uses and declares, for a process that is over soon; `None`: all of them.
-    pub used: Option<Vec<Queue>>,
+    /// What it uses and declares, for a process that is over soon; `None`: everything.
+    pub used: Option<Used>,
+}
+
+/// What of the broker a process uses that is over soon.
+#[derive(Clone, Debug, Default)]
+pub struct Used {
+    /// The only queues that it publishes to.
+    pub queues: Vec<Queue>,
+    /// The priority of all that it publishes.
+    pub priority: Priority,
 }
 
 impl std::fmt::Debug for Options {
@@ -104,7 +114,7 @@ impl RabbitMq {
     pub fn connect(options: Options) -> Result<Self, BrokerError> {
         crate::blobs::choose_cryptography();
         let uris = addresses(&options)?;
-        let topology = Topology::new(&options.prefix, options.used.as_deref());
+        let topology = Topology::new(&options.prefix, options.used.as_ref());
         let name = |role: &str| format!("{} ({role})", options.name);
         let publishing = Link::keep(uris.clone(), name("publishing"), topology.clone());
         let consuming = LazyLink { link: OnceLock::new(), uris, name: name("consuming"), topology: topology.clone() };

@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::future::try_join;
+use futures::{StreamExt as _, TryFutureExt as _};
+use lapin::options::ConfirmSelectOptions;
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties, Event};
 use tokio::sync::{Notify, watch};
@@ -209,9 +211,12 @@ impl Keeper {
             .map_err(|_| (BrokerErrorKind::Unreachable, format!("no answer within {patience:?}")))?
             .map_err(why)?;
         let broken = CancellationToken::new();
-        let publishers = async { Publishers::start(&connection, &broken).await.map_err(why) };
-        // Neither needs the other.
-        let (publishers, ()) = tokio::try_join!(publishers, self.topology.declare(&connection))?;
+        // All over one channel, for another would cost as much: where that is closed over a mismatch the connection is not kept.
+        let channel = connection.create_channel().await.map_err(why)?;
+        let confirming = channel.confirm_select(ConfirmSelectOptions::default()).map_err(why);
+        // The first to fail is why the other does.
+        try_join(self.topology.declare(&channel), confirming).await?;
+        let publishers = Publishers::new(channel, &broken);
         Ok(Arc::new(Live { generation, since: Instant::now(), connection, publishers, broken }))
     }
 

@@ -1,17 +1,17 @@
 //! Publishing: a window of messages that were sent and are not confirmed yet, on each of a few channels.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::BoxFuture;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
-use tokio::sync::{mpsc, oneshot};
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
+use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,8 +20,9 @@ use super::topology::Route;
 use crate::broker::{BrokerError, BrokerErrorKind};
 use crate::lock::lock;
 
-/// Channels to publish on. A second one keeps the broker busy while the first waits for a flush to disk.
-const CHANNELS: usize = 2;
+/// So many messages are published on one channel. A second one keeps the broker busy while the first waits for a flush to
+/// disk, but costs the broker as much as twenty short messages.
+const FEW: u64 = 64;
 /// Unconfirmed messages on a channel. The broker gains up to about a thousand; the client searches all of them at some
 /// confirms, so more would cost (research: RabbitMQ's own benchmarks, "windows of ~1000 are fine").
 const WINDOW: usize = 512;
@@ -63,41 +64,45 @@ struct Request {
 
 /// The channels of one connection.
 pub(super) struct Publishers {
-    channels: Vec<mpsc::Sender<Request>>,
+    first: mpsc::Sender<Request>,
+    second: OnceCell<mpsc::Sender<Request>>,
     /// For what nobody waits for: without confirms. Opened when it is first used, and again where it was closed.
     tossing: tokio::sync::Mutex<Option<Channel>>,
-    next: AtomicUsize,
     number: AtomicU64,
     /// The retry steps that were declared over this connection.
     steps: Mutex<HashSet<String>>,
 }
 
 impl Publishers {
-    pub(super) async fn start(connection: &Connection, broken: &CancellationToken) -> Result<Self, lapin::Error> {
-        let opened = (0..CHANNELS).map(|_| async {
-            let channel = connection.create_channel().await?;
-            channel.confirm_select(ConfirmSelectOptions::default()).await?;
-            Ok::<_, lapin::Error>(channel)
-        });
-        let start = |channel| {
-            let (requests, waiting) = mpsc::channel(WAITING);
-            tokio::spawn(publish_all(channel, waiting, broken.clone()));
-            requests
-        };
-        let channels = try_join_all(opened).await?.into_iter().map(start).collect();
-        Ok(Self {
-            channels,
+    /// Publishes on a channel that confirms, and on another one where there is more.
+    pub(super) fn new(channel: Channel, broken: &CancellationToken) -> Self {
+        Self {
+            first: start(channel, broken),
+            second: OnceCell::new(),
             tossing: tokio::sync::Mutex::default(),
-            next: AtomicUsize::new(0),
             number: AtomicU64::new(0),
             steps: Mutex::default(),
-        })
+        }
     }
 
-    async fn publish(&self, parcel: Arc<Parcel>) -> Fate {
+    async fn publish(&self, live: &Live, parcel: Arc<Parcel>) -> Fate {
         let (tell, fate) = oneshot::channel();
         let number = self.number.fetch_add(1, Ordering::Relaxed);
-        let channel = &self.channels[self.next.fetch_add(1, Ordering::Relaxed) % self.channels.len()];
+        let open = async || {
+            let channel = live.connection.create_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            Ok::<_, lapin::Error>(start(channel, &live.broken))
+        };
+        let channel = match number {
+            _ if number < FEW || number.is_multiple_of(2) => &self.first,
+            _ => match self.second.get_or_try_init(open).await {
+                Ok(second) => second,
+                Err(error) => {
+                    tracing::debug!(error = why(&error), "there is no second channel");
+                    return Fate::Unsent;
+                }
+            },
+        };
         if channel.send(Request { parcel, number, tell }).await.is_err() {
             return Fate::Unsent;
         }
@@ -167,7 +172,7 @@ pub(super) async fn post(
             }
             Err(error) => return Err(error),
         }
-        let publishing = live.publishers.publish(Arc::clone(&parcel));
+        let publishing = live.publishers.publish(&live, Arc::clone(&parcel));
         let fate = match until {
             Some(until) => {
                 tokio::time::timeout_at(until, publishing).await.map_err(|_| not_confirmed(link.trouble(), true))?
@@ -214,6 +219,13 @@ enum Sent<'c> {
     Leaving(BoxFuture<'c, Result<PublisherConfirm, lapin::Error>>),
     Waiting(PublisherConfirm),
     Came(Box<Result<Confirmation, lapin::Error>>),
+}
+
+/// Begins to publish on a channel.
+fn start(channel: Channel, broken: &CancellationToken) -> mpsc::Sender<Request> {
+    let (requests, waiting) = mpsc::channel(WAITING);
+    tokio::spawn(publish_all(channel, waiting, broken.clone()));
+    requests
 }
 
 async fn publish_all(channel: Channel, mut waiting: mpsc::Receiver<Request>, broken: CancellationToken) {

@@ -6,7 +6,7 @@
 //! any other that nobody can work on. Frames: AMQP 0-9-1, section 4.2; deliveries: its XML definition, `basic.deliver`.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::sync::Mutex;
@@ -21,7 +21,7 @@ use futures::{AsyncRead, AsyncWrite, Stream};
 use lapin::protocol::basic::parse_properties;
 use lapin::protocol::constants::{FRAME_BODY, FRAME_END, FRAME_HEADER, FRAME_HEARTBEAT, FRAME_METHOD};
 use lapin::tcp::{AMQPUriTcpExt as _, TLSConfig};
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -38,7 +38,14 @@ const CHUNK: usize = 64 << 10;
 /// Connects, with TLS where the address says so. Dropping the future gives it up.
 pub(super) async fn connect(uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<Connection> {
     // Not by the client, which keeps a task for every connection that it could not open.
-    let stream = uri.connect_with_config_async(TLSConfig::default(), &TokioRuntime::tokio_current()).await?;
+    let stream = match uri.authority.host.parse::<IpAddr>() {
+        // A name is looked up on a thread of its own, which a process that begins to work gets only after milliseconds.
+        Ok(address) if uri.scheme == AMQPScheme::AMQP => {
+            let address = SocketAddr::new(address, uri.authority.port);
+            AsyncTcpStream::Plain(Tokio::current().tcp_connect_addr(address).await?)
+        }
+        _ => uri.connect_with_config_async(TLSConfig::default(), &TokioRuntime::tokio_current()).await?,
+    };
     // Its thread for the connection would wait for the broker's word for ever.
     let given_up = CancellationToken::new();
     let giving_up = given_up.clone().drop_guard();

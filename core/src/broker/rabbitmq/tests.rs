@@ -126,7 +126,8 @@ async fn the_second_address_is_tried_where_the_first_is_dead() {
 async fn whoever_uses_a_few_queues_declares_no_others() {
     let Some(server) = or_skip(Rabbit::shared()) else { return };
     let patience = Some(Duration::from_secs(10));
-    let options = Options { used: Some(vec![Queue::Results, JOBS]), patience, ..options(&server) };
+    let used = Used { queues: vec![Queue::Results, JOBS], priority: Priority::default() };
+    let options = Options { used: Some(used), patience, ..options(&server) };
     let broker = RabbitMq::connect(options).unwrap();
 
     broker.publish(JOBS, conformance::work(0)).await.unwrap();
@@ -404,7 +405,12 @@ async fn a_consumer_whose_queue_is_deleted_and_declared_anew_goes_on() {
             tokio::task::yield_now().await;
         }
         // RabbitMQ 4 may end the connection over it, while what was deleted is still going.
-        while broker.topology.declare(&broker.consuming.get().live(None).await.unwrap().connection).await.is_err() {
+        let declared = async || {
+            let live = broker.consuming.get().live(None).await.unwrap();
+            let channel = live.connection.create_channel().await.map_err(|error| error.to_string())?;
+            broker.topology.declare(&channel).await.map_err(|(_, reason)| reason)
+        };
+        while declared().await.is_err() {
             tokio::task::yield_now().await;
         }
         broker.publish(JOBS, conformance::work(1)).await.unwrap();

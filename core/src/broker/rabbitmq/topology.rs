@@ -6,9 +6,11 @@ use std::time::Duration;
 use futures::future::{try_join, try_join_all};
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Connection, ErrorKind, ExchangeKind};
+use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
 
+use super::Used;
 use super::link::{Live, why};
+use crate::batch::Priority;
 use crate::broker::{BrokerError, BrokerErrorKind, Message, Queue};
 use crate::task::Lane;
 
@@ -18,6 +20,8 @@ pub(super) struct Topology {
     prefix: Arc<str>,
     /// What is declared at every connect.
     queues: Arc<[Queue]>,
+    /// That of all that is published, where not everything is declared.
+    priority: Option<Priority>,
 }
 
 /// Where a message is published.
@@ -43,11 +47,15 @@ const FIRST_STEP_MS: u64 = 250;
 const LAST_STEP_MS: u64 = 250 << 20;
 
 impl Topology {
-    /// Declares all queues, or those that are used.
-    pub(super) fn new(prefix: &str, used: Option<&[Queue]>) -> Self {
+    /// Declares everything, or what is used.
+    pub(super) fn new(prefix: &str, used: Option<&Used>) -> Self {
         let of_lanes = Lane::ALL.into_iter().flat_map(|lane| [Queue::Jobs(lane), Queue::Suspects(lane)]);
         let all = || [Queue::Results, Queue::Dead, Queue::Workers].into_iter().chain(of_lanes).collect();
-        Self { prefix: prefix.into(), queues: used.map_or_else(all, Arc::from) }
+        Self {
+            prefix: prefix.into(),
+            queues: used.map_or_else(all, |used| used.queues.as_slice().into()),
+            priority: used.map(|used| used.priority),
+        }
     }
 
     /// The queue's name, with our prefix in place of the usual one.
@@ -75,9 +83,7 @@ impl Topology {
     }
 
     pub(super) fn route(&self, queue: Queue, message: &Message) -> Route {
-        let names = self.names(queue);
-        let key = if message.priority.0 > 0 { names.first() } else { names.last() };
-        let key = key.cloned().unwrap_or_default();
+        let key = self.key(queue, message.priority);
         if message.delay.is_zero() {
             return Route { exchange: self.prefix.to_string(), key, delay: None };
         }
@@ -85,28 +91,36 @@ impl Topology {
         Route { exchange: self.step(step(delay)), key, delay: Some(delay) }
     }
 
+    /// Those of them that are used.
+    fn used_names(&self, queue: Queue) -> Vec<String> {
+        self.priority.map_or_else(|| self.names(queue), |priority| vec![self.key(queue, priority)])
+    }
+
+    /// The one of a queue's names to which messages of a priority go.
+    fn key(&self, queue: Queue, priority: Priority) -> String {
+        let mut names = self.names(queue);
+        let plain = names.pop().unwrap_or_default();
+        if priority.0 > 0 { names.pop().unwrap_or(plain) } else { plain }
+    }
+
     fn step(&self, step_ms: u64) -> String {
         format!("{}.retry.{step_ms}", self.prefix)
     }
 
-    /// Declares exchanges and queues, but for the retry steps; what is there already is left as it is.
-    pub(super) async fn declare(&self, connection: &Connection) -> Result<(), (BrokerErrorKind, String)> {
-        // A mismatch closes the channel, so this one is thrown away: whoever drops a channel closes it, and does not wait.
-        let channel = connection.create_channel().await.map_err(|error| (BrokerErrorKind::Unreachable, why(&error)))?;
+    /// Declares exchanges and queues, but for the retry steps; what is there already is left as it is. A mismatch closes the
+    /// channel.
+    pub(super) async fn declare(&self, channel: &Channel) -> Result<(), (BrokerErrorKind, String)> {
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-        let exchanges =
-            [(self.prefix.to_string(), ExchangeKind::Direct), (self.control().exchange, ExchangeKind::Fanout)];
-        let exchanges = exchanges.map(|(name, kind)| {
-            let channel = &channel;
-            async move {
-                let declared = channel.exchange_declare(name.as_str().into(), kind, durable, FieldTable::default());
-                declared.await.map_err(|error| mismatch("exchange", &name, &error))
-            }
+        let control = self.priority.is_none().then(|| (self.control().exchange, ExchangeKind::Fanout));
+        let exchanges = [(self.prefix.to_string(), ExchangeKind::Direct)].into_iter().chain(control);
+        let exchanges = exchanges.map(|(name, kind)| async move {
+            let declared = channel.exchange_declare(name.as_str().into(), kind, durable, FieldTable::default());
+            declared.await.map_err(|error| mismatch("exchange", &name, &error))
         });
-        let queues = self.queues.iter().flat_map(|queue| self.names(*queue).into_iter().map(move |name| (queue, name)));
-        let queues = queues.map(|(queue, name)| {
-            let channel = &channel;
-            async move { self.declare_queue(channel, &name, self.arguments(*queue), &self.prefix).await }
+        let queues =
+            self.queues.iter().flat_map(|queue| self.used_names(*queue).into_iter().map(move |name| (queue, name)));
+        let queues = queues.map(|(queue, name)| async move {
+            self.declare_queue(channel, &name, self.arguments(*queue), &self.prefix).await
         });
         // The broker takes them one after the other, in this order; to wait for each answer was most of the time of a
         // short command.
@@ -114,7 +128,7 @@ impl Topology {
     }
 
     /// Declares the queue for what is in a hurry, which goes with its last consumer.
-    pub(super) async fn declare_express(&self, channel: &lapin::Channel, name: &str) -> Result<(), lapin::Error> {
+    pub(super) async fn declare_express(&self, channel: &Channel, name: &str) -> Result<(), lapin::Error> {
         // Durable, for brokers from 4.3 on have no others that several may consume; its messages are not.
         let options = QueueDeclareOptions { durable: true, auto_delete: true, ..Default::default() };
         channel.queue_declare(name.into(), options, FieldTable::default()).await?;
@@ -124,7 +138,7 @@ impl Topology {
 
     async fn declare_queue(
         &self,
-        channel: &lapin::Channel,
+        channel: &Channel,
         name: &str,
         arguments: FieldTable,
         exchange: &str,
@@ -192,7 +206,7 @@ impl Topology {
         let channel = live.connection.create_channel().await.map_err(failed)?;
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
         let mut depth = 0;
-        for name in self.names(queue) {
+        for name in self.used_names(queue) {
             let found = channel.queue_declare(name.as_str().into(), passive, FieldTable::default()).await;
             depth += u64::from(found.map_err(failed)?.message_count());
         }
