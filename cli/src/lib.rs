@@ -49,9 +49,11 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser as _;
+use rustix::thread::{disable_transparent_huge_pages, transparent_huge_pages_are_disabled};
 use tidemill_core::blobs::FetchLimits;
 use tidemill_core::settings::{Settings, Sources, VisionSettings};
 use tidemill_core::task::Register;
@@ -103,9 +105,14 @@ pub struct Measured {
     pub one: Duration,
 }
 
+/// Whether large pages are done without by our own wish.
+static WITHOUT_LARGE_PAGES: AtomicBool = AtomicBool::new(false);
+
 /// Tells the system that this process wants no large pages. Where it cannot be told, all is as before.
 pub extern "C" fn without_large_pages() {
-    rustix::thread::disable_transparent_huge_pages(true).unwrap_or_default();
+    if matches!(transparent_huge_pages_are_disabled(), Ok(false)) {
+        WITHOUT_LARGE_PAGES.store(disable_transparent_huge_pages(true).is_ok(), Ordering::Relaxed);
+    }
 }
 
 /// The command: everything from its arguments to its end, which it does not come back from unless it is the child of a task.
@@ -161,9 +168,9 @@ fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    if args.command.computes_or_serves() {
-        // It has use for large pages, and so has whom it hands over to.
-        rustix::thread::disable_transparent_huge_pages(false).unwrap_or_default();
+    if args.command.computes_or_serves() && WITHOUT_LARGE_PAGES.load(Ordering::Relaxed) {
+        // It has use for them, and so has whom it hands over to.
+        disable_transparent_huge_pages(false).unwrap_or_default();
     }
     match args.command {
         Command::Run(run) => run::run(run, &args.shared, settings, vision),

@@ -4,6 +4,8 @@
 mod support;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
+use std::process::Stdio;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -327,4 +329,34 @@ fn a_text_that_looks_like_a_path_goes_in_as_an_object() {
     assert!(plain.stderr.contains(r#"goes in as '{"text": "…"}'"#), "{}", plain.stderr);
     assert_eq!((object.code, object.field("input")), (Some(0), vec![serde_json::from_str::<Value>(word).unwrap()]));
     assert_eq!(object.lines()[0]["output"]["count"], 1, "{}", object.stderr);
+}
+
+/// Whether the system may give a process large pages, as `/proc` has it.
+fn has_large_pages(process: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    status.lines().any(|line| line == "THP_enabled:\t1")
+}
+
+#[test]
+fn who_computes_has_large_pages_and_who_asks_has_none() {
+    let mut computes = tidemill(&["run", "compute.map", "-", "-o", EXPR])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut inputs = computes.stdin.take().unwrap();
+    inputs.write_all(b"1\n").unwrap();
+    let mut lines = BufReader::new(computes.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("\"output\":-1"));
+    assert_eq!(has_large_pages(computes.id()), has_large_pages(std::process::id()), "unless nobody here has");
+    drop(inputs);
+    assert!(computes.wait().unwrap().success());
+
+    let api = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", api.local_addr().unwrap());
+    let mut asks = tidemill(&["status"]).env("TIDEMILL__API__URL", url).stderr(Stdio::null()).spawn().unwrap();
+    let asked = api.accept().unwrap();
+    assert!(!has_large_pages(asks.id()));
+    drop(asked);
+    asks.wait().unwrap();
 }

@@ -72,7 +72,7 @@ class Broker:
         self.declare()
 
     def declare(self):
-        """Declares what every participant declares: idempotent, an error where the arguments differ."""
+        """Declares what worker and results API declare: idempotent, an error where the arguments differ."""
         self.channel.exchange_declare(self.prefix, "direct", durable=True)
         self.channel.exchange_declare(f"{self.prefix}.control", "fanout", durable=True)
         lasting = QUORUM | {"x-delivery-limit": 1_000_000_000}

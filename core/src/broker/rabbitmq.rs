@@ -22,6 +22,7 @@ mod settle;
 mod socket;
 mod topology;
 
+use std::net::Ipv6Addr;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -61,7 +62,7 @@ pub struct Options {
     pub used: Option<Used>,
 }
 
-/// What of the broker a process uses that is over soon.
+/// What of the broker a process uses that is over soon: it publishes, and nothing else.
 #[derive(Clone, Debug, Default)]
 pub struct Used {
     /// The only queues that it publishes to.
@@ -114,7 +115,7 @@ impl RabbitMq {
     pub fn connect(options: Options) -> Result<Self, BrokerError> {
         crate::blobs::choose_cryptography();
         let uris = addresses(&options)?;
-        let topology = Topology::new(&options.prefix, options.used.as_ref());
+        let topology = Topology::new(&options.prefix, options.used.clone());
         let name = |role: &str| format!("{} ({role})", options.name);
         let publishing = Link::keep(uris.clone(), name("publishing"), topology.clone());
         let consuming = LazyLink { link: OnceLock::new(), uris, name: name("consuming"), topology: topology.clone() };
@@ -174,6 +175,11 @@ fn addresses(options: &Options) -> Result<Vec<AMQPUri>, BrokerError> {
     let addresses = addresses
         .map(|address| {
             let mut uri: AMQPUri = address.parse().map_err(|reason: String| wrong(&reason))?;
+            if let Some(host) = ipv6(address) {
+                // The client's own reader takes it for none, and its own machine in its place.
+                host.parse::<Ipv6Addr>().map_err(|_| wrong(&format!("[{host}] is no address")))?;
+                uri.authority.host = host.to_owned();
+            }
             if let Some(password) = &options.password {
                 uri.authority.userinfo.password.clone_from(password);
             }
@@ -187,6 +193,14 @@ fn addresses(options: &Options) -> Result<Vec<AMQPUri>, BrokerError> {
         })
         .collect::<Result<Vec<_>, _>>()?;
     if addresses.is_empty() { Err(wrong("there is none")) } else { Ok(addresses) }
+}
+
+/// What stands in brackets in place of a host's name.
+fn ipv6(address: &str) -> Option<&str> {
+    let (_, rest) = address.split_once("://")?;
+    let authority = rest.split(['/', '?']).next()?;
+    let (_, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    Some(host.strip_prefix('[')?.split_once(']')?.0)
 }
 
 /// How long the broker may take to hear of the last acknowledgements.

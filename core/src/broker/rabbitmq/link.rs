@@ -211,7 +211,8 @@ impl Keeper {
             .map_err(|_| (BrokerErrorKind::Unreachable, format!("no answer within {patience:?}")))?
             .map_err(why)?;
         let broken = CancellationToken::new();
-        // All over one channel, for another would cost as much: where that is closed over a mismatch the connection is not kept.
+        // All over one channel, for each costs the broker a millisecond. A mismatch closes it, and the connection is given up
+        // with it.
         let channel = connection.create_channel().await.map_err(why)?;
         let confirming = channel.confirm_select(ConfirmSelectOptions::default()).map_err(why);
         // The first to fail is why the other does.
@@ -262,7 +263,9 @@ fn address(uri: &AMQPUri) -> String {
         lapin::uri::AMQPScheme::AMQP => "amqp",
         lapin::uri::AMQPScheme::AMQPS => "amqps",
     };
-    format!("{scheme}://{}:{}", uri.authority.host, uri.authority.port)
+    let host = &uri.authority.host;
+    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    format!("{scheme}://{host}:{}", uri.authority.port)
 }
 
 /// Whether waiting may help.

@@ -1,8 +1,8 @@
-//! Publishing: a window of messages that were sent and are not confirmed yet, on each of a few channels.
+//! Publishing: a window of messages that were sent and are not confirmed yet, on one channel, or on each of two.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
-use tokio::sync::{OnceCell, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,8 +20,8 @@ use super::topology::Route;
 use crate::broker::{BrokerError, BrokerErrorKind};
 use crate::lock::lock;
 
-/// So many messages are published on one channel. A second one keeps the broker busy while the first waits for a flush to
-/// disk, but costs the broker as much as twenty short messages.
+/// After so many messages a second channel is opened, which keeps the broker busy while the first waits for a flush to disk.
+/// It costs the broker a millisecond, of the ten that all of the shortest batch takes there.
 const FEW: u64 = 64;
 /// Unconfirmed messages on a channel. The broker gains up to about a thousand; the client searches all of them at some
 /// confirms, so more would cost (research: RabbitMQ's own benchmarks, "windows of ~1000 are fine").
@@ -65,7 +65,8 @@ struct Request {
 /// The channels of one connection.
 pub(super) struct Publishers {
     first: mpsc::Sender<Request>,
-    second: OnceCell<mpsc::Sender<Request>>,
+    /// Once it is open, if the broker allows another.
+    second: OnceLock<mpsc::Sender<Request>>,
     /// For what nobody waits for: without confirms. Opened when it is first used, and again where it was closed.
     tossing: tokio::sync::Mutex<Option<Channel>>,
     number: AtomicU64,
@@ -74,39 +75,15 @@ pub(super) struct Publishers {
 }
 
 impl Publishers {
-    /// Publishes on a channel that confirms, and on another one where there is more.
+    /// Begins with a channel that confirms.
     pub(super) fn new(channel: Channel, broken: &CancellationToken) -> Self {
         Self {
             first: start(channel, broken),
-            second: OnceCell::new(),
+            second: OnceLock::new(),
             tossing: tokio::sync::Mutex::default(),
             number: AtomicU64::new(0),
             steps: Mutex::default(),
         }
-    }
-
-    async fn publish(&self, live: &Live, parcel: Arc<Parcel>) -> Fate {
-        let (tell, fate) = oneshot::channel();
-        let number = self.number.fetch_add(1, Ordering::Relaxed);
-        let open = async || {
-            let channel = live.connection.create_channel().await?;
-            channel.confirm_select(ConfirmSelectOptions::default()).await?;
-            Ok::<_, lapin::Error>(start(channel, &live.broken))
-        };
-        let channel = match number {
-            _ if number < FEW || number.is_multiple_of(2) => &self.first,
-            _ => match self.second.get_or_try_init(open).await {
-                Ok(second) => second,
-                Err(error) => {
-                    tracing::debug!(error = why(&error), "there is no second channel");
-                    return Fate::Unsent;
-                }
-            },
-        };
-        if channel.send(Request { parcel, number, tell }).await.is_err() {
-            return Fate::Unsent;
-        }
-        fate.await.unwrap_or(Fate::Unknown)
     }
 
     async fn ready_step(
@@ -127,6 +104,35 @@ impl Publishers {
         })?;
         lock(&self.steps).insert(route.exchange.clone());
         Ok(())
+    }
+}
+
+/// Publishes a parcel over one connection. Half of those behind the first few go over the second channel.
+async fn publish(live: &Arc<Live>, parcel: Arc<Parcel>) -> Fate {
+    let Publishers { first, second, number, .. } = &live.publishers;
+    let number = number.fetch_add(1, Ordering::Relaxed);
+    if number == FEW {
+        // Nobody waits for it: where the broker allows no other channel, the first goes on.
+        tokio::spawn(open_second(Arc::clone(live)));
+    }
+    let channel = second.get().filter(|_| number % 2 == 1).unwrap_or(first);
+    let (tell, fate) = oneshot::channel();
+    if channel.send(Request { parcel, number, tell }).await.is_err() {
+        return Fate::Unsent;
+    }
+    fate.await.unwrap_or(Fate::Unknown)
+}
+
+async fn open_second(live: Arc<Live>) {
+    let open = async {
+        let channel = live.connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(start(channel, &live.broken))
+    };
+    match live.broken.run_until_cancelled(open).await {
+        Some(Ok(second)) => drop(live.publishers.second.set(second)),
+        Some(Err(error)) => tracing::debug!(error = why(&error), "there is no second channel to publish on"),
+        None => {}
     }
 }
 
@@ -172,7 +178,7 @@ pub(super) async fn post(
             }
             Err(error) => return Err(error),
         }
-        let publishing = live.publishers.publish(&live, Arc::clone(&parcel));
+        let publishing = publish(&live, Arc::clone(&parcel));
         let fate = match until {
             Some(until) => {
                 tokio::time::timeout_at(until, publishing).await.map_err(|_| not_confirmed(link.trouble(), true))?

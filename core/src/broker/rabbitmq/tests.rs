@@ -23,8 +23,12 @@ struct Sandbox {
 }
 
 fn options(server: &Rabbit) -> Options {
+    options_at(server.url())
+}
+
+fn options_at(url: impl Into<String>) -> Options {
     Options {
-        url: server.url(),
+        url: url.into(),
         password: None,
         prefix: unique(),
         name: "test".into(),
@@ -85,15 +89,8 @@ async fn what_no_queue_takes_is_an_error_and_its_neighbours_are_not() {
 
 #[tokio::test]
 async fn nobody_there_is_unreachable_once_patience_is_over() {
-    let options = Options {
-        url: "amqp://127.0.0.1:1,amqp://127.0.0.1:2".into(),
-        password: None,
-        prefix: unique(),
-        name: "test".into(),
-        patience: Some(Duration::from_millis(200)),
-        look_ahead: None,
-        used: None,
-    };
+    let patience = Some(Duration::from_millis(200));
+    let options = Options { patience, ..options_at("amqp://127.0.0.1:1,amqp://127.0.0.1:2") };
     let broker = RabbitMq::connect(options).unwrap();
 
     let error = broker.publish(JOBS, conformance::work(0)).await.unwrap_err();
@@ -123,6 +120,14 @@ async fn the_second_address_is_tried_where_the_first_is_dead() {
 }
 
 #[tokio::test]
+async fn an_address_in_brackets_is_not_taken_for_this_machine() {
+    let at = |url| RabbitMq::connect(options_at(url));
+    let broker = at("amqp://user:p%5Bss@[2001:db8::5]:1/%2f?heartbeat=5,amqps://[::1]").unwrap();
+    assert_eq!(broker.addresses(), "amqp://[2001:db8::5]:1, amqps://[::1]:5671");
+    assert_eq!(at("amqp://[here]:5672").unwrap_err().kind, BrokerErrorKind::Mismatch);
+}
+
+#[tokio::test]
 async fn whoever_uses_a_few_queues_declares_no_others() {
     let Some(server) = or_skip(Rabbit::shared()) else { return };
     let patience = Some(Duration::from_secs(10));
@@ -131,9 +136,11 @@ async fn whoever_uses_a_few_queues_declares_no_others() {
     let broker = RabbitMq::connect(options).unwrap();
 
     broker.publish(JOBS, conformance::work(0)).await.unwrap();
-    let error = broker.publish(Queue::Jobs(Lane::Vision), conformance::work(0)).await.unwrap_err();
-
-    assert_eq!(error.kind, BrokerErrorKind::Unroutable, "{error}");
+    let urgent = Message { priority: Priority(1), ..conformance::work(0) };
+    for (queue, message) in [(Queue::Jobs(Lane::Vision), conformance::work(0)), (JOBS, urgent)] {
+        let error = broker.publish(queue, message).await.unwrap_err();
+        assert_eq!(error.kind, BrokerErrorKind::Unroutable, "{error}");
+    }
     assert_eq!(broker.depth(JOBS).await.unwrap(), 1);
 }
 

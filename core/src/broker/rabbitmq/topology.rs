@@ -18,10 +18,8 @@ use crate::task::Lane;
 #[derive(Clone, Debug)]
 pub(super) struct Topology {
     prefix: Arc<str>,
-    /// What is declared at every connect.
-    queues: Arc<[Queue]>,
-    /// That of all that is published, where not everything is declared.
-    priority: Option<Priority>,
+    /// What is declared at every connect, where that is not everything.
+    used: Option<Arc<Used>>,
 }
 
 /// Where a message is published.
@@ -48,14 +46,8 @@ const LAST_STEP_MS: u64 = 250 << 20;
 
 impl Topology {
     /// Declares everything, or what is used.
-    pub(super) fn new(prefix: &str, used: Option<&Used>) -> Self {
-        let of_lanes = Lane::ALL.into_iter().flat_map(|lane| [Queue::Jobs(lane), Queue::Suspects(lane)]);
-        let all = || [Queue::Results, Queue::Dead, Queue::Workers].into_iter().chain(of_lanes).collect();
-        Self {
-            prefix: prefix.into(),
-            queues: used.map_or_else(all, |used| used.queues.as_slice().into()),
-            priority: used.map(|used| used.priority),
-        }
+    pub(super) fn new(prefix: &str, used: Option<Used>) -> Self {
+        Self { prefix: prefix.into(), used: used.map(Arc::new) }
     }
 
     /// The queue's name, with our prefix in place of the usual one.
@@ -91,9 +83,9 @@ impl Topology {
         Route { exchange: self.step(step(delay)), key, delay: Some(delay) }
     }
 
-    /// Those of them that are used.
+    /// A queue's names that are used.
     fn used_names(&self, queue: Queue) -> Vec<String> {
-        self.priority.map_or_else(|| self.names(queue), |priority| vec![self.key(queue, priority)])
+        self.used.as_ref().map_or_else(|| self.names(queue), |used| vec![self.key(queue, used.priority)])
     }
 
     /// The one of a queue's names to which messages of a priority go.
@@ -111,16 +103,19 @@ impl Topology {
     /// channel.
     pub(super) async fn declare(&self, channel: &Channel) -> Result<(), (BrokerErrorKind, String)> {
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-        let control = self.priority.is_none().then(|| (self.control().exchange, ExchangeKind::Fanout));
+        let control = self.used.is_none().then(|| (self.control().exchange, ExchangeKind::Fanout));
         let exchanges = [(self.prefix.to_string(), ExchangeKind::Direct)].into_iter().chain(control);
         let exchanges = exchanges.map(|(name, kind)| async move {
             let declared = channel.exchange_declare(name.as_str().into(), kind, durable, FieldTable::default());
             declared.await.map_err(|error| mismatch("exchange", &name, &error))
         });
+        let of_lanes = || Lane::ALL.into_iter().flat_map(|lane| [Queue::Jobs(lane), Queue::Suspects(lane)]);
+        let all = || [Queue::Results, Queue::Dead, Queue::Workers].into_iter().chain(of_lanes()).collect();
+        let queues = self.used.as_ref().map_or_else(all, |used| used.queues.clone());
         let queues =
-            self.queues.iter().flat_map(|queue| self.used_names(*queue).into_iter().map(move |name| (queue, name)));
+            queues.into_iter().flat_map(|queue| self.used_names(queue).into_iter().map(move |name| (queue, name)));
         let queues = queues.map(|(queue, name)| async move {
-            self.declare_queue(channel, &name, self.arguments(*queue), &self.prefix).await
+            self.declare_queue(channel, &name, self.arguments(queue), &self.prefix).await
         });
         // The broker takes them one after the other, in this order; to wait for each answer was most of the time of a
         // short command.
