@@ -9,7 +9,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// knows what it is to do. So the system is told before there is an allocator.
 #[used]
 #[expect(unsafe_code, reason = "what runs before `main` is found by the name of its section")]
-// SAFETY: of this section the C library calls each function once, before `main`; this one is a system call.
+// SAFETY: of this section the C library calls each function once, before `main`; this one makes two system calls.
 #[unsafe(link_section = ".init_array.00100")]
 static BEFORE_MAIN: extern "C" fn() = tidemill_cli::without_large_pages;
 
