@@ -169,7 +169,7 @@ fn dispatch(args: Args, vision: Option<Vision>) -> Result<Exit, CliError> {
         tracing::warn!("{warning}");
     }
     if args.command.computes_or_serves() && WITHOUT_LARGE_PAGES.load(Ordering::Relaxed) {
-        // It has use for them, and so has whom it hands over to.
+        // It has use for large pages, and so has whom it hands over to.
         disable_transparent_huge_pages(false).unwrap_or_default();
     }
     match args.command {
