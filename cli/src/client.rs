@@ -64,6 +64,8 @@ pub(crate) enum Trouble {
     Fault,
     /// It answers in a way that is not ours.
     Strange,
+    /// It has no place for blobs.
+    NoBlobs,
 }
 
 impl ApiError {
@@ -83,6 +85,8 @@ impl std::fmt::Display for ApiError {
     }
 }
 
+impl std::error::Error for ApiError {}
+
 impl From<ApiError> for CliError {
     fn from(error: ApiError) -> Self {
         let (exit, hint) = match error.trouble {
@@ -98,6 +102,10 @@ impl From<ApiError> for CliError {
                 "call it by an address (api.url), name it in api.hosts where it runs, or give both a token (api.token)",
             ),
             Trouble::Refused => (Exit::Usage, ""),
+            Trouble::NoBlobs => (
+                Exit::Configuration,
+                "set blobs.url where it runs (TIDEMILL__BLOBS__URL); --by-path sends nothing, where workers see the same files",
+            ),
             Trouble::Fault => (Exit::Fault, "the log of the results API tells more"),
             Trouble::Strange => (Exit::Fault, "is it a results API, of this version or a later one?"),
         };

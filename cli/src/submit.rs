@@ -21,14 +21,14 @@ use tidemill_core::settings::Settings;
 use tidemill_core::store::BatchInfo;
 use tidemill_core::task::{Arguments, Job, Lane};
 use tidemill_producer::inputs::Source;
-use tidemill_producer::{ProduceError, Produced, UnderWay};
+use tidemill_producer::{NotReady, ProduceError, Produced, UnderWay};
 use tokio::sync::watch;
 
 use self::limits::{Limits, Over, held_up_by, nothing_is_sent, unanswered_by};
 use self::reading::Reading;
 use self::same::check_same;
 use crate::args::{Shared, Submit};
-use crate::client::Client;
+use crate::client::{ApiError, Client};
 use crate::cluster;
 use crate::error::{CliError, Exit};
 use crate::follow::{Following, Kept, must_be_in_input_order};
@@ -242,14 +242,23 @@ impl<'a> Submission<'a> {
                 drop(broker);
                 tracing::info!(batch = id.as_str(), total, "the batch is accepted");
                 // Whoever sends by a key may have sent beside others.
-                if (self.known.is_some() || self.args.idempotency_key.is_some())
-                    // Without an answer in time it is not known, and the batch is accepted all the same.
-                    && let Ok(Err(error)) = limits.hold(self.must_hold(total)).await
-                {
-                    if let Some(reading) = reading {
-                        reading.give_up().await;
+                if self.known.is_some() || self.args.idempotency_key.is_some() {
+                    let ended = match limits.hold(self.must_hold(total)).await {
+                        Ok(Err(error)) => Some(Err(error)),
+                        Err(Over::Interrupted) => Some(Ok(Exit::Interrupted)),
+                        // Without an answer in time it is not known, and the batch is accepted all the same.
+                        Ok(Ok(())) | Err(Over::Deadline) => None,
+                    };
+                    if let Some(ended) = ended {
+                        if let Some(reading) = reading {
+                            reading.give_up().await;
+                        }
+                        if ended.is_ok() {
+                            self.shared
+                                .say(&format!("interrupted: batch {id} goes on, and `tidemill cancel {id}` ends it"));
+                        }
+                        return ended;
                     }
-                    return Err(error);
                 }
                 if !is_whole {
                     let end = format!("it ends with the {total} items that were sent");
@@ -299,9 +308,16 @@ impl<'a> Submission<'a> {
                 Err(CliError::new(error.exit, error.message).hint(self.how_to_go_on(accepted)))
             }
             Ended::Failed(ProduceError::Conflict(problem)) => Err(CliError::usage(problem)),
-            Ended::Failed(error @ (ProduceError::NotReady(_) | ProduceError::Inputs(_))) => {
-                let is_fault = matches!(&error, ProduceError::Inputs(error) if error.is_fault);
-                let exit = if is_fault { Exit::Fault } else { Exit::Unreachable };
+            Ended::Failed(ProduceError::NotReady(NotReady(error))) => Err(match error.downcast::<ApiError>() {
+                // What is to be done about a setting comes first.
+                Ok(error) if !error.is_transient() => (*error).into(),
+                error => {
+                    let message = error.map_or_else(|other| other.to_string(), |error| error.to_string());
+                    CliError::new(Exit::Unreachable, message).hint(self.how_to_go_on(accepted))
+                }
+            }),
+            Ended::Failed(ProduceError::Inputs(error)) => {
+                let exit = if error.is_fault { Exit::Fault } else { Exit::Unreachable };
                 Err(CliError::new(exit, error.to_string()).hint(self.how_to_go_on(accepted)))
             }
         }

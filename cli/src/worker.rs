@@ -25,7 +25,8 @@ use crate::cluster::{self, Signals, own_name};
 use crate::error::{CliError, Exit};
 use crate::{Vision, handover, networks};
 
-/// Deliveries a core in the lanes that compute: what the hungriest of their tasks asks for (see `Hands::PerCore`).
+/// Deliveries a core in the lanes that compute: enough for the hungriest of their tasks where each has one item. Of larger ones
+/// no more items are begun than their task says (see `Hands::PerCore`).
 const CPU_HANDS: usize = 4;
 const VISION_HANDS: usize = 24;
 const PROCESS_HANDS: usize = 4;

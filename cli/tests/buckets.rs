@@ -213,6 +213,25 @@ fn a_bucket_is_walked_page_by_page_and_its_objects_are_fetched() {
 }
 
 #[test]
+fn a_folder_that_would_be_read_as_another_is_refused_and_one_without_objects_is_told_of() {
+    let server = Server::start(texts(&["texts/a.txt", "texts//b.txt"]), None);
+    for folder in ["s3://mill//", "s3://mill/texts//", "gs://mill//texts/"] {
+        let ended = server.run(&["text.count", folder]);
+        assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+        assert!(ended.stderr.contains("an empty part between slashes"), "{}", ended.stderr);
+    }
+
+    let ended = server.run(&["text.count", "s3://mill/texts/"]);
+    assert_eq!(ended.code, Some(5), "{}", ended.stderr);
+    let kinds: Vec<Value> = ended.field("error").iter().map(|error| error["kind"].clone()).collect();
+    assert_eq!(kinds, [json!("invalid_input"), Value::Null], "{}", ended.stdout);
+
+    let ended = server.run(&["text.count", "s3://mill/nothing/"]);
+    assert_eq!((ended.code, &*ended.stdout), (Some(0), ""));
+    assert!(ended.stderr.contains("s3://mill/nothing/: there are no objects in it"), "{}", ended.stderr);
+}
+
+#[test]
 fn an_azure_container_of_nobody_knows_whom_is_said_so() {
     let mut command = tidemill(&["run", "text.count", "az://mill/texts/"]);
     for name in ["AZBLOB_ENDPOINT", "AZBLOB_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_NAME"] {

@@ -305,6 +305,7 @@ impl Blobs {
                     format!("{location} names no object; it should be {scheme}://bucket/key"),
                 )
             })?;
+        bucket::as_written(location, key)?;
         let operator = bucket::operator(location, scheme, bucket, self.limits.timeout)?;
         let failed = |error: opendal::Error| BlobError {
             kind: if error.kind() == opendal::ErrorKind::NotFound { "not_found" } else { "unreachable" },

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::lock::lock;
 
@@ -18,6 +19,8 @@ use crate::lock::lock;
 #[derive(Clone, Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
+    /// What was begun through this one and its clones, and has not left its thread.
+    begun: TaskTracker,
 }
 
 #[derive(Debug)]
@@ -170,7 +173,19 @@ impl Pool {
         let threads = if threads == 0 { available_cores() } else { threads };
         let crew = Mutex::new(start(threads)?);
         let shared = Shared { count: threads, crew, waiting: Waiting::default() };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { shared: Arc::new(shared), begun: TaskTracker::new() })
+    }
+
+    /// The same threads; what is run through this one is waited for apart, see [`Pool::left`].
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), begun: TaskTracker::new() }
+    }
+
+    /// Waits until all that was begun through this one and its clones has left its thread, whether it was given up or not.
+    pub async fn left(&self) {
+        self.begun.close();
+        self.begun.wait().await;
     }
 
     /// Starts new threads in place of the present ones, which end when they have nothing to do any more: for one that
@@ -209,10 +224,12 @@ impl Pool {
         let given_up = stop.clone().drop_guard();
         let (answer, answered) = oneshot::channel();
         let span = tracing::Span::current();
+        let begun = self.begun.clone();
         let work = Box::new(move || {
             if stop.is_cancelled() {
                 return;
             }
+            let _here = begun.token();
             // The closure is consumed and its value dropped on unwind: nothing half-done is seen again.
             let result = span.in_scope(|| std::panic::catch_unwind(AssertUnwindSafe(|| work(&stop))));
             // Nobody may be listening any more; that is what dropping the future means.
@@ -275,6 +292,30 @@ mod tests {
         assert_eq!(pool.run(|_| 8).await, Ok(8));
         drop(end);
         assert_eq!(lost.await.unwrap(), Ok(true));
+    }
+
+    #[tokio::test]
+    async fn what_was_given_up_is_waited_for_until_it_leaves_its_thread() {
+        let pool = Pool::new(2).unwrap();
+        let (one, other) = (pool.apart(), pool.apart());
+        let (begin, begun) = oneshot::channel();
+        let (end, ended) = mpsc::channel::<()>();
+        let obstinate = tokio::spawn(one.run(move |_| {
+            begin.send(()).unwrap();
+            ended.recv().is_err()
+        }));
+        begun.await.unwrap();
+
+        obstinate.abort();
+        assert!(obstinate.await.unwrap_err().is_cancelled());
+        let mut left = std::pin::pin!(one.left());
+
+        assert!(futures::poll!(left.as_mut()).is_pending());
+        other.left().await;
+        assert_eq!(other.run(|_| 7).await, Ok(7));
+        other.left().await;
+        drop(end);
+        left.await;
     }
 
     #[tokio::test]

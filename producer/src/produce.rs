@@ -71,9 +71,9 @@ pub trait Ready: Send + Sync + std::fmt::Debug {
 }
 
 /// Files cannot be put where workers find them; why, for people.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct NotReady(pub String);
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct NotReady(pub Box<dyn std::error::Error + Send + Sync>);
 
 /// Where a submission begins and what it does at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

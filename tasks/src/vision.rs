@@ -11,7 +11,7 @@ mod picture;
 pub mod segment;
 pub mod train;
 
-pub use engine::{Engine, Label, Pixels};
+pub use engine::{Engine, Label, Pixels, Segmented};
 pub use import::Import;
 pub use models::{DEFAULT_MODEL, Models};
 pub use picture::Fetched;

@@ -12,9 +12,8 @@ use tidemill_core::compute::available_cores;
 use tidemill_core::failure::{Failure, chain};
 use tidemill_core::settings::{self, VisionSettings};
 use tidemill_tasks::vision::card::{Card, Precision};
-use tidemill_tasks::vision::segment::Scores;
 use tidemill_tasks::vision::train::{Output, Training};
-use tidemill_tasks::vision::{Engine, Label, Pixels};
+use tidemill_tasks::vision::{Engine, Label, Pixels, Segmented};
 
 use crate::device::{self, Device, DeviceError};
 use crate::lost::Lost;
@@ -235,11 +234,11 @@ impl Engine for Torch {
         Ok(scored.iter().map(|one| Label { label: name(one.class), probability: one.probability }).collect())
     }
 
-    async fn segment(&self, card: &Card, pixels: Pixels) -> Result<(Arc<[String]>, Scores), Failure> {
+    async fn segment(&self, card: &Card, pixels: Pixels) -> Result<Segmented, Failure> {
         let model = self.model_for_picture(card).await?;
         self.tally(&card.name).prepared(pixels.took);
         match model.segment(pixels.data).await {
-            Ok(scores) => Ok((Arc::clone(model.labels()), scores)),
+            Ok((scores, place)) => Ok(Segmented { labels: Arc::clone(model.labels()), scores, place: Box::new(place) }),
             Err(error) => Err(self.failure(error).await),
         }
     }

@@ -113,9 +113,10 @@ struct Request {
     top: usize,
     arrived: Instant,
     /// Held by [`Model::ask`].
-    answer: oneshot::Sender<Answer>,
-    /// Its place among those that may wait or be computed; free again once it is answered.
-    _place: OwnedSemaphorePermit,
+    /// The answer travels with the place, which is for whoever holds what is large in it.
+    answer: oneshot::Sender<(Answer, OwnedSemaphorePermit)>,
+    /// Its place among those that wait, are computed or hold maps.
+    place: OwnedSemaphorePermit,
 }
 
 impl Model {
@@ -231,33 +232,35 @@ impl Model {
     /// [`ModelError::WrongSize`] at once; [`ModelError::Failed`] where the network fails on this picture. That others
     /// of the same batch fail does no harm to this one.
     pub async fn classify(&self, pixels: Vec<u8>, top: usize) -> Result<Vec<Scored>, ModelError> {
-        match self.ask(pixels, top).await? {
+        match self.ask(pixels, top).await?.0 {
             Said::Classes(classes) => Ok(classes),
             Said::Maps(_) => Err(ModelError::Failed("its task is to segment".to_owned())),
         }
     }
 
-    /// Returns what the network says of each place of a picture. As with [`Model::classify`] otherwise.
+    /// Returns what the network says of each place of a picture, and the picture's place among those on their way, which is
+    /// to be kept as long as the maps. As with [`Model::classify`] otherwise.
     ///
     /// # Errors
     ///
     /// Those of [`Model::classify`].
-    pub async fn segment(&self, pixels: Vec<u8>) -> Result<Scores, ModelError> {
+    pub async fn segment(&self, pixels: Vec<u8>) -> Result<(Scores, OwnedSemaphorePermit), ModelError> {
         match self.ask(pixels, 1).await? {
-            Said::Maps(scores) => Ok(scores),
-            Said::Classes(_) => Err(ModelError::Failed("its task is to classify".to_owned())),
+            (Said::Maps(scores), place) => Ok((scores, place)),
+            (Said::Classes(_), _) => Err(ModelError::Failed("its task is to classify".to_owned())),
         }
     }
 
-    async fn ask(&self, pixels: Vec<u8>, top: usize) -> Answer {
+    async fn ask(&self, pixels: Vec<u8>, top: usize) -> Result<(Said, OwnedSemaphorePermit), ModelError> {
         if pixels.len() != self.picture_bytes {
             return Err(ModelError::WrongSize { expected: self.picture_bytes, found: pixels.len() });
         }
         let answered = async {
             let place = Arc::clone(&self.capacity).acquire_owned().await.map_err(|_| ModelError::Stopped)?;
             let (answer, answered) = oneshot::channel();
-            self.gatherer.push(Request { pixels, top, arrived: Instant::now(), answer, _place: place });
-            answered.await.unwrap_or(Err(ModelError::Stopped))
+            self.gatherer.push(Request { pixels, top, arrived: Instant::now(), answer, place });
+            let (answer, place) = answered.await.map_err(|_| ModelError::Stopped)?;
+            Ok((answer?, place))
         };
         tokio::select! {
             biased;

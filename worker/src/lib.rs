@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Beside it: `suspects` runs alone what may have ended other workers, `in_hand` tells others what this one has, `heartbeat`
-//! says that it lives, `room` is for the threads and processes that items start, `networks` is what it asks of whatever runs
+//! says that it lives, `room` is for what items hold and for the threads and processes that they start, `networks` is what it asks of whatever runs
 //! its networks.
 //!
 //! One file a stage. What a delivery came to is one value, the [`Verdict`]; [`settle`] is the only code that turns it
@@ -113,6 +113,8 @@ pub struct Worker {
     in_hand: in_hand::InHand,
     /// For threads and processes that items start.
     room: room::Room,
+    /// For items that hold memory.
+    hands: room::Hands,
     tally: Arc<Tally>,
     notes: Notes,
 }
@@ -137,6 +139,7 @@ impl Worker {
     /// Makes a worker; [`Worker::run`] starts it. To be called within a tokio runtime.
     pub fn new(setup: Setup, broker: Arc<dyn Broker>, register: Arc<Register>, tools: Tools) -> Self {
         Self {
+            hands: room::Hands::of(tools.compute.threads()),
             setup: Arc::new(setup),
             reporter: report::Reporter::start(Arc::clone(&broker)),
             broker,

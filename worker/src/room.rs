@@ -1,7 +1,8 @@
-//! Room: how many threads and processes the items of a worker may start.
+//! Room: how many threads and processes the items of a worker may start, and how many of them it holds at once.
 
 use std::sync::Arc;
 
+use tidemill_core::task::{Engine, Hands as Asked};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Threads and processes of all items together. They sleep nearly all the time; what they cost is memory (a thread 0.3 MB,
@@ -26,5 +27,28 @@ impl Room {
         }
         // The semaphore is never closed.
         self.0.acquire_many(u32::try_from(count.min(ROOM)).unwrap_or(u32::MAX)).await.ok()
+    }
+}
+
+/// A core's worth of items, divisible by what tasks ask for.
+const SHARES: usize = 5040;
+
+/// The items in a worker's hands, of tasks whose items hold memory: [`Asked::PerCore`]. However many travel in a chunk, and
+/// whatever else is worked on beside them, no more are begun.
+#[derive(Clone, Debug)]
+pub(crate) struct Hands(Arc<Semaphore>);
+
+impl Hands {
+    pub(crate) fn of(threads: usize) -> Self {
+        Self(Arc::new(Semaphore::new(SHARES * threads.max(1))))
+    }
+
+    /// Waits until there is a hand for one more item; it is free again when the permit is dropped. The others go by what
+    /// their tasks and the settings bound.
+    pub(crate) async fn take(&self, engine: Engine) -> Option<SemaphorePermit<'_>> {
+        let Engine::Wait(Asked::PerCore(hands)) = engine else { return None };
+        let shares = (SHARES / hands.max(1)).max(1);
+        // The semaphore is never closed.
+        self.0.acquire_many(u32::try_from(shares).unwrap_or(u32::MAX)).await.ok()
     }
 }

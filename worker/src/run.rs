@@ -86,9 +86,11 @@ async fn wait(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
         .items
         .iter()
         .map(|item| async move {
+            let _hand = work.cancelled.run_until_cancelled(worker.hands.take(work.job.engine())).await;
             // A panicking item leaves nothing behind: its input was its own, job and tools are read only.
             let notepad = worker.notes.of(&work.chunk().batch.id, item.index);
-            let tools = Tools { notepad, ..worker.tools.clone() };
+            let compute = worker.compute().apart();
+            let tools = Tools { notepad, compute: compute.clone(), ..worker.tools.clone() };
             let ready = AssertUnwindSafe(|| work.job.wait(&input_of(item), tools));
             let Waiting { room, running } = match std::panic::catch_unwind(ready) {
                 Ok(waiting) => waiting,
@@ -106,8 +108,14 @@ async fn wait(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
             let result = match work.cancelled.run_until_cancelled(attempt).await {
                 Some(Ok(Ok(result))) => result.map_err(Stopped::Failed),
                 Some(Ok(Err(panic))) => Err(Stopped::Failed(Failure::panicked(&message_of(panic.as_ref())))),
-                Some(Err(_)) => Err(Stopped::Failed(Failure::timed_out(timeout))),
-                None => Err(Stopped::Cancelled { begun: true }),
+                // What it computes was asked to stop when the future was dropped.
+                Some(Err(_)) => Err(late(worker, compute.left(), timeout).await),
+                None => {
+                    if compute.left().now_or_never().is_none() {
+                        watch(worker, async move { compute.left().await });
+                    }
+                    Err(Stopped::Cancelled { begun: true })
+                }
             };
             Ran { result, queued: started - taken, run: started.elapsed() }
         })
@@ -161,7 +169,7 @@ async fn compute(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
                 let (mut ended, was_running) = pass.take();
                 ran.append(&mut ended);
                 if was_running {
-                    watch(worker, pass);
+                    watch(worker, async move { pass.left.cancelled().await });
                 }
                 let begun = if was_running { ran.len() + at_once } else { ran.len() };
                 while ran.len() < items {
@@ -178,7 +186,7 @@ async fn compute(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
             }
             Went::Overdue(mut ended) => {
                 ran.append(&mut ended);
-                let stopped = late(worker, &pass, timeout).await;
+                let stopped = late(worker, pass.left.cancelled(), timeout).await;
                 ran.resize_with(ran.len() + at_once, || Ran { run: timeout, ..Ran::stopped(stopped.clone()) });
             }
         }
@@ -186,10 +194,10 @@ async fn compute(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
     ran
 }
 
-/// What becomes of an item that exceeded its timeout and was asked to stop.
-async fn late(worker: &Worker, pass: &Pass, timeout: Duration) -> Stopped {
+/// What becomes of an item that exceeded its timeout and was asked to stop. `left`: its thread is free.
+async fn late(worker: &Worker, left: impl Future<Output = ()>, timeout: Duration) -> Stopped {
     let patience = worker.setup.stuck_after;
-    if leaves(pass, patience, worker.compute(), &worker.tally).await {
+    if leaves(left, patience, worker.compute(), &worker.tally).await {
         return Stopped::Failed(Failure::timed_out(timeout));
     }
     Stopped::Stuck(Failure::permanent(
@@ -200,14 +208,14 @@ async fn late(worker: &Worker, pass: &Pass, timeout: Duration) -> Stopped {
 
 /// Finds out whether an item of a cancelled batch gives its thread back. Its outcome does not wait for that, and it has more
 /// time than one that is overdue: a cancel alone is no sign that something is wrong.
-fn watch(worker: &Worker, pass: Arc<Pass>) {
+fn watch(worker: &Worker, left: impl Future<Output = ()> + Send + 'static) {
     let (patience, pool, tally) = (6 * worker.setup.stuck_after, worker.compute().clone(), Arc::clone(&worker.tally));
-    tokio::spawn(async move { leaves(&pass, patience, &pool, &tally).await });
+    tokio::spawn(async move { leaves(left, patience, &pool, &tally).await });
 }
 
 /// Whether the thread leaves an item that was asked to stop; if not, it is lost, and its neighbours get new ones.
-async fn leaves(pass: &Pass, patience: Duration, pool: &Pool, tally: &Tally) -> bool {
-    if tokio::time::timeout(patience, pass.left.cancelled()).await.is_ok() {
+async fn leaves(left: impl Future<Output = ()>, patience: Duration, pool: &Pool, tally: &Tally) -> bool {
+    if tokio::time::timeout(patience, left).await.is_ok() {
         return true;
     }
     tracing::error!("an item keeps its thread: it goes on {patience:?} after it was asked to stop");

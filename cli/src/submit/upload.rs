@@ -17,7 +17,7 @@ use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 
 use super::sent::Sent;
-use crate::client::{BlobTrouble, Client, Trouble, digest_of};
+use crate::client::{ApiError, BlobTrouble, Client, Trouble, digest_of};
 
 /// Between two tries while the results API is away.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -101,7 +101,7 @@ impl Uploads {
                     }
                     tokio::time::sleep(PAUSE.min(self.patience)).await;
                 }
-                Err(BlobTrouble::Api(error)) => return Err(NotReady(error.to_string()).into()),
+                Err(BlobTrouble::Api(error)) => return Err(NotReady(error.into()).into()),
             }
         }
     }
@@ -136,7 +136,8 @@ impl Uploads {
     }
 
     fn is_away(&self, path: &Path) -> NotReady {
-        NotReady(format!("cannot upload {}: the results API at {} is away", path.display(), self.client.url()))
+        let message = format!("cannot upload {}: the results API at {} is away", path.display(), self.client.url());
+        NotReady(ApiError::new(Trouble::Away, message).into())
     }
 }
 
@@ -217,10 +218,12 @@ mod tests {
     use axum::extract::Request;
     use axum::http::{Method, StatusCode};
     use futures::future::join_all;
+    use sha2::{Digest as _, Sha256};
     use tidemill_core::settings::Settings;
     use tidemill_core::task::raw;
 
     use super::*;
+    use crate::error::{CliError, Exit};
 
     #[tokio::test]
     async fn what_several_want_at_the_same_time_is_done_once() {
@@ -254,8 +257,9 @@ mod tests {
         assert!(one.under_way().is_empty());
     }
 
-    /// A client of something that keeps blobs as the results API does, and how often it was sent one.
-    async fn api() -> (Client, Arc<AtomicUsize>) {
+    /// A client of something that keeps blobs as the results API does, or has this answer to each, and how often it was sent
+    /// one.
+    async fn api(always: Option<StatusCode>) -> (Client, Arc<AtomicUsize>) {
         let (kept, came) = (Arc::<Mutex<HashSet<String>>>::default(), Arc::<AtomicUsize>::default());
         let counted = Arc::clone(&came);
         let blobs = move |request: Request| {
@@ -267,8 +271,14 @@ mod tests {
                     let is_kept = kept.lock().unwrap().contains(&blob);
                     return if is_kept { StatusCode::OK } else { StatusCode::NOT_FOUND };
                 }
-                axum::body::to_bytes(body, usize::MAX).await.unwrap();
+                let Ok(bytes) = axum::body::to_bytes(body, usize::MAX).await else { return StatusCode::BAD_REQUEST };
                 came.fetch_add(1, Ordering::Relaxed);
+                if let Some(always) = always {
+                    return always;
+                }
+                if !blob.ends_with(&format!("{:x}", Sha256::digest(&bytes))) {
+                    return StatusCode::BAD_REQUEST;
+                }
                 kept.lock().unwrap().insert(blob);
                 StatusCode::CREATED
             }
@@ -282,7 +292,7 @@ mod tests {
 
     #[tokio::test]
     async fn files_of_the_same_bytes_are_sent_once() {
-        let (client, came) = api().await;
+        let (client, came) = api(None).await;
         let folder = tempfile::tempdir().unwrap();
         let file = |number: usize| {
             let path = folder.path().join(format!("{number}.jpg"));
@@ -300,5 +310,50 @@ mod tests {
         assert!(inputs.iter().all(|input| input.source == inputs[0].source && input.refused.is_none()), "{inputs:?}");
         assert!(inputs[0].source.as_deref().unwrap().starts_with("blob:sha256:"));
         assert_eq!(sent.shown().unwrap(), "1 file sent, 1000 B");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_changed_while_it_is_sent_is_refused_alone() {
+        let (client, came) = api(None).await;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.log");
+        for (now, sent) in
+            [(&b"short"[..], 0), (b"a log of the same length!", 1), (b"a log that has grown meanwhile", 1)]
+        {
+            std::fs::write(&path, b"a log as it was hashed ..").unwrap();
+            let (digest, bytes) = digest_of(path.clone()).await.unwrap();
+            std::fs::write(&path, now).unwrap();
+            let before = came.load(Ordering::Relaxed);
+
+            let trouble = client.upload(&path, &digest, bytes, |_| {}).await.unwrap_err();
+
+            let BlobTrouble::File(error) = trouble else { panic!("{trouble:?}") };
+            assert_eq!(error.to_string(), "it was changed while it was sent");
+            assert_eq!(came.load(Ordering::Relaxed) - before, sent, "{now:?}");
+        }
+        // What it had when it was looked at is there.
+        std::fs::write(&path, b"a log that only grows").unwrap();
+        let (digest, bytes) = digest_of(path.clone()).await.unwrap();
+        std::fs::write(&path, b"a log that only grows: one line more").unwrap();
+        assert!(client.upload(&path, &digest, bytes, |_| {}).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_a_setting_is_to_blame_for_is_told_as_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jpg");
+        std::fs::write(&path, [7; 1000]).unwrap();
+        for (status, trouble) in
+            [(StatusCode::UNAUTHORIZED, Trouble::Unauthorised), (StatusCode::NOT_FOUND, Trouble::NoBlobs)]
+        {
+            let (client, _came) = api(Some(status)).await;
+            let uploads = Uploads::new(client, Arguments::Files, Duration::from_secs(60), Arc::default());
+
+            let NotReady(error) = uploads.ready(&mut Input::value(raw(path.to_str().unwrap()))).await.unwrap_err();
+
+            let error = error.downcast::<ApiError>().unwrap();
+            assert_eq!(error.trouble, trouble);
+            assert_eq!(CliError::from(*error).exit, Exit::Configuration);
+        }
     }
 }

@@ -36,6 +36,14 @@ pub fn is_folder(url: &str) -> bool {
     parts(url).is_some()
 }
 
+/// Refuses a bucket's folder whose name is not read as it is written.
+///
+/// # Errors
+/// [`BlobError`] of kind `invalid_input`.
+pub fn check_folder(url: &str) -> Result<(), BlobError> {
+    parts(url).map_or(Ok(()), |(_, _, folder)| as_written(url, folder))
+}
+
 /// The objects in a folder of a bucket and in all folders within, in the order in which the service tells them; S3 and
 /// the others sort by name. They are asked for page by page, as the stream is read.
 ///
@@ -47,6 +55,7 @@ pub fn list(url: &str) -> Result<BoxStream<'static, Result<Object, BlobError>>, 
         let hint = "it should be s3://bucket/folder/, gs://bucket/folder/ or az://container/folder/";
         return Err(BlobError::permanent("invalid_input", format!("{url} is no folder in a bucket; {hint}")));
     };
+    as_written(url, folder)?;
     let failed = {
         let url = url.to_owned();
         move |error: opendal::Error| BlobError {
@@ -65,10 +74,10 @@ pub fn list(url: &str) -> Result<BoxStream<'static, Result<Object, BlobError>>, 
             let object = match entry {
                 Err(error) => Some(Err(failed(error))),
                 Ok(entry) if entry.metadata().mode() != EntryMode::FILE => None,
-                Ok(entry) => entry
-                    .path()
-                    .strip_prefix(&folder)
-                    .map(|name| Ok(Object { url: format!("{start}{}", entry.path()), name: name.to_owned() })),
+                Ok(entry) => {
+                    let name = entry.path().strip_prefix(&folder).unwrap_or_else(|| entry.path());
+                    Some(Ok(Object { url: format!("{start}{}", entry.path()), name: name.to_owned() }))
+                }
             };
             std::future::ready(object)
         }))
@@ -78,6 +87,19 @@ pub fn list(url: &str) -> Result<BoxStream<'static, Result<Object, BlobError>>, 
         Err(error) => futures::stream::once(std::future::ready(Err(error))).boxed(),
     });
     Ok(stream.boxed())
+}
+
+/// Refuses a key or folder that opendal would read as another one: it drops what is empty between slashes, and spaces at
+/// the ends.
+///
+/// # Errors
+/// [`BlobError`] of kind `invalid_input`.
+pub(super) fn as_written(url: &str, key: &str) -> Result<(), BlobError> {
+    if key.is_empty() || !key.starts_with('/') && opendal::raw::normalize_path(key) == key {
+        return Ok(());
+    }
+    let hint = "names with an empty part between slashes, or with spaces at an end, are not read: rename it";
+    Err(BlobError::permanent("invalid_input", format!("{url}: {hint}")))
 }
 
 /// Ends what hears nothing for so long; it may be tried again.
@@ -144,6 +166,18 @@ mod tests {
         assert_eq!(parts("gs://b/a/c/"), Some(("gs", "b", "a/c/")));
         for no in ["s3://b/a.jpg", "s3://b", "https://host/a/", "a/b/", "s3:///", "file:///a/"] {
             assert!(!is_folder(no), "{no}");
+        }
+    }
+
+    #[test]
+    fn what_would_be_read_as_another_name_is_refused() {
+        for good in ["s3://b/", "s3://b/a/c/", "s3://b/a c/"] {
+            check_folder(good).unwrap();
+        }
+        for bad in ["s3://b//", "s3://b//a/", "gs://b/a//", "az://b/a//c/", "s3://b/ a/"] {
+            assert!(is_folder(bad), "{bad}");
+            assert_eq!(check_folder(bad).unwrap_err().kind, "invalid_input", "{bad}");
+            assert!(list(bad).is_err(), "{bad}");
         }
     }
 }

@@ -61,7 +61,10 @@ impl Place {
     /// [`PlaceError`], naming the word.
     pub fn find(word: &str, in_object: bool) -> Result<Self, PlaceError> {
         let kind = match scheme(word) {
-            Some(_) if bucket::is_folder(word) => Kind::Bucket(word.to_owned()),
+            Some(_) if bucket::is_folder(word) => {
+                bucket::check_folder(word).map_err(|error| PlaceError::NoFile(error.message))?;
+                Kind::Bucket(word.to_owned())
+            }
             Some(_) => {
                 file_behind(word).map_err(|error| PlaceError::NoFile(error.message))?;
                 Kind::Url(word.to_owned())
@@ -223,7 +226,9 @@ impl Place {
         };
         // This thread is there to be blocked.
         let runtime = tokio::runtime::Handle::current();
+        let mut is_empty = true;
         while let Some(object) = runtime.block_on(objects.next()) {
+            is_empty = false;
             match object {
                 Ok(Object { name, .. }) if name.split('/').any(|part| part.starts_with('.')) => {}
                 Ok(Object { url, name }) => {
@@ -232,6 +237,9 @@ impl Place {
                 }
                 Err(error) => return sink.fail(InputsError::broken_off(error.message)),
             }
+        }
+        if is_empty {
+            tracing::warn!("{url}: there are no objects in it");
         }
         ControlFlow::Continue(())
     }

@@ -191,7 +191,7 @@ impl Default for Room {
 }
 
 impl Room {
-    fn of(bytes: usize) -> Self {
+    pub(super) fn of(bytes: usize) -> Self {
         Self(Arc::new(Semaphore::new(bytes)))
     }
 

@@ -263,7 +263,7 @@ pub(super) async fn create(
     let submitter = served.api.submitter()?;
     let (mut batch, entries) = match media_type(&headers).as_str() {
         "application/json" => from_json(body, &served.room).await?,
-        "application/x-ndjson" | "application/jsonl" | "application/ndjson" => from_lines(body).await?,
+        "application/x-ndjson" | "application/jsonl" | "application/ndjson" => from_lines(body, &served.room).await?,
         _ => {
             let detail = "send application/json, or application/x-ndjson for a batch of any length";
             return Err(Problem::media_type(detail));
@@ -340,8 +340,8 @@ async fn from_json(body: Body, room: &Room) -> Result<(NewBatch, Entries), Probl
     Ok((batch, stream::iter(entries).boxed()))
 }
 
-async fn from_lines(body: Body) -> Result<(NewBatch, Entries), Problem> {
-    let mut lines = Lines::new(body);
+async fn from_lines(body: Body, room: &Room) -> Result<(NewBatch, Entries), Problem> {
+    let mut lines = Lines::new(body, room.held());
     let first = lines.next().await?.ok_or_else(|| Problem::bad_request("the body is empty; see /openapi.json"))?;
     let batch: NewBatch =
         serde_json::from_slice(&first).map_err(|error| Problem::bad_request(format!("line 1: {error}")))?;

@@ -208,9 +208,8 @@ mod tests {
 
     use super::*;
     use crate::vision::card::Card;
-    use crate::vision::segment::Scores;
     use crate::vision::train::{Output, Training};
-    use crate::vision::{Label, Pixels};
+    use crate::vision::{Label, Pixels, Segmented};
 
     fn plan(expr: &str) -> Result<Plan, Invalid> {
         Map { engine: None }.plan(Options { expr: expr.into(), device: cpu() })
@@ -271,7 +270,7 @@ mod tests {
             unreachable!("compute.map classifies nothing")
         }
 
-        async fn segment(&self, _card: &Card, _pixels: Pixels) -> Result<(Arc<[String]>, Scores), Failure> {
+        async fn segment(&self, _card: &Card, _pixels: Pixels) -> Result<Segmented, Failure> {
             unreachable!("compute.map segments nothing")
         }
 

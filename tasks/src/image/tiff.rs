@@ -159,6 +159,11 @@ fn check_jpegs(decoder: &mut Decoder<Cursor<Cow<'_, [u8]>>>, limits: &Limits) ->
     let (starts, lengths) = (numbers(starts)?, numbers(lengths)?);
     let tables = decoder.find_tag(Tag::JPEGTables).map_err(refused)?;
     let tables = tables.map(|_| decoder.get_tag_u8_vec(Tag::JPEGTables)).transpose().map_err(refused)?;
+    // They are joined with every chunk, here and by the decoder. Real ones have less than 1 KB.
+    let joined = tables.as_ref().map_or(0, Vec::len) as u64 * starts.len() as u64;
+    if joined > limits.bytes_for_decoder(Format::Tiff) {
+        return Err(ImageError::new(ErrorKind::TooLarge, "the TIFF has too large tables for its many JPEGs"));
+    }
     let (width, height) = decoder.chunk_dimensions();
     let with_padding = |side: u32| side.checked_next_multiple_of(LARGEST_BLOCK).unwrap_or(side);
     let bytes = &decoder.inner().get_ref()[..];

@@ -125,7 +125,8 @@ impl Task for Count {
 
 impl Wait for Count {
     fn hands(&self, _word: &Regex) -> Hands {
-        Hands::PerCore(4)
+        // Where small files come from far away they are waited for; each takes a piece of memory.
+        Hands::PerCore(32)
     }
 
     async fn run(self: Arc<Self>, word: Arc<Regex>, input: Input, tools: Tools) -> Result<Output, Failure> {

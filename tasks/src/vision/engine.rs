@@ -1,5 +1,6 @@
 //! The seam to libtorch: what runs networks, and expressions over many numbers.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,17 @@ pub struct Pixels {
     pub took: Duration,
 }
 
+/// What a network says of the places of a picture.
+#[derive(Debug)]
+pub struct Segmented {
+    /// The names of the card's classes.
+    pub labels: Arc<[String]>,
+    /// The maps, of which a few may take as much memory as all else.
+    pub scores: Scores,
+    /// The picture's place among those on their way, to be dropped with the maps: only then another one follows.
+    pub place: Box<dyn Any + Send>,
+}
+
 /// Runs networks and expressions. Pictures of many items that share a model go through a network together.
 ///
 /// Where a device is [lost](Engine::lost), pictures are not answered any more, nor are trainings and expressions: whoever
@@ -44,12 +56,11 @@ pub trait Engine: Send + Sync {
     /// Where the model cannot be loaded (permanent) or the device failed.
     async fn classify(&self, card: &Card, pixels: Pixels, top: usize) -> Result<Vec<Label>, Failure>;
 
-    /// The names of the card's classes, and what the network says of each place of a picture. As with
-    /// [`Engine::classify`] otherwise.
+    /// What the network says of each place of a picture. As with [`Engine::classify`] otherwise.
     ///
     /// # Errors
     /// Where the model cannot be loaded (permanent) or the device failed.
-    async fn segment(&self, card: &Card, pixels: Pixels) -> Result<(Arc<[String]>, Scores), Failure>;
+    async fn segment(&self, card: &Card, pixels: Pixels) -> Result<Segmented, Failure>;
 
     /// Loads a model and runs it once, so that no picture waits for that.
     ///

@@ -15,7 +15,7 @@ use tidemill_core::task::{About, Arguments, Cost, Hands, Invalid, Lane, Task, To
 pub use self::mask::{Mask, Scores, mask};
 use super::card::{Card, Question};
 use super::picture::engine;
-use super::{Engine, Fetched, Models};
+use super::{Engine, Fetched, Models, Segmented};
 use crate::image::encode::encode;
 use crate::image::picture::{Channels, Picture};
 use crate::image::{Format, ImageError, Limits, Order, Preparation, Target, prepare, steps};
@@ -160,11 +160,14 @@ impl Wait for Segment {
         let engine = engine(&self.engine)?;
         let limits = self.limits;
         let Fetched { bytes, prepared, pixels } = Fetched::from(&location, &plan.card, limits, &tools).await?;
-        let (labels, scores) = engine.segment(&plan.card, pixels).await?;
+        let Segmented { labels, scores, place } = engine.segment(&plan.card, pixels).await?;
         let size = (prepared.width, prepared.height);
         let drawing = tools.compute.run({
             let plan = Arc::clone(&plan);
-            move |stop| draw(&bytes, size, &scores, &plan.drawings, &limits, &|| stop.is_cancelled())
+            move |stop| {
+                let _place = place;
+                draw(&bytes, size, &scores, &plan.drawings, &limits, &|| stop.is_cancelled())
+            }
         });
         let drawn = drawing.await??;
         let classes = labels.iter().zip(drawn.shares).map(|(label, share)| Share { label: label.clone(), share });

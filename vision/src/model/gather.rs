@@ -211,7 +211,8 @@ mod tests {
             lock(&self.state).devices.iter().map(|device| device.computing).sum()
         }
 
-        fn take_in(&self, top: usize) -> tokio::sync::oneshot::Receiver<super::super::answer::Answer> {
+        /// What is dropped when nobody waits for it any more.
+        fn take_in(&self, top: usize) -> impl Sized + use<> {
             let (request, answer) = request(top);
             self.push(request);
             answer

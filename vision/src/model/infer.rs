@@ -86,7 +86,8 @@ impl Instance {
                 if let Err(ModelError::Lost(reason)) = &answer {
                     self.lost.tell(&format!("{}: {reason}", self.on));
                 }
-                if request.answer.send(answer.map(|said| said.at_most(request.top))).is_err() {
+                let answer = answer.map(|said| said.at_most(request.top));
+                if request.answer.send((answer, request.place)).is_err() {
                     tracing::trace!("nobody waits for a picture any more");
                 }
             }

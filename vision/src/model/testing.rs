@@ -9,10 +9,10 @@ use tokio::sync::{Semaphore, oneshot};
 use super::*;
 
 /// A picture that wants `top` classes, and where its answer comes.
-pub(super) fn request(top: usize) -> (Request, oneshot::Receiver<Answer>) {
+pub(super) fn request(top: usize) -> (Request, oneshot::Receiver<(Answer, OwnedSemaphorePermit)>) {
     let (answer, answered) = oneshot::channel();
     let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-    (Request { pixels: Vec::new(), top, arrived: Instant::now(), answer, _place: place }, answered)
+    (Request { pixels: Vec::new(), top, arrived: Instant::now(), answer, place }, answered)
 }
 
 /// A network of ten classes over a picture of one pixel, whose red is the class. It fails as networks and devices do.

@@ -8,6 +8,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tidemill_core::failure::Failure;
 use tidemill_tasks::vision::card::Card;
@@ -16,6 +17,9 @@ use super::checkpoint;
 
 /// What the folder of a training is called after its model's name.
 const ENDING: &str = "training";
+
+/// One that was given up has a batch to end, and may be importing its model.
+const NOT_BEFORE: Duration = Duration::from_secs(15);
 
 /// So the `source` of a card begins that a training left.
 pub(super) const MADE_BY: &str = "`tidemill run vision.train`";
@@ -39,13 +43,22 @@ impl Workshop {
     pub(super) fn open(to: &Path, name: &str) -> Result<Self, Failure> {
         let (model, folder) = (to.join(name), to.join(format!("{name}.{ENDING}")));
         let was_begun = folder.join(checkpoint::FILE).exists();
-        makes_way(&model, |model| was_begun && was_trained(model))?;
+        if !was_begun && was_trained(&model) {
+            let what = format!(
+                "{} is there already, and {} is not: say another name, or remove it to begin anew",
+                model.display(),
+                folder.display()
+            );
+            return Err(Failure::permanent("exists", what));
+        }
+        makes_way(&model, was_trained)?;
         let unwritable = |error: std::io::Error| unwritable(&folder, &error);
         fs::create_dir_all(&folder).map_err(unwritable)?;
         let lock = File::create(folder.join("lock")).map_err(unwritable)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => {
-                Failure::transient("busy", format!("{} is being trained by another process", folder.display()))
+                let what = format!("{} is being trained by another process", folder.display());
+                Failure { retry_after: Some(NOT_BEFORE), ..Failure::transient("busy", what) }
             }
             TryLockError::Error(error) => unwritable(error),
         })?;
@@ -123,6 +136,7 @@ mod tests {
 
         let refused = Workshop::open(home.path(), "digits").unwrap_err();
         assert!(refused.retryable && refused.message.contains("is being trained by another process"), "{refused}");
+        assert_eq!(refused.retry_after, Some(NOT_BEFORE), "who was given up has a batch to end");
 
         drop(first);
         Workshop::open(home.path(), "digits").unwrap();

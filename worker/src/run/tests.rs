@@ -9,7 +9,7 @@ use tidemill_core::compute::Pool;
 use tidemill_core::notes::Note;
 use tidemill_core::outcome::Outcome;
 use tidemill_core::retry::RetryPolicy;
-use tidemill_core::task::{About, Arguments, Compute, Cost, Invalid, Lane, Register, Task, Wait};
+use tidemill_core::task::{About, Arguments, Compute, Cost, Hands, Invalid, Lane, Register, Task, Wait};
 use tokio::sync::Notify;
 
 use super::*;
@@ -249,6 +249,60 @@ async fn an_item_of_a_cancelled_batch_that_keeps_its_thread_is_found_out() {
     drop(let_go);
 }
 
+/// The same of a task that waits: it is the thread that computes for it which is kept.
+struct Stubborn(Obstinate);
+
+impl Task for Stubborn {
+    type Input = u64;
+    type Options = Options;
+    type Output = u64;
+    type Plan = ();
+
+    fn about(&self) -> About {
+        about("test.stubborn")
+    }
+
+    fn plan(&self, _options: Options) -> Result<(), Invalid> {
+        Ok(())
+    }
+
+    fn cost(&self, (): &()) -> Cost {
+        Cost::micros(1)
+    }
+}
+
+impl Wait for Stubborn {
+    async fn run(self: Arc<Self>, _plan: Arc<()>, number: u64, tools: Tools) -> Result<u64, Failure> {
+        let computing = tools.compute.run(move |stop| self.0.run(&(), number, &Stop(stop)));
+        computing.await?
+    }
+}
+
+#[tokio::test]
+async fn what_a_waiting_item_computes_and_does_not_end_is_found_out() {
+    for (timeout, is_cancelled, kind) in [(Duration::from_millis(5), false, "stuck"), (LONG, true, "")] {
+        let (let_go, held) = std::sync::mpsc::channel();
+        let begun = Arc::new(Notify::new());
+        let task = Stubborn(Obstinate { begun: Arc::clone(&begun), held: Mutex::new(held) });
+        let (mut worker, work) = sandbox_of(Register::default().wait(task), &["1"], timeout);
+        worker.setup = Arc::new(Setup { stuck_after: Duration::from_millis(5), ..(*worker.setup).clone() });
+        let cancelled = work.cancelled.clone();
+
+        let (outcomes, ()) = tokio::join!(outcomes(&worker, work), async {
+            begun.notified().await;
+            if is_cancelled {
+                cancelled.cancel();
+            }
+        });
+
+        let status = if is_cancelled { Status::Cancelled } else { Status::Dead };
+        assert_eq!((outcomes[0].status(), kinds(&outcomes)), (status, vec![kind]));
+        worker.tally.threads_lost.cancelled().await;
+        assert_eq!(worker.compute().run(|_| 7).await, Ok(7), "there is another thread");
+        drop(let_go);
+    }
+}
+
 /// Takes room for as many as an input says, for ten seconds.
 #[derive(Default)]
 struct Roomy {
@@ -257,7 +311,7 @@ struct Roomy {
     begun: Notify,
 }
 
-struct Guests(Arc<Roomy>);
+struct Guests(Arc<Roomy>, Hands);
 
 impl Task for Guests {
     type Input = u32;
@@ -280,7 +334,7 @@ impl Task for Guests {
 
 impl Wait for Guests {
     async fn run(self: Arc<Self>, _plan: Arc<()>, guests: u32, tools: Tools) -> Result<u32, Failure> {
-        let Self(house) = &*self;
+        let Self(house, _) = &*self;
         let inside = house.inside.fetch_add(guests, Ordering::SeqCst) + guests;
         house.most.fetch_max(inside, Ordering::SeqCst);
         tools.notepad.write(&format!("{guests} guests"));
@@ -290,15 +344,33 @@ impl Wait for Guests {
         Ok(guests)
     }
 
+    fn hands(&self, (): &()) -> Hands {
+        self.1
+    }
+
     fn room(&self, (): &(), guests: &u32) -> usize {
         *guests as usize
     }
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_more_items_are_in_hand_than_their_task_asks_for_however_many_are_in_a_chunk() {
+    for (hands, most) in [(Hands::PerCore(3), 3), (Hands::PerCore(1), 1), (Hands::Many, 8)] {
+        let house = Arc::new(Roomy::default());
+        let register = Register::default().wait(Guests(Arc::clone(&house), hands));
+        let (worker, work) = sandbox_of(register, &["1"; 8], Duration::from_secs(15));
+
+        let outcomes = outcomes(&worker, work).await;
+
+        assert_eq!(kinds(&outcomes), [""; 8], "{hands:?}: those that waited for a hand had not begun");
+        assert_eq!(house.most.load(Ordering::SeqCst), most, "{hands:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn items_for_which_there_is_no_room_have_not_begun_and_their_timeout_neither() {
     let house = Arc::new(Roomy::default());
-    let register = Register::default().wait(Guests(Arc::clone(&house)));
+    let register = Register::default().wait(Guests(Arc::clone(&house), Hands::Many));
     let inputs = ["300", "300", "300", "1", "512", "200", "200", "0"];
     let (worker, work) = sandbox_of(register, &inputs, Duration::from_secs(15));
 
@@ -311,7 +383,7 @@ async fn items_for_which_there_is_no_room_have_not_begun_and_their_timeout_neith
 #[tokio::test(start_paused = true)]
 async fn how_far_an_item_has_come_goes_along_with_heartbeats_until_it_is_done() {
     let house = Arc::new(Roomy::default());
-    let register = Register::default().wait(Guests(Arc::clone(&house)));
+    let register = Register::default().wait(Guests(Arc::clone(&house), Hands::Many));
     let (worker, work) = sandbox_of(register, &["3"], LONG);
     let batch = work.chunk().batch.id.clone();
     let beats = worker.broker.consume(Queue::Workers, Permits(1), CancellationToken::new()).await.unwrap();
@@ -336,7 +408,7 @@ async fn how_far_an_item_has_come_goes_along_with_heartbeats_until_it_is_done() 
 #[tokio::test(start_paused = true)]
 async fn an_item_that_needs_more_room_than_there_is_has_all_of_it() {
     let house = Arc::new(Roomy::default());
-    let register = Register::default().wait(Guests(Arc::clone(&house)));
+    let register = Register::default().wait(Guests(Arc::clone(&house), Hands::Many));
     let (worker, work) = sandbox_of(register, &["100000", "1"], LONG);
 
     assert_eq!(kinds(&outcomes(&worker, work).await), ["", ""]);
@@ -346,7 +418,7 @@ async fn an_item_that_needs_more_room_than_there_is_has_all_of_it() {
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_item_that_waited_for_room_has_not_begun() {
     let house = Arc::new(Roomy::default());
-    let register = Register::default().wait(Guests(Arc::clone(&house)));
+    let register = Register::default().wait(Guests(Arc::clone(&house), Hands::Many));
     let (worker, work) = sandbox_of(register, &["512", "512"], LONG);
     let cancelled = work.cancelled.clone();
 

@@ -153,6 +153,30 @@ fn a_jpeg_within_may_not_be_larger_than_its_strip() {
 }
 
 #[test]
+fn large_tables_are_not_joined_with_a_multitude_of_jpegs() {
+    let mut tables: Vec<u16> =
+        jpeg::encode(&Picture::blank(8, 1, Channels::Gray), 90).unwrap().into_iter().map(u16::from).collect();
+    tables.resize(60_000, 0);
+    let (starts, lengths) = (vec![8; 15_000], vec![4; 15_000]);
+    let tags: &[(Tag, &[u16])] = &[
+        (Tag::ImageWidth, &[8]),
+        (Tag::ImageLength, &[15_000]),
+        (Tag::RowsPerStrip, &[1]),
+        (Tag::BitsPerSample, &[8]),
+        (Tag::SamplesPerPixel, &[1]),
+        (Tag::PhotometricInterpretation, &[1]),
+        (Tag::Compression, &[7]),
+        (Tag::StripOffsets, &starts),
+        (Tag::StripByteCounts, &lengths),
+        (Tag::JPEGTables, &tables),
+    ];
+
+    let error = Header::read(&file_of(tags, &[0xFF, 0xD8, 0xFF, 0xD9]), &Limits::default()).unwrap_err();
+
+    assert_eq!((error.kind(), error.to_string().contains("too large tables")), (ErrorKind::TooLarge, true), "{error}");
+}
+
+#[test]
 fn planes_in_tiles_are_not_read() {
     let sides: [(Tag, &[u16]); 2] = [(Tag::TileWidth, &[16]), (Tag::TileLength, &[16])];
     let places: [(Tag, &[u16]); 2] = [(Tag::TileOffsets, &[8; 6]), (Tag::TileByteCounts, &[256; 6])];

@@ -64,6 +64,9 @@ pub enum DataError {
     /// What is wrong, in which file, and what to do.
     #[error("{0}")]
     Bad(String),
+    /// The system grants no threads, and why.
+    #[error("{0}")]
+    NoThread(String),
     /// It was asked to stop.
     #[error("it was asked to stop")]
     Stopped,
@@ -73,6 +76,7 @@ impl From<DataError> for Failure {
     fn from(error: DataError) -> Self {
         match error {
             DataError::Bad(what) => Self::permanent("data_set", what),
+            DataError::NoThread(what) => Self::transient("no_thread", what),
             DataError::Stopped => Self::stopped(),
         }
     }

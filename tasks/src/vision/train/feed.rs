@@ -58,7 +58,7 @@ impl Feed {
     /// Starts to prepare. Dropping it ends its threads.
     ///
     /// # Errors
-    /// [`DataError::Bad`] where the system grants no threads.
+    /// [`DataError::NoThread`].
     pub fn start(set: &Arc<DataSet>, order: Order, threads: usize) -> Result<Self, DataError> {
         let batches = order.places.len().div_ceil(order.batch.max(1));
         let (order, threads) = (Arc::new(order), threads.clamp(1, batches.max(1)));
@@ -68,7 +68,8 @@ impl Feed {
             let (set, order) = (Arc::clone(set), Arc::clone(&order));
             let thread = thread::Builder::new().name(format!("feed-{number}"));
             let thread = thread.spawn(move || prepare(&set, &order, number, threads, &sender));
-            let thread = thread.map_err(|error| bad(format!("no thread to prepare pictures: {error}")))?;
+            let thread =
+                thread.map_err(|error| DataError::NoThread(format!("no thread to prepare pictures: {error}")))?;
             feed.threads.push(Feeder { batches: Some(receiver), thread: Some(thread) });
         }
         Ok(feed)
