@@ -201,12 +201,14 @@ pub(crate) struct Given {
 impl Work {
     /// The options, as a task with this schema reads them: what looks like a number is text where text is wanted.
     pub(crate) fn options(&self, schema: &serde_json::Value) -> serde_json::Map<String, serde_json::Value> {
-        let is_text = |key: &str| match &schema["properties"][key]["type"] {
+        let kind = |key: &str| &schema["properties"][key]["type"];
+        let is_text = |key: &str| match kind(key) {
             serde_json::Value::Array(types) => types.iter().all(|one| one == "string" || one == "null"),
             one => one == "string",
         };
         let value = |Given { key, text, value }: &Given| match value {
             serde_json::Value::Number(_) | serde_json::Value::Bool(_) if is_text(key) => text.as_str().into(),
+            serde_json::Value::Null if kind(key) == "string" => text.as_str().into(),
             value => value.clone(),
         };
         self.options.iter().map(|given| (given.key.clone(), value(given))).collect()
@@ -423,6 +425,19 @@ mod tests {
     #[test]
     fn the_arguments_are_sound() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_looks_like_something_else_is_text_where_text_is_wanted() {
+        let schema = serde_json::json!({ "properties": {
+            "word": { "type": "string" }, "name": { "type": ["string", "null"] }, "count": { "type": "integer" },
+        } });
+        let line = ["tidemill", "run", "text.count", "-o", "word=null", "-o", "name=null", "-o", "count=7"];
+        let Command::Run(run) = Args::try_parse_from(line).unwrap().command else { panic!("{line:?}") };
+
+        let options = run.work.options(&schema);
+
+        assert_eq!(serde_json::Value::from(options), serde_json::json!({ "word": "null", "name": null, "count": 7 }));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod inline;
 mod keep;
 mod place;
 mod spool;
+mod stream;
 mod write;
 
 use std::io::Read as _;
@@ -242,9 +243,7 @@ impl Blobs {
         if let Some(folder) = &store.folder {
             return self.fetch_file(&folder.join(file_name(digest)?)).await;
         }
-        let Some(size) = self.size_of(digest).await? else {
-            return Err(BlobError::permanent("not_found", format!("no blob {digest} is stored; it may have expired")));
-        };
+        let size = self.stored_size(digest).await?;
         self.check_size(digest, size)?;
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
         let mut pieces = self.read(digest).await?;
@@ -252,12 +251,15 @@ impl Blobs {
             bytes.extend_from_slice(&piece?);
         }
         if format!("sha256:{:x}", Sha256::digest(&bytes)) != digest {
-            return Err(BlobError::permanent(
-                "storage",
-                format!("blob {digest} is stored with other bytes than its name says"),
-            ));
+            return Err(other_bytes(digest));
         }
         Ok(bytes)
+    }
+
+    async fn stored_size(&self, digest: &str) -> Result<u64, BlobError> {
+        let not_found =
+            || BlobError::permanent("not_found", format!("no blob {digest} is stored; it may have expired"));
+        self.size_of(digest).await?.ok_or_else(not_found)
     }
 
     fn within(&self, location: &str) -> Result<Vec<u8>, BlobError> {
@@ -298,6 +300,12 @@ impl Blobs {
     }
 
     async fn fetch_object(&self, location: &str, scheme: &str, rest: &str) -> Result<Vec<u8>, BlobError> {
+        let object = self.object(location, scheme, rest).await?;
+        Ok(object.operator.read(object.key).await.map_err(|error| object.failed(&error))?.to_vec())
+    }
+
+    /// An object that is there, and not too large.
+    async fn object<'a>(&self, location: &'a str, scheme: &str, rest: &'a str) -> Result<Object<'a>, BlobError> {
         let (bucket, key) =
             rest.trim_start_matches('/').split_once('/').filter(|(_, key)| !key.is_empty()).ok_or_else(|| {
                 BlobError::permanent(
@@ -307,16 +315,11 @@ impl Blobs {
             })?;
         bucket::as_written(location, key)?;
         let operator = bucket::operator(location, scheme, bucket, self.limits.timeout)?;
-        let failed = |error: opendal::Error| BlobError {
-            kind: if error.kind() == opendal::ErrorKind::NotFound { "not_found" } else { "unreachable" },
-            message: format!("cannot fetch {location}: {}", why(&error)),
-            transient: error.is_temporary(),
-            retry_after: None,
-        };
-        let operator = operator.map_err(failed)?;
-        let metadata = operator.stat(key).await.map_err(failed)?;
+        let operator = operator.map_err(|error| cannot_fetch(location, &error))?;
+        let object = Object { location, key, operator };
+        let metadata = object.operator.stat(key).await.map_err(|error| object.failed(&error))?;
         self.check_size(location, metadata.content_length())?;
-        Ok(operator.read(key).await.map_err(failed)?.to_vec())
+        Ok(object)
     }
 
     fn check_size(&self, location: &str, bytes: u64) -> Result<(), BlobError> {
@@ -329,6 +332,32 @@ impl Blobs {
         }
         Ok(())
     }
+}
+
+/// An object of a bucket.
+struct Object<'a> {
+    location: &'a str,
+    key: &'a str,
+    operator: opendal::Operator,
+}
+
+impl Object<'_> {
+    fn failed(&self, error: &opendal::Error) -> BlobError {
+        cannot_fetch(self.location, error)
+    }
+}
+
+fn cannot_fetch(location: &str, error: &opendal::Error) -> BlobError {
+    BlobError {
+        kind: if error.kind() == opendal::ErrorKind::NotFound { "not_found" } else { "unreachable" },
+        message: format!("cannot fetch {location}: {}", why(error)),
+        transient: error.is_temporary(),
+        retry_after: None,
+    }
+}
+
+fn other_bytes(digest: &str) -> BlobError {
+    BlobError::permanent("storage", format!("blob {digest} is stored with other bytes than its name says"))
 }
 
 /// HTTP clients are built without a cryptography of their own, so that the process has one: call this before making one.

@@ -69,13 +69,14 @@ impl Web {
     pub async fn get(&self, url: &str, accept: &str, most: Most, patience: Duration) -> Result<Answer, BlobError> {
         let mut url = parse(url)?;
         let desk = self.desk(&url)?;
-        let mut asked = None;
+        let mut asked: Option<Instant> = None;
         let mut seen = vec![url.clone()];
         loop {
             desk.check(&url)?;
+            let waits = Instant::now();
             let slot = desk.hosts.slot(host_and_port(&url)).await;
-            // Waiting for a slot is no fault of the server's.
-            let asked = *asked.get_or_insert_with(Instant::now);
+            // Waiting for a slot is no fault of the server's, nor is waiting for another one where it redirects.
+            let asked = *asked.insert(asked.map_or_else(Instant::now, |asked| asked + waits.elapsed()));
             let response = desk.ask(&url, accept, patience, asked + desk.rules.deadline).await?;
             let status = response.status();
             if status.is_success() {

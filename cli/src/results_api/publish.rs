@@ -17,7 +17,7 @@ use tidemill_core::settings::Settings;
 use tidemill_core::store::{BatchInfo, Order, Shared, StoreError, StoreErrorKind};
 use tidemill_core::task::{Job, Register, raw};
 use tidemill_producer::inputs::{Input, Inputs, NotTheSame};
-use tidemill_producer::{ProduceError, Produced, Producer, Span};
+use tidemill_producer::{ProduceError, Produced, Producer, Span, UnderWay};
 use tidemill_results_api::http::{
     Entry, NewBatch, NewRetry, SubmitError, SubmitErrorKind, Submitted, Submitter, is_one,
 };
@@ -30,6 +30,8 @@ use crate::identity;
 use crate::prepared::cut_by_cost;
 use crate::submit::{MAX_INPUT_BYTES, UNDER_WAY};
 
+/// What of one caller's batch is not confirmed yet: less than `submit` has, for there may be many callers.
+const BYTES_UNDER_WAY: u64 = 8 << 20;
 /// Entries that are handed over together, as many of them as are there.
 const BUNDLE: usize = 512;
 /// How often is looked whether the broker takes anything.
@@ -237,7 +239,7 @@ impl Publisher {
             store: Some(&*self.store),
             cut: cut_by_cost(&self.settings, job, available_cores()),
             window: None,
-            under_way: UNDER_WAY,
+            under_way: UnderWay { bytes: BYTES_UNDER_WAY, ..UNDER_WAY },
             max_input_bytes: MAX_INPUT_BYTES,
             ready: None,
             accepted: accepted.clone(),

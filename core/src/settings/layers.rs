@@ -308,7 +308,8 @@ fn parse(toml: &str) -> Result<config::Map<String, Value>, String> {
 
 /// A parser's error without the excerpt that it shows, where that may hold a secret.
 fn without_secrets(error: &str) -> String {
-    if !error.contains("password") && !error.contains("://") {
+    let may_hold_one = |key: &&str| key.rsplit('.').next().is_some_and(|name| error.contains(name));
+    if !SECRETS.iter().any(may_hold_one) && !error.contains("://") {
         return error.to_owned();
     }
     let excerpt = |line: &&str| line.split_once('|').is_some_and(|(number, _)| number.trim().parse::<u64>().is_ok());

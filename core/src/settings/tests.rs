@@ -428,6 +428,8 @@ fn files_that_cannot_be_read_are_named() {
         World::new().file("[worker\nthreads = 3").error(),
         World::new().file("[worker]\nthreads = 3\nthreads = 4").error(),
         World::new().file("[store]\npassword = hunter2").error(),
+        World::new().file("[api]\ntoken = hunter2").error(),
+        World::new().file("[api]\ntoken = \"hunter2\n").error(),
         World::new().file("[broker]\npassword_file = \"gone\"").error(),
         World::new().secret("empty", "\n").file("[broker]\npassword_file = \"empty\"").error(),
         World::new().secret("p", "x").file("[broker]\npassword = \"x\"\npassword_file = \"p\"").error(),

@@ -14,6 +14,7 @@ use super::*;
 
 const MOST: Most = Most { bytes: 1 << 20, setting: "net.max_bytes" };
 const PATIENCE: Duration = Duration::from_secs(2);
+const SLOW: Duration = Duration::from_millis(500);
 
 /// A server on an address of loopback that few things use; others, such as what `localhost` leads to, stay forbidden.
 async fn serve() -> SocketAddr {
@@ -39,6 +40,7 @@ async fn serve() -> SocketAddr {
         .route("/busy", get(|| async { (axum::http::StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "7")]) }))
         .route("/down", get(|| async { axum::http::StatusCode::BAD_GATEWAY }))
         .route("/mute", get(std::future::pending::<()>))
+        .route("/slow", get(|| tokio::time::sleep(SLOW)))
         .route("/silent", get(move || async move { pieces(1, Duration::from_secs(3600)) }))
         .route("/drip", get(move || async move { pieces(1, Duration::from_millis(10)) }))
         .route("/endless", get(move || async move { pieces(1 << 16, Duration::ZERO) }))
@@ -73,6 +75,23 @@ async fn what_is_allowed_comes_also_by_way_of_a_redirect() {
     let mut answer = web.get(&format!("http://{server}/here"), "*/*", MOST, PATIENCE).await.unwrap();
     assert_eq!((answer.url.path(), answer.status), ("/flour", 200));
     assert_eq!(answer.read().await.unwrap(), b"flour");
+}
+
+#[tokio::test]
+async fn who_waits_in_line_again_behind_a_redirect_is_not_slow() {
+    let server = serve().await;
+    let web = Web::new(NetSettings { at_once_per_host: 1, ..rules() });
+    let url = |path: &str| format!("http://{server}/{path}");
+    // The second is in the line when the first leaves its slot.
+    let (url_here, url_slow) = (url("here"), url("slow"));
+    let (here, slow) = tokio::join!(web.get(&url_here, "*/*", MOST, PATIENCE), async {
+        web.get(&url_slow, "*/*", MOST, PATIENCE).await.map(|answer| answer.elapsed())
+    });
+
+    assert!(slow.unwrap() >= SLOW);
+    let here = here.unwrap();
+    assert_eq!(here.url.path(), "/flour");
+    assert!(here.elapsed() < SLOW, "{:?}", here.elapsed());
 }
 
 #[tokio::test]

@@ -45,8 +45,8 @@ struct OneChild {
     name: String,
     pid: u32,
     run: RunId,
-    /// Its end ends the child.
-    _lifeline: UnixStream,
+    /// Its end ends the child; none once that has ended.
+    lifeline: Option<UnixStream>,
     is_daemon: bool,
     /// Whether it was sent a signal that ends it, so that its end is no surprise.
     is_condemned: bool,
@@ -119,7 +119,7 @@ impl Children {
             name: order.name,
             pid,
             run,
-            _lifeline: lifeline,
+            lifeline: Some(lifeline),
             is_daemon: role.is_daemon,
             is_condemned: false,
             exit: None,
@@ -277,6 +277,8 @@ impl Children {
         let child = &mut self.children[id];
         self.reins.let_go(id);
         let status = child.process.wait().map_err(|error| failed(&error))?;
+        // An item may have a hundred one after the other, and room for one.
+        child.lifeline = None;
         let exit = code(status);
         child.exit = Some(exit);
         self.scene.ends(child.run);

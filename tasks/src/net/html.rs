@@ -6,6 +6,7 @@ mod sink;
 mod tests;
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use html5ever::ParseOpts;
 use html5ever::tendril::{StrTendril, TendrilSink as _};
@@ -18,6 +19,9 @@ use self::sink::{Found, Sink};
 
 /// The parser looks up between pieces of this size, whether somebody still waits for it. A hostile one takes its time.
 const PIECE_BYTES: usize = 4 << 10;
+/// How long a page may take. Honest ones of the largest size take tenths of a second; of a tag with a hundred thousand
+/// attributes the parser compares each with all before it.
+const PARSED_WITHIN: Duration = Duration::from_secs(10);
 /// Elements within elements. A browser stops at 512; here it is what keeps the parser from looking through its stack for
 /// minutes.
 const MAX_DEPTH: u32 = 5000;
@@ -66,6 +70,11 @@ pub(super) fn links(page: &[u8], charset: Option<&str>, at: &Url, stop: &dyn Fn(
 }
 
 fn parse(text: &str, stop: &dyn Fn() -> bool) -> Result<Found, Failure> {
+    parse_within(PARSED_WITHIN, text, stop)
+}
+
+fn parse_within(most: Duration, text: &str, stop: &dyn Fn() -> bool) -> Result<Found, Failure> {
+    let began = Instant::now();
     let options = ParseOpts {
         // Nothing is run here, so what stands in <noscript> is there.
         tree_builder: TreeBuilderOpts { scripting_enabled: false, ..TreeBuilderOpts::default() },
@@ -80,6 +89,10 @@ fn parse(text: &str, stop: &dyn Fn() -> bool) -> Result<Found, Failure> {
         let end = (0..=rest.len().min(PIECE_BYTES)).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(rest.len());
         let (piece, after) = rest.split_at(end);
         parser.process(StrTendril::from_slice(piece));
+        if began.elapsed() > most {
+            let reason = format!("cannot read the page: the parser takes more than {most:?} for it");
+            return Err(Failure::permanent("html", reason));
+        }
         let sink = &parser.tokenizer.sink.sink;
         if sink.depth() > MAX_DEPTH {
             let reason = format!("cannot read the page: its elements nest deeper than {MAX_DEPTH}");

@@ -6,15 +6,17 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::{Instant, SystemTime};
 
+use futures::TryStreamExt as _;
 use regex::bytes::{Regex, RegexBuilder};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tidemill_core::blobs::{BlobError, must_be_file, scheme};
+use tidemill_core::blobs::{BlobError, must_be_file};
 use tidemill_core::failure::Failure;
 use tidemill_core::task::{About, Arguments, Cost, Hands, Invalid, Task, Tools, Wait, raw, raw_word};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio_util::io::StreamReader;
 
 use super::charset::Charset;
 
@@ -43,7 +45,7 @@ pub struct Count;
 pub enum Input {
     /// The text itself.
     Text(String),
-    /// A file, read as a stream; or a URL, fetched whole.
+    /// A file, or the URL of one; read as a stream.
     Path(String),
 }
 
@@ -133,12 +135,17 @@ impl Wait for Count {
         let (started, clock) = (SystemTime::now(), Instant::now());
         let count = match input {
             Input::Text(text) => count_in(&tools, &word, text.into_bytes()).await?,
-            Input::Path(url) if scheme(&url).is_some() => {
-                let bytes = tools.blobs.fetch(&url).await?;
-                let (_, text) = decoded(&tools, Charset::of(&bytes), bytes, 0, true).await?;
-                count_in(&tools, &word, text).await?
-            }
-            Input::Path(path) => count_file(&tools, &word, Path::new(&path)).await?,
+            Input::Path(location) => match tools.blobs.file_at(&location)? {
+                Some(path) => count_file(&tools, &word, &path).await?,
+                None => {
+                    let pieces = tools.blobs.stream(&location).await?.map_err(std::io::Error::other);
+                    let broken = |error: std::io::Error| match error.downcast::<BlobError>() {
+                        Ok(error) => error.into(),
+                        Err(error) => BlobError::unreadable(Path::new(&location), &error).into(),
+                    };
+                    count_read(&tools, &word, StreamReader::new(pieces), 0, broken).await?
+                }
+            },
         };
         Ok(Output {
             count,
@@ -211,16 +218,27 @@ async fn count_file(tools: &Tools, word: &Arc<Regex>, path: &Path) -> Result<u64
     let failed = |error: std::io::Error| Failure::from(BlobError::unreadable(path, &error));
     let metadata = tokio::fs::metadata(path).await.map_err(failed)?;
     must_be_file(&metadata).map_err(failed)?;
-    let mut file = tokio::fs::File::open(path).await.map_err(failed)?;
+    let file = tokio::fs::File::open(path).await.map_err(failed)?;
     // Hundreds of small files are under way at once: each takes room for itself, and one byte more to see its end.
     let room = usize::try_from(metadata.len()).map_or(PIECE_BYTES, |bytes| PIECE_BYTES.min(bytes.saturating_add(1)));
+    count_read(tools, word, file, room, failed).await
+}
+
+/// `room`: how much of a piece is expected.
+async fn count_read(
+    tools: &Tools,
+    word: &Arc<Regex>,
+    mut reader: impl AsyncRead + Unpin,
+    room: usize,
+    failed: impl Fn(std::io::Error) -> Failure,
+) -> Result<u64, Failure> {
     // Of what is carried to the next piece, what lies before `from` was searched, and is only looked back at.
     let (mut count, mut carried, mut from, mut charset) = (0, Vec::new(), 0, None);
     loop {
         let mut piece = Vec::with_capacity(carried.len() + room);
         piece.append(&mut carried);
         let new = piece.len();
-        let read = (&mut file).take(PIECE_BYTES as u64).read_to_end(&mut piece).await.map_err(failed)?;
+        let read = (&mut reader).take(PIECE_BYTES as u64).read_to_end(&mut piece).await.map_err(&failed)?;
         let told = charset.take().unwrap_or_else(|| Charset::of(&piece));
         let (told, mut piece) = decoded(tools, told, piece, new, read == 0).await?;
         charset = Some(told);
@@ -314,6 +332,36 @@ mod tests {
         let tools = Tools::new(compute::Pool::new(1).unwrap(), Blobs::without_store(limits));
         let plan = Arc::new(Count.plan(Options { word: word.into() }).unwrap());
         Arc::new(Count).run(plan, input, tools).await.map(|output| output.count)
+    }
+
+    /// In a blob, wherever that is.
+    async fn in_blob(word: &str, text: &[u8], blobs: Blobs) -> Result<u64, Failure> {
+        let blob = blobs.put(text.to_vec(), "text/plain", "txt").await?;
+        let tools = Tools::new(compute::Pool::new(1).unwrap(), blobs);
+        let plan = Arc::new(Count.plan(Options { word: word.into() }).unwrap());
+        Arc::new(Count).run(plan, Input::Path(format!("blob:{}", blob.blob)), tools).await.map(|output| output.count)
+    }
+
+    #[tokio::test]
+    async fn a_blob_is_read_as_a_stream_from_a_folder_and_from_afar() {
+        let folder = tempfile::tempdir().unwrap();
+        // Pieces come as they come.
+        let text = format!("{} lorem {}", "lorem ".repeat(PIECE_BYTES / 3), "+".repeat(PIECE_BYTES));
+        let many = (PIECE_BYTES / 3 + 1) as u64;
+        let limits = FetchLimits { max_bytes: 10 << 20, timeout: Duration::from_secs(1) };
+        let afar = || Blobs::at(&"memory://".parse().unwrap(), limits, None).unwrap();
+
+        for blobs in [Blobs::in_folder(folder.path(), limits).unwrap(), afar()] {
+            assert_eq!(in_blob("lorem", text.as_bytes(), blobs).await.unwrap(), many);
+        }
+        let utf_16: Vec<u8> = "\u{feff}Straße straße".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(in_blob("straße", &utf_16, afar()).await.unwrap(), 2);
+
+        let missing = format!("blob:sha256:{}", "0".repeat(64));
+        let tools = Tools::new(compute::Pool::new(1).unwrap(), afar());
+        let plan = Arc::new(Count.plan(Options::default()).unwrap());
+        let error = Arc::new(Count).run(plan, Input::Path(missing), tools).await.unwrap_err();
+        assert_eq!(error.kind, "not_found");
     }
 
     async fn in_text(word: &str, text: &str) -> u64 {

@@ -103,6 +103,11 @@ fn a_hostile_page_ends_soon() {
     assert!(cut.is_cut && cut.urls.len() < 500, "{}", cut.urls.len());
 
     assert_eq!(links(b"<p>", None, &at, &|| true).unwrap_err().kind, "stopped");
+
+    let attributes: String = (0..100_000).map(|n| format!(" a{n}")).collect();
+    let one_tag = format!("<a{attributes}>");
+    let refused = parse_within(Duration::from_millis(100), &one_tag, &|| false).err().unwrap();
+    assert_eq!(refused.kind, "html", "{refused}");
 }
 
 #[test]
