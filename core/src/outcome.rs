@@ -198,11 +198,11 @@ impl Outcome {
         crate::chunk::weight_bytes(&self.input, self.name.as_deref())
     }
 
-    /// The size of what it brought along: its output, or why it has none.
+    /// The size of what it brought along, at most: its output, or why it has none, of which JSON may write a byte as six.
     pub fn output_bytes(&self) -> u64 {
         match &self.ending {
             Ending::Ok(output) => output.get().len() as u64,
-            Ending::Failed(failure) | Ending::Dead(failure) => failure.message.len() as u64,
+            Ending::Failed(failure) | Ending::Dead(failure) => 6 * failure.message.len() as u64,
             Ending::Cancelled | Ending::Expired => 0,
         }
     }

@@ -161,6 +161,10 @@ pub fn encode(body: &Body) -> Vec<Bytes> {
     }
 }
 
+/// The longest name of a worker, and the longest time until it speaks again: a day.
+const MAX_NAME_BYTES: usize = 200;
+const MAX_EVERY: u64 = 24 * 60 * 60 * 1000;
+
 /// Reads what arrived and checks it.
 ///
 /// # Errors
@@ -206,6 +210,10 @@ pub fn decode(kind: &str, bytes: Bytes) -> Result<Body, Malformed> {
         Type::Heartbeat => {
             let HeartbeatForm { v, worker } = read(&bytes)?;
             check_version(v)?;
+            if worker.name.len() > MAX_NAME_BYTES || worker.every > MAX_EVERY {
+                let limits = format!("a name of {MAX_NAME_BYTES} bytes and {MAX_EVERY} ms to its next word");
+                return Err(Malformed::new(format!("a worker has at most {limits}")));
+            }
             Ok(Body::Heartbeat(worker))
         }
     }

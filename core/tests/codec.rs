@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tidemill_core::batch::{Attempt, Batch, BatchId, ItemIndex, Priority};
-use tidemill_core::broker::Body;
+use tidemill_core::broker::{Body, Heartbeat};
 use tidemill_core::chunk::{Chunk, Item};
 use tidemill_core::failure::Failure;
 use tidemill_core::outcome::{Ending, Maker, Outcome};
@@ -196,6 +196,40 @@ fn outcomes_of_two_makers_are_two_segments() {
     let segments = Segment::encode(&BatchId::new(), &[outcome(2, "a"), outcome(1, "b"), outcome(0, "a")]);
     let indices = |segment: &Segment| segment.indices().iter().cloned().flatten().collect::<Vec<u64>>();
     assert_eq!(segments.iter().map(indices).collect::<Vec<_>>(), [vec![0, 2], vec![1]]);
+}
+
+#[test]
+fn outcomes_fit_into_messages_whatever_their_reasons_are_made_of() {
+    let maker = Arc::new(Maker { worker: "w".into(), device: "cpu".into() });
+    // JSON writes each of these as six bytes.
+    let failure = Failure::permanent("odd", "\u{b}".repeat(3000));
+    let outcome = |index| {
+        let item = Item { index: ItemIndex(index), input: raw(&0), name: None, source: None };
+        Arc::new(Outcome::of(&item, Ending::Failed(failure.clone()), Attempt(1), &maker))
+    };
+    let outcomes: Vec<_> = (0..4096).map(outcome).collect();
+
+    let bodies = wire::encode(&Body::Outcomes { batch: BatchId::new(), outcomes });
+
+    assert!(bodies.iter().all(|body| body.len() < wire::MAX_BYTES / 2), "{:?}", bodies[0].len());
+    let back = bodies.into_iter().map(|body| wire::decode("tidemill.outcomes", body).unwrap());
+    assert_eq!(back.map(|body| outcomes_of(&body).len()).sum::<usize>(), 4096);
+}
+
+#[test]
+fn a_worker_has_a_short_name_and_speaks_again_within_a_day() {
+    let beat = |name: usize, every: u64| {
+        let heartbeat = Heartbeat { name: "w".repeat(name), every, ..Heartbeat::default() };
+        let body = wire::encode(&Body::Heartbeat(heartbeat)).remove(0);
+        wire::decode("tidemill.heartbeat", body)
+    };
+    const DAY: u64 = 86_400_000;
+
+    assert!(beat(200, DAY).is_ok());
+    for bad in [beat(201, 1), beat(1, DAY + 1), beat(1, u64::MAX)] {
+        let reason = bad.unwrap_err().to_string();
+        assert!(reason.contains("a worker has at most a name of 200 bytes"), "{reason}");
+    }
 }
 
 #[test]

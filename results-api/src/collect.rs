@@ -143,7 +143,7 @@ fn gather(first: Delivery, deliveries: &mut Deliveries) -> Vec<Delivery> {
 #[derive(Debug)]
 struct Silent;
 
-/// What the store says to what it is asked.
+/// What the store, or the broker, says to what it is asked.
 async fn in_time<T>(asking: impl Future<Output = T>) -> Result<T, Silent> {
     tokio::time::timeout(ANSWER_WITHIN, asking).await.map_err(|_| Silent)
 }
@@ -223,9 +223,17 @@ async fn conclude(
             let rounds = delivery.message.rounds;
             let delay = ROUND * (1 << rounds);
             let again = Message { delay, rounds: rounds + 1, ..(*delivery.message).clone() };
-            match broker.publish(Queue::Results, again).await {
-                Ok(()) => Settlement::Ack,
-                Err(_) => Settlement::Requeue,
+            // A broker without memory takes nothing, and would get it back from what is recorded here meanwhile.
+            match refused {
+                Some(_) => Settlement::Requeue,
+                None => match in_time(broker.publish(Queue::Results, again)).await {
+                    Ok(Ok(())) => Settlement::Ack,
+                    Ok(Err(_)) => Settlement::Requeue,
+                    Err(Silent) => {
+                        *refused = Some("the broker takes nothing that is to come again later".to_owned());
+                        Settlement::Requeue
+                    }
+                },
             }
         }
         Err(error) => {
@@ -238,7 +246,10 @@ async fn conclude(
 }
 
 async fn settle(delivery: Delivery, settlement: Settlement) {
-    if let Err(error) = delivery.settle(settlement).await {
-        tracing::warn!(%error, "what was recorded could not be acknowledged, it will come again");
+    // What goes to the dead letters is published, for which the broker may have no memory.
+    match in_time(delivery.settle(settlement)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "what was recorded could not be acknowledged, it will come again"),
+        Err(Silent) => tracing::warn!("the broker does not hear what became of a message, it will come again"),
     }
 }

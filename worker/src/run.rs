@@ -303,13 +303,17 @@ impl Pass {
         let inputs: Vec<_> = items.iter().map(input_of).collect();
         let inputs: Vec<&RawValue> = inputs.iter().map(AsRef::as_ref).collect();
         let Some(started) = self.begin() else { return };
-        let results = work.job.compute_together(&inputs, &Stop(stop));
+        let results = if work.is_expired() {
+            inputs.iter().map(|_| Err(Stopped::Expired)).collect()
+        } else {
+            let results = work.job.compute_together(&inputs, &Stop(stop)).into_iter();
+            results.map(|result| result.map_err(Stopped::Failed)).collect::<Vec<_>>()
+        };
         let share = started.elapsed() / u32::try_from(inputs.len()).unwrap_or(u32::MAX).max(1);
         let queued = started - self.taken;
         let mut done = lock(&self.done);
         if !done.is_taken {
-            let results = results.into_iter().map(|result| result.map_err(Stopped::Failed));
-            done.ran.extend(results.map(|result| Ran { result, queued, run: share }));
+            done.ran.extend(results.into_iter().map(|result| Ran { result, queued, run: share }));
             done.running_since = None;
         }
     }

@@ -172,6 +172,19 @@ async fn items_that_run_together_time_out_together() {
 }
 
 #[tokio::test]
+async fn a_batch_whose_time_is_over_does_not_run_together() {
+    let (worker, mut work, task) = sandbox(&["1", "2"], LONG);
+    let chunk = work.chunk().clone();
+    let batch = Batch { expires: Some(unix_millis()), ..(*chunk.batch).clone() };
+    work.message = Arc::new(Message::new(Body::Chunk(Chunk { batch: Arc::new(batch), ..chunk }), Priority(0)));
+
+    let outcomes = outcomes(&worker, work).await;
+
+    assert!(outcomes.iter().all(|outcome| outcome.status() == Status::Expired && outcome.attempts.0 == 0));
+    assert_eq!(task.runs.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
 async fn a_cancelled_batch_does_not_run_together() {
     let (worker, work, task) = sandbox(&["1", "2"], LONG);
     work.cancelled.cancel();

@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -287,34 +287,12 @@ impl Publisher<'_> {
     /// nothing.
     async fn confirms(&mut self) -> bool {
         std::future::poll_fn(|context| {
-            let mut is_any = false;
-            // They leave in order.
-            while let Some((_, sent)) = self.sent.get_mut(self.left) {
-                if let Sent::Leaving(leaving) = sent {
-                    let Poll::Ready(result) = leaving.as_mut().poll(context) else { break };
-                    *sent = Sent::of(result);
-                }
-                self.left += 1;
-                is_any = true;
-            }
-            for (_, sent) in &mut self.sent {
-                match sent {
-                    Sent::Leaving(_) => break,
-                    Sent::Waiting(confirm) => match std::pin::Pin::new(confirm).poll(context) {
-                        Poll::Ready(came) => {
-                            is_any = true;
-                            if let Ok(Confirmation::Ack(Some(back)) | Confirmation::Nack(Some(back))) = &came
-                                && let Some(id) = back.delivery.properties.message_id()
-                            {
-                                self.returned.extend(id.as_str().parse::<u64>().ok());
-                            }
-                            *sent = Sent::Came(Box::new(came));
-                        }
-                        // Confirms come nearly in order: behind an open one there is rarely a closed one.
-                        Poll::Pending => break,
-                    },
-                    Sent::Came(_) => {}
-                }
+            // Confirms come nearly in order: behind an open one there is rarely a closed one.
+            let is_any = self.look(context, false);
+            if let Some((_, Sent::Came(_))) = self.sent.front() {
+                // Of those that one answer of the broker's confirms, the client may have given the oldest's return to any
+                // other; to that before it confirmed the oldest. Until there is none behind that could have come meanwhile.
+                while self.look(context, true) {}
             }
             if is_any { Poll::Ready(()) } else { Poll::Pending }
         })
@@ -338,6 +316,42 @@ impl Publisher<'_> {
             drop(request.tell.send(fate));
         }
         true
+    }
+}
+
+impl Publisher<'_> {
+    /// Sees what has left and what is confirmed, up to the first that is not or all; whether there was any.
+    fn look(&mut self, context: &mut Context<'_>, all: bool) -> bool {
+        let mut is_any = false;
+        // They leave in order.
+        while let Some((_, sent)) = self.sent.get_mut(self.left) {
+            if let Sent::Leaving(leaving) = sent {
+                let Poll::Ready(result) = leaving.as_mut().poll(context) else { break };
+                *sent = Sent::of(result);
+            }
+            self.left += 1;
+            is_any = true;
+        }
+        for (_, sent) in &mut self.sent {
+            match sent {
+                Sent::Leaving(_) => break,
+                Sent::Waiting(confirm) => match std::pin::Pin::new(confirm).poll(context) {
+                    Poll::Ready(came) => {
+                        is_any = true;
+                        if let Ok(Confirmation::Ack(Some(back)) | Confirmation::Nack(Some(back))) = &came
+                            && let Some(id) = back.delivery.properties.message_id()
+                        {
+                            self.returned.extend(id.as_str().parse::<u64>().ok());
+                        }
+                        *sent = Sent::Came(Box::new(came));
+                    }
+                    Poll::Pending if all => {}
+                    Poll::Pending => break,
+                },
+                Sent::Came(_) => {}
+            }
+        }
+        is_any
     }
 }
 

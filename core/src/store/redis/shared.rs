@@ -223,6 +223,9 @@ impl Shared for Redis {
             let mut command = redis::cmd("ZREM");
             command.arg(self.index.batches()).arg(&over);
             self.send(action, &command).await?;
+            let mut command = redis::cmd("SREM");
+            command.arg(self.index.dead()).arg(&over);
+            self.send(action, &command).await?;
         }
         Ok(abandoned)
     }
