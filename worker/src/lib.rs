@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Beside it: `suspects` runs alone what may have ended other workers, `in_hand` tells others what this one has, `heartbeat`
-//! says that it lives, `room` is for what items hold and for the threads and processes that they start, `networks` is what it asks of whatever runs
-//! its networks.
+//! says that it lives, `room` is for what items hold and for the threads and processes that they start, `networks` is what it
+//! asks of whatever runs its networks.
 //!
 //! One file a stage. What a delivery came to is one value, the [`Verdict`]; [`settle`] is the only code that turns it
 //! into the broker's verbs, and it publishes outcomes, confirmed, before it acknowledges.
