@@ -99,11 +99,12 @@ pub trait Store: Send + Sync + fmt::Debug {
         results
     }
 
-    /// Records all that there is of a batch, and seals the batch with it, unless something of it is known; whether it did.
+    /// Makes a batch known and records all that there is of it, which seals the batch, unless something of it is recorded;
+    /// whether it did.
     ///
     /// # Errors
-    /// [`StoreErrorKind::Unknown`] for a batch that was never opened.
-    async fn record_only(&self, only: &Segment) -> Result<bool, StoreError>;
+    /// [`StoreError`]
+    async fn record_only(&self, batch: &Batch, only: &Segment) -> Result<bool, StoreError>;
 
     /// Marks the batch as cancelled. Idempotent.
     ///

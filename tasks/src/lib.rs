@@ -60,7 +60,7 @@ pub fn register(house: &House) -> Register {
         .wait(time::sleep::Sleep)
         .wait(stream::thermometers::Thermometers)
         .wait(event::turtle::Turtle)
-        .compute(compute::map::Map { engine: engine.clone() })
+        .compute(compute::map::Map::new(engine.clone()))
         .compute(compute::factorize::Factorize)
         .wait(text::count::Count)
         .wait(net::download::Download { limits: net_limits })

@@ -9,6 +9,7 @@ use tidemill_core::lock::lock;
 use tidemill_core::segment::Segment;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Those who wait, by the batch that has the one item. Cheap to clone; clones share.
 #[derive(Clone, Debug, Default)]
@@ -46,11 +47,14 @@ impl Answers {
         let beginning = async { tokio::try_join!(broker.replies(), broker.notices()) };
         let Some(begun) = stop.run_until_cancelled(beginning).await.transpose()? else { return Ok(()) };
         let (mut replies, mut notices) = begun;
-        let hearing = async {
+        let answers = self.clone();
+        // On a thread that waits for the network, as those who are told: a role itself has a thread of its own, to which
+        // and from which the word would be passed.
+        let hearing = AbortOnDropHandle::new(tokio::spawn(async move {
             while let Some(reply) = replies.next().await {
-                self.hear(reply);
+                answers.hear(reply);
             }
-        };
+        }));
         let finding = async {
             while let Some(notice) = notices.next().await {
                 if let Notice::Found(batch, ItemIndex(0)) = notice

@@ -14,8 +14,6 @@ use tidemill_core::chunk::Chunk;
 use tidemill_core::failpoint::reach;
 use tidemill_core::lock::lock;
 use tidemill_core::outcome::Outcome;
-use tidemill_core::segment::Segment;
-use tidemill_core::store::{StoreError, StoreErrorKind};
 use tidemill_core::task::{Job, Lane};
 use tidemill_producer::only_item;
 use tidemill_results_api::http::{Entry, SubmitError};
@@ -23,7 +21,7 @@ use tokio::sync::{Notify, OnceCell};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::publish::{Publisher, input, of_store, store_is_away};
+use super::publish::{Publisher, input};
 use crate::submit::MAX_INPUT_BYTES;
 
 /// How long workers have to say that they have an item, once the broker has the question.
@@ -124,13 +122,7 @@ impl Publisher {
             Some(Reply::Outcomes(outcome)) => {
                 self.express.hear(job.lane());
                 reach("express.record.before");
-                let (begun, recorded) = tokio::join!(begin(), self.record_only(&outcome));
-                begun?;
-                let is_recorded = match recorded? {
-                    Some(is_recorded) => is_recorded,
-                    // It came before the batch was begun.
-                    None => self.record_only(&outcome).await?.unwrap_or_default(),
-                };
+                let is_recorded = self.within_patience(self.store.record_only(batch, &outcome)).await?;
                 reach("express.record.after");
                 if is_recorded {
                     return Ok(Hastened::Ended(outcome.outcomes().pop()));
@@ -184,17 +176,6 @@ impl Publisher {
                     return;
                 }
             }
-        }
-    }
-
-    /// Records the outcome of a batch's one item, with which the batch ends; whether it did, or nothing where the store does
-    /// not know the batch.
-    async fn record_only(&self, outcome: &Segment) -> Result<Option<bool>, SubmitError> {
-        let recording = tokio::time::timeout(self.settings.submit.patience, self.store.record_only(outcome));
-        match recording.await.map_err(|_| store_is_away())? {
-            Ok(is_recorded) => Ok(Some(is_recorded)),
-            Err(StoreError { kind: StoreErrorKind::Unknown, .. }) => Ok(None),
-            Err(error) => Err(of_store(&error)),
         }
     }
 }

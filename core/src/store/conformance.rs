@@ -125,24 +125,34 @@ the_first_write_of_an_item_wins, store, {
 
 promise!(/// One round trip, and never one without the other.
 what_is_all_there_is_of_a_batch_seals_it, store, {
-    let id = opened(&*store).await;
+    let [one, begun, two, dead] = [(); 4].map(|()| batch());
+    store.open(&begun).await.unwrap();
+    let died = outcome(0, Ending::Dead(Failure::permanent("crashed", "three times")));
+    for (batch, outcomes) in [(&one, vec![ok(0)]), (&begun, vec![ok(0)]), (&two, vec![ok(0), ok(1)]), (&dead, vec![died])] {
+        let only = segment(&batch.id, outcomes);
+        let total = Some(only.len());
+        assert!(store.record_only(batch, &only).await.unwrap());
+        let progress = store.progress(&batch.id).await.unwrap();
+        assert_eq!((progress.total, progress.is_complete(), Some(progress.recorded())), (total, true, total));
+        assert_eq!(progress.counts, only.counts());
+        assert!(store.read(&batch.id, Order::Input, 0, 10).await.unwrap().is_last);
+        assert_eq!(store.read(&batch.id, Order::Completion, 0, 10).await.unwrap().next, only.len());
+        // Twice it is not all there is.
+        assert!(!store.record_only(batch, &only).await.unwrap());
+        assert_eq!(store.progress(&batch.id).await.unwrap(), progress);
+    }
 
-    assert!(store.record_only(&segment(&id, vec![ok(0), ok(1)])).await.unwrap());
-    let progress = store.progress(&id).await.unwrap();
-    assert_eq!((progress.total, progress.is_complete(), progress.recorded()), (Some(2), true, 2));
-
-    // Twice, beside others, or where more is to come, it is not all there is.
-    assert!(!store.record_only(&segment(&id, vec![ok(0), ok(1)])).await.unwrap());
-    let [other, longer] = [opened(&*store).await, opened(&*store).await];
-    record(&*store, &other, vec![ok(7)]).await.unwrap();
-    store.seal(&longer, 2).await.unwrap();
-    for (id, total, recorded) in [(other, None, 1), (longer, Some(2), 0)] {
-        assert!(!store.record_only(&segment(&id, vec![ok(0)])).await.unwrap());
-        let progress = store.progress(&id).await.unwrap();
+    // Nor is it beside others, or where more is to come.
+    let [other, longer] = [(); 2].map(|()| batch());
+    store.open(&other).await.unwrap();
+    store.open(&longer).await.unwrap();
+    record(&*store, &other.id, vec![ok(7)]).await.unwrap();
+    store.seal(&longer.id, 2).await.unwrap();
+    for (batch, total, recorded) in [(other, None, 1), (longer, Some(2), 0)] {
+        assert!(!store.record_only(&batch, &segment(&batch.id, vec![ok(0)])).await.unwrap());
+        let progress = store.progress(&batch.id).await.unwrap();
         assert_eq!((progress.total, progress.recorded()), (total, recorded));
     }
-    let unknown = store.record_only(&segment(&BatchId::new(), vec![ok(0)])).await.unwrap_err();
-    assert_eq!(unknown.kind, StoreErrorKind::Unknown);
 });
 
 promise!(/// Nothing is read before what comes before it.

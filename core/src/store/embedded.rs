@@ -339,8 +339,9 @@ impl Store for Embedded {
         })
     }
 
-    async fn record_only(&self, only: &Segment) -> Result<bool, StoreError> {
-        self.with("record all that there is of a batch", only.batch(), |ledger| {
+    async fn record_only(&self, batch: &Batch, only: &Segment) -> Result<bool, StoreError> {
+        self.make_known(batch);
+        self.with("record all that there is of a batch", &batch.id, |ledger| {
             let total = only.len();
             if ledger.progress.recorded() > 0 || ledger.progress.total.is_some_and(|sealed| sealed != total) {
                 return Ok(false);

@@ -150,32 +150,45 @@ impl Redis {
 
     /// Makes a batch known; gives what was known under its id before, as JSON.
     async fn make_known(&self, action: &'static str, batch: &Batch) -> Result<Option<Vec<u8>>, StoreError> {
-        let meta = serde_json::to_vec(batch).map_err(|error| StoreError {
-            kind: StoreErrorKind::Broken,
-            action: action.into(),
-            reason: format!("batch {} cannot be written as JSON: {error}", batch.id),
-        })?;
-        let call = self.call(&script::OPEN, &batch.id).arg(meta);
+        let call = self.call(&script::OPEN, &batch.id).arg(meta(action, batch)?);
+        let (is_new, meta) = self.run_and_list::<(u64, Vec<u8>)>(action, &batch.id, &call).await?;
+        Ok((is_new == 0).then_some(meta))
+    }
+
+    /// Runs a script that makes a batch known, and puts the batch on the list of all.
+    async fn run_and_list<T: FromRedisValue + Send>(
+        &self,
+        action: &'static str,
+        batch: &BatchId,
+        call: &Call,
+    ) -> Result<T, StoreError> {
         let mut command = redis::cmd("ZADD");
-        command.arg(self.index.batches()).arg("NX").arg(unix_millis()).arg(batch.id.as_str());
-        let opening = self.run::<(u64, Vec<u8>)>(action, &batch.id, &call);
+        command.arg(self.index.batches()).arg("NX").arg(unix_millis()).arg(batch.as_str());
+        let opening = self.run(action, batch, call);
         let listing = self.send(action, &command);
-        let (is_new, meta) = if self.link.is_cluster() {
+        if self.link.is_cluster() {
             // They go to two servers: whoever lists between them would drop what is not known yet.
             let opened = opening.await?;
             listing.await?;
-            opened
-        } else {
-            // One behind the other, in one round trip. Whoever opened and heard nothing opens again.
-            tokio::try_join!(opening, listing)?.0
-        };
-        Ok((is_new == 0).then_some(meta))
+            return Ok(opened);
+        }
+        // One behind the other, in one round trip. Whoever opened and heard nothing opens again.
+        Ok(tokio::try_join!(opening, listing)?.0)
     }
 
     async fn version(&self, batch: &BatchId) -> Result<u64, StoreError> {
         let [version] = self.fields("watch a batch", batch, ["version"]).await?;
         Ok(number(version.as_deref()))
     }
+}
+
+/// A batch as its hash keeps it.
+fn meta(action: &'static str, batch: &Batch) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(batch).map_err(|error| StoreError {
+        kind: StoreErrorKind::Broken,
+        action: action.into(),
+        reason: format!("batch {} cannot be written as JSON: {error}", batch.id),
+    })
 }
 
 /// A number from a hash; 0 where it has none.
@@ -228,8 +241,8 @@ impl Store for Redis {
         self.record_all(segments).await
     }
 
-    async fn record_only(&self, only: &Segment) -> Result<bool, StoreError> {
-        self.record_whole(only).await
+    async fn record_only(&self, batch: &Batch, only: &Segment) -> Result<bool, StoreError> {
+        self.record_whole(batch, only).await
     }
 
     async fn cancel(&self, batch: &BatchId) -> Result<(), StoreError> {

@@ -111,8 +111,8 @@ impl Store for InProcess {
         self.here().await?.record(batch, outcomes).await
     }
 
-    async fn record_only(&self, only: &Segment) -> Result<bool, StoreError> {
-        self.here().await?.record_only(only).await
+    async fn record_only(&self, batch: &Batch, only: &Segment) -> Result<bool, StoreError> {
+        self.here().await?.record_only(batch, only).await
     }
 
     async fn cancel(&self, batch: &BatchId) -> Result<(), StoreError> {

@@ -1,11 +1,13 @@
 //! `compute.map`: an expression of x, over many numbers.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
 
 use exmex::{Express as _, FlatEx};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use tidemill_core::failure::Failure;
+use tidemill_core::lock::lock;
 use tidemill_core::task::{About, Arguments, Compute, Cost, Invalid, Lane, Stop, Task};
 
 use super::expression::for_exmex;
@@ -15,12 +17,16 @@ use crate::vision::Engine;
 pub(super) const MAX_EXPRESSION_BYTES: usize = 4096;
 /// Whole numbers are exact in a 64-bit float up to here.
 const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+/// Expressions that are kept as they were read. The longest may have a megabyte each.
+const KEPT: usize = 8;
 
-/// Evaluates an expression for each number. Without an engine it does so on the CPU only.
+/// Evaluates an expression for each number.
 #[derive(Clone, Default)]
 pub struct Map {
-    /// What computes on a GPU.
-    pub engine: Option<Arc<dyn Engine>>,
+    engine: Option<Arc<dyn Engine>>,
+    /// What was read lately, and from which text. To read `x*x - 2*x` exmex moves a megabyte about, which takes it longer than
+    /// everything else that a batch of one item needs in a process.
+    recent: Arc<Mutex<VecDeque<(String, Arc<FlatEx<f64>>)>>>,
 }
 
 impl std::fmt::Debug for Map {
@@ -53,7 +59,7 @@ pub struct Plan {
     /// As it was written.
     pub text: String,
     /// As it is evaluated.
-    pub expression: FlatEx<f64>,
+    pub expression: Arc<FlatEx<f64>>,
     /// `cpu` or `cuda:N`.
     pub device: String,
 }
@@ -126,12 +132,8 @@ impl Task for Map {
         }
         let device = device_name(&device)
             .ok_or_else(|| Invalid(format!("device: {device:?} is not among cpu, cuda and cuda:N")))?;
-        let read = for_exmex(&text).and_then(|for_exmex| {
-            // What exmex does not expect may panic; that must not be the end of the process.
-            let parsed = std::panic::catch_unwind(|| exmex::parse::<f64>(&for_exmex));
-            parsed.map_err(|_| "it cannot be computed".to_owned())?.map_err(|error| error.to_string())
-        });
-        let expression = read.map_err(|problem| Invalid(format!("expr: cannot read {text:?}: {problem}")))?;
+        let expression =
+            self.read(&text).map_err(|problem| Invalid(format!("expr: cannot read {text:?}: {problem}")))?;
         Ok(Plan { text, expression, device })
     }
 
@@ -189,6 +191,27 @@ impl Compute for Map {
 }
 
 impl Map {
+    /// Computes on a GPU by that engine; without one on the CPU only.
+    pub fn new(engine: Option<Arc<dyn Engine>>) -> Self {
+        Self { engine, ..Self::default() }
+    }
+
+    /// The expression, unless something is wrong with it, which the error tells.
+    fn read(&self, text: &str) -> Result<Arc<FlatEx<f64>>, String> {
+        if let Some((_, expression)) = lock(&self.recent).iter().find(|(known, _)| known == text) {
+            return Ok(Arc::clone(expression));
+        }
+        let for_exmex = for_exmex(text)?;
+        // What exmex does not expect may panic; that must not be the end of the process.
+        let parsed = std::panic::catch_unwind(|| exmex::parse::<f64>(&for_exmex));
+        let parsed = parsed.map_err(|_| "it cannot be computed".to_owned())?.map_err(|error| error.to_string())?;
+        let expression = Arc::new(parsed);
+        let mut recent = lock(&self.recent);
+        recent.truncate(KEPT - 1);
+        recent.push_front((text.to_owned(), Arc::clone(&expression)));
+        Ok(expression)
+    }
+
     /// The values, computed as one tensor.
     fn on_device(&self, plan: &Plan, xs: &[f64]) -> Result<Vec<f64>, Failure> {
         let Some(engine) = &self.engine else {
@@ -212,20 +235,31 @@ mod tests {
     use crate::vision::{Label, Pixels, Segmented};
 
     fn plan(expr: &str) -> Result<Plan, Invalid> {
-        Map { engine: None }.plan(Options { expr: expr.into(), device: cpu() })
+        Map::default().plan(Options { expr: expr.into(), device: cpu() })
     }
 
     fn map(expr: &str, x: f64) -> Result<String, Failure> {
         let stop = CancellationToken::new();
-        Map { engine: None }
-            .run(&plan(expr).unwrap(), x, &Stop(&stop))
-            .map(|value| serde_json::to_string(&value).unwrap())
+        Map::default().run(&plan(expr).unwrap(), x, &Stop(&stop)).map(|value| serde_json::to_string(&value).unwrap())
     }
 
     #[test]
     fn the_values_of_the_catalogue_come_out() {
         let values: Vec<String> = [1.0, 2.0, 3.0, 8.0, 10.0].iter().map(|x| map("x*x - 2*x", *x).unwrap()).collect();
         assert_eq!(values, ["-1", "0", "3", "48", "80"]);
+    }
+
+    #[test]
+    fn an_expression_that_was_read_lately_is_read_no_more_and_only_the_last_ones_are_kept() {
+        let map = Map::default();
+        let read = |expr: &str| map.plan(Options { expr: expr.into(), device: cpu() }).unwrap().expression;
+        let first = read("x + 0");
+        assert!(Arc::ptr_eq(&first, &read("x + 0")));
+        for n in 1..=KEPT {
+            assert_eq!(read(&format!("x + {n}")).eval(&[2.0]).unwrap(), 2.0 + n as f64);
+        }
+        assert_eq!(lock(&map.recent).len(), KEPT);
+        assert!(!Arc::ptr_eq(&first, &read("x + 0")));
     }
 
     #[test]
@@ -304,7 +338,7 @@ mod tests {
     }
 
     fn job(engine: Option<Arc<dyn Engine>>, device: &str) -> Arc<dyn Job> {
-        let register = Register::default().compute(Map { engine });
+        let register = Register::default().compute(Map::new(engine));
         let options = serde_json::json!({"expr": "1/x", "device": device});
         register.find("compute.map").unwrap().prepare(&raw(&options)).unwrap()
     }
@@ -390,7 +424,7 @@ mod tests {
 
     #[test]
     fn an_unknown_device_is_refused() {
-        let refused = Map { engine: None }.plan(Options { expr: "x".into(), device: "tpu".into() }).unwrap_err();
+        let refused = Map::default().plan(Options { expr: "x".into(), device: "tpu".into() }).unwrap_err();
         assert_eq!(refused.0, "device: \"tpu\" is not among cpu, cuda and cuda:N");
     }
 }

@@ -7,8 +7,8 @@ use futures::StreamExt as _;
 use redis::{FromRedisValue, ParsingError, Value};
 
 use super::plan::{Known, Span, bands, pack, spans};
-use super::{Redis, millis, script};
-use crate::batch::BatchId;
+use super::{Redis, meta, millis, script};
+use crate::batch::{Batch, BatchId};
 use crate::outcome::{Outcome, Status};
 use crate::segment::{self, Segment};
 use crate::store::StoreError;
@@ -83,10 +83,19 @@ impl Redis {
         results
     }
 
-    /// Records all that there is of a batch, unless something of it is known, and seals the batch with it; whether it did.
-    pub(super) async fn record_whole(&self, only: &Segment) -> Result<bool, StoreError> {
+    /// Makes a batch known with all that there is of it, unless something of it is known; whether it did.
+    pub(super) async fn record_whole(&self, batch: &Batch, only: &Segment) -> Result<bool, StoreError> {
+        if let Some(status) = alone(only) {
+            // A third of the commands, and somebody waits.
+            let call = self.call_on(&script::ALONE, &batch.id, [0]).arg(meta(ACTION, batch)?);
+            let call = call.arg(millis(self.ttl)).arg(status.as_str()).arg(&only.bytes()[..]);
+            if self.run_and_list(ACTION, &batch.id, &call).await? {
+                return Ok(true);
+            }
+        }
+        self.make_known(ACTION, batch).await?;
         let pending = [Pending { place: 0, segment: only.clone(), dropped: 0 }];
-        let fates = self.write(only.batch(), &pending, Some(only.len())).await?;
+        let fates = self.write(&batch.id, &pending, Some(only.len())).await?;
         Ok(matches!(fates[..], [(Fate::Recorded, _)]))
     }
 
@@ -160,6 +169,13 @@ impl Redis {
         let fates: Vec<Fate> = self.run(ACTION, batch, &call).await?;
         Ok(fates.into_iter().zip(places).collect())
     }
+}
+
+/// The status of the only item of a batch of one, where it is not dead: those are listed too.
+fn alone(only: &Segment) -> Option<Status> {
+    let is_first = matches!(only.indices(), [one] if *one == (0..1));
+    let status = Status::ALL.into_iter().find(|status| only.counts()[*status as usize] > 0);
+    status.filter(|status| is_first && *status != Status::Dead)
 }
 
 /// What of a segment is not known. All of it never is, for then the script would have said so.

@@ -27,6 +27,7 @@ script!(SEAL, "scripts/seal.lua");
 script!(CANCEL, "scripts/cancel.lua");
 script!(ACCEPT, "scripts/accept.lua");
 script!(RECORD, "scripts/record.lua");
+script!(ALONE, "scripts/alone.lua");
 script!(REVIVE, "scripts/revive.lua");
 script!(FORGET, "scripts/forget.lua");
 script!(RELEASE, "scripts/release.lua");
