@@ -54,11 +54,13 @@ class Cluster:
         self.stop()
 
     def start(self):
+        # Each is taken before the next is looked for.
         self.amqp_port = free_port(5_000, 10_000)
-        self.redis_port, self.api_port = free_port(), free_port()
-        self.amqp = f"amqp://127.0.0.1:{self.amqp_port}"
         self.start_rabbitmq()
+        self.redis_port = free_port()
         self.start_redis()
+        self.api_port = free_port()
+        self.amqp = f"amqp://127.0.0.1:{self.amqp_port}"
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL")} | {
             "TIDEMILL__BROKER__URL": self.amqp,
             "TIDEMILL__BROKER__PREFIX": PREFIX,

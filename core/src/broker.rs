@@ -46,13 +46,21 @@ pub enum Queue {
 
 impl fmt::Display for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [what, lane] = self.parts();
+        write!(f, "tidemill{what}{lane}")
+    }
+}
+
+impl Queue {
+    /// Its name behind the prefix, without and with only its lane.
+    pub(crate) const fn parts(self) -> [&'static str; 2] {
         match self {
-            Self::Jobs(lane) => write!(f, "tidemill.jobs.{}", lane.as_str()),
-            Self::Suspects(lane) => write!(f, "tidemill.suspects.{}", lane.as_str()),
-            Self::Express(lane) => write!(f, "tidemill.express.{}", lane.as_str()),
-            Self::Workers => f.write_str("tidemill.workers"),
-            Self::Results => f.write_str("tidemill.results"),
-            Self::Dead => f.write_str("tidemill.dead"),
+            Self::Jobs(lane) => [".jobs.", lane.as_str()],
+            Self::Suspects(lane) => [".suspects.", lane.as_str()],
+            Self::Express(lane) => [".express.", lane.as_str()],
+            Self::Workers => [".workers", ""],
+            Self::Results => [".results", ""],
+            Self::Dead => [".dead", ""],
         }
     }
 }

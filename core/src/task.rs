@@ -42,7 +42,7 @@ impl Lane {
     pub const ALL: [Self; 4] = [Self::Cpu, Self::Wait, Self::Vision, Self::Process];
 
     /// The word for it in queue names, settings and texts.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
             Self::Wait => "wait",

@@ -3,6 +3,8 @@
 //! Nothing that arrives is trusted: sizes, names and numbers are checked here, and what does not pass is
 //! [`Malformed`], with the reason that it will carry among the dead letters.
 
+mod head;
+
 use std::fmt;
 use std::path::{Component, Path};
 use std::sync::Arc;
@@ -123,7 +125,8 @@ struct HeartbeatForm {
 #[derive(Serialize)]
 struct ChunkForm<'a> {
     v: u64,
-    batch: &'a Batch,
+    #[serde(serialize_with = "head::serialize")]
+    batch: &'a Arc<Batch>,
     attempt: Attempt,
     items: &'a [Item],
 }
@@ -132,6 +135,17 @@ struct ChunkForm<'a> {
 #[serde(deny_unknown_fields)]
 struct OwnedChunkForm {
     v: u64,
+    batch: Arc<Batch>,
+    attempt: Attempt,
+    items: Vec<Item>,
+}
+
+/// The same, which does not know the place of an error.
+#[derive(Deserialize)]
+#[serde(remote = "OwnedChunkForm", deny_unknown_fields)]
+struct QuickChunkForm {
+    v: u64,
+    #[serde(deserialize_with = "head::deserialize")]
     batch: Arc<Batch>,
     attempt: Attempt,
     items: Vec<Item>,
@@ -192,7 +206,9 @@ pub fn decode(kind: &str, bytes: Bytes) -> Result<Body, Malformed> {
             bytes.len()
         ))),
         Type::Chunk => {
-            let OwnedChunkForm { v, batch, attempt, items } = read(&bytes)?;
+            let mut json = serde_json::Deserializer::from_slice(&bytes);
+            let quick = QuickChunkForm::deserialize(&mut json).and_then(|form| json.end().map(|()| form));
+            let OwnedChunkForm { v, batch, attempt, items } = quick.or_else(|_| read(&bytes))?;
             check_version(v)?;
             let chunk = Chunk { batch, attempt, items };
             check_chunk(&chunk)?;

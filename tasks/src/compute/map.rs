@@ -24,10 +24,13 @@ const KEPT: usize = 8;
 #[derive(Clone, Default)]
 pub struct Map {
     engine: Option<Arc<dyn Engine>>,
-    /// What was read lately, and from which text. To read `x*x - 2*x` exmex moves a megabyte about, which takes it longer than
+    /// What was read lately. To read `x*x - 2*x` exmex moves a megabyte about, which takes it longer than
     /// everything else that a batch of one item needs in a process.
-    recent: Arc<Mutex<VecDeque<(String, Arc<FlatEx<f64>>)>>>,
+    recent: Arc<Mutex<VecDeque<Read>>>,
 }
+
+/// A text, and the expression that it is.
+type Read = (String, Arc<FlatEx<f64>>);
 
 impl std::fmt::Debug for Map {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -39,6 +39,10 @@ const DELIVERY_LIMIT: i64 = 1_000_000_000;
 const WORKERS_TTL: Duration = Duration::from_secs(30);
 const WORKERS_MAX: i64 = 10_000;
 
+/// What is not urgent, and the least urgent of what is.
+const PLAIN: Priority = Priority(0);
+const URGENT: Priority = Priority(1);
+
 /// The shortest and the longest of the queues in which messages wait; each holds delays up to twice those of the one
 /// before it.
 const FIRST_STEP_MS: u64 = 250;
@@ -50,24 +54,17 @@ impl Topology {
         Self { prefix: prefix.into(), used: used.map(Arc::new) }
     }
 
-    /// The queue's name, with our prefix in place of the usual one.
-    fn name(&self, queue: Queue) -> String {
-        let name = queue.to_string();
-        format!("{}{}", self.prefix, name.strip_prefix("tidemill").unwrap_or(&name))
-    }
-
     /// The queues that are one to our callers, the most urgent first: what is to be done has one of its own for messages of
     /// a priority above 0, for brokers before 4.0 know no priorities in quorum queues.
     pub(super) fn names(&self, queue: Queue) -> Vec<String> {
-        let plain = self.name(queue);
         match queue {
-            Queue::Jobs(_) => vec![format!("{plain}.urgent"), plain],
-            _ => vec![plain],
+            Queue::Jobs(_) => vec![self.key(queue, URGENT), self.key(queue, PLAIN)],
+            _ => vec![self.key(queue, PLAIN)],
         }
     }
 
     pub(super) fn dead(&self) -> Route {
-        Route { exchange: self.prefix.to_string(), key: self.name(Queue::Dead), delay: None }
+        Route { exchange: self.prefix.to_string(), key: self.key(Queue::Dead, PLAIN), delay: None }
     }
 
     pub(super) fn control(&self) -> Route {
@@ -90,9 +87,9 @@ impl Topology {
 
     /// The one of a queue's names to which messages of a priority go.
     fn key(&self, queue: Queue, priority: Priority) -> String {
-        let mut names = self.names(queue);
-        let plain = names.pop().unwrap_or_default();
-        if priority.0 > 0 { names.pop().unwrap_or(plain) } else { plain }
+        let [what, lane] = queue.parts();
+        let urgent = if matches!(queue, Queue::Jobs(_)) && priority >= URGENT { ".urgent" } else { "" };
+        [&*self.prefix, what, lane, urgent].concat()
     }
 
     fn step(&self, step_ms: u64) -> String {
@@ -157,7 +154,7 @@ impl Topology {
         let mut arguments = quorum();
         arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
         if queue != Queue::Dead {
-            self.dead_letter(&mut arguments, Some(self.name(Queue::Dead)));
+            self.dead_letter(&mut arguments, Some(self.key(Queue::Dead, PLAIN)));
         }
         arguments
     }
@@ -195,7 +192,7 @@ impl Topology {
     pub(super) async fn depth(&self, live: &Live, queue: Queue) -> Result<u64, BrokerError> {
         let failed = |error: lapin::Error| BrokerError {
             kind: BrokerErrorKind::Unreachable,
-            action: format!("count the messages in {}", self.name(queue)),
+            action: format!("count the messages in {}", self.key(queue, PLAIN)),
             reason: why(&error),
         };
         let channel = live.connection.create_channel().await.map_err(failed)?;
