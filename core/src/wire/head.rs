@@ -40,3 +40,55 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
         Ok(Arc::clone(batch))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::batch::{Attempt, BatchId, ItemIndex};
+    use crate::broker::Body;
+    use crate::chunk::{Chunk, Item};
+    use crate::store::conformance::batch;
+    use crate::task::raw;
+    use crate::wire;
+
+    fn written(batch: &Arc<Batch>) -> Bytes {
+        let item = Item { index: ItemIndex(7), input: raw(&1), name: None, source: None };
+        let chunk = Chunk { batch: Arc::clone(batch), attempt: Attempt::FIRST, items: vec![item] };
+        wire::encode(&Body::Chunk(chunk)).remove(0)
+    }
+
+    fn read(bytes: Bytes) -> Arc<Batch> {
+        match wire::decode("tidemill.chunk", bytes).unwrap() {
+            Body::Chunk(chunk) => chunk.batch,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn chunks_of_one_batch_share_it_and_those_of_others_do_not() {
+        let one = Arc::new(batch());
+        let other = Arc::new(Batch { id: BatchId::new(), ..batch() });
+        let first = read(written(&one));
+
+        assert_eq!(first.id, one.id);
+        assert!(Arc::ptr_eq(&first, &read(written(&one))));
+        assert_eq!(read(written(&other)).id, other.id);
+        // The same id with other options is another one.
+        let changed = Arc::new(Batch { options: raw(&serde_json::json!({"expr": "x + 1"})), ..(*one).clone() });
+        assert_eq!(read(written(&changed)).options.get(), changed.options.get());
+        assert_eq!(read(written(&one)).options.get(), one.options.get());
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_batch_is_told_with_its_place_in_the_message() {
+        let text = String::from_utf8(written(&Arc::new(batch())).to_vec()).unwrap();
+        let text = text.replace(r#""attempts":3"#, r#""attempts":-3"#);
+        let place = text.find("-3").unwrap() + 2;
+
+        let reason = wire::decode("tidemill.chunk", text.into()).unwrap_err().to_string();
+
+        assert!(reason.ends_with(&format!("at line 1 column {place}")), "{reason}");
+    }
+}
