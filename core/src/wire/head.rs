@@ -15,14 +15,21 @@ thread_local! {
     static LAST: RefCell<Option<(Arc<Batch>, Box<RawValue>)>> = const { RefCell::new(None) };
 }
 
+/// A longer one is not kept: every thread that reads would have one.
+const KEPT_BYTES: usize = 64 << 10;
+
 /// Writes a batch as the one before, where it is that.
 pub(super) fn serialize<S: Serializer>(batch: &Arc<Batch>, serializer: S) -> Result<S::Ok, S::Error> {
     LAST.with_borrow_mut(|last| {
-        let (_, text) = match last {
-            Some(known) if Arc::ptr_eq(&known.0, batch) => known,
-            other => other.insert((Arc::clone(batch), to_raw_value(batch).map_err(ser::Error::custom)?)),
-        };
-        text.serialize(serializer)
+        if let Some((known, text)) = last
+            && Arc::ptr_eq(known, batch)
+        {
+            return text.serialize(serializer);
+        }
+        let text = to_raw_value(batch).map_err(ser::Error::custom)?;
+        let written = text.serialize(serializer);
+        keep(last, batch, &text);
+        written
     })
 }
 
@@ -30,15 +37,21 @@ pub(super) fn serialize<S: Serializer>(batch: &Arc<Batch>, serializer: S) -> Res
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Batch>, D::Error> {
     let text = <&RawValue>::deserialize(deserializer)?;
     LAST.with_borrow_mut(|last| {
-        let (batch, _) = match last {
-            Some(known) if known.1.get() == text.get() => known,
-            other => {
-                let batch = serde_json::from_str(text.get()).map_err(de::Error::custom)?;
-                other.insert((batch, text.to_owned()))
-            }
-        };
-        Ok(Arc::clone(batch))
+        if let Some((batch, known)) = last
+            && known.get() == text.get()
+        {
+            return Ok(Arc::clone(batch));
+        }
+        let batch = serde_json::from_str(text.get()).map_err(de::Error::custom)?;
+        keep(last, &batch, text);
+        Ok(batch)
     })
+}
+
+fn keep(last: &mut Option<(Arc<Batch>, Box<RawValue>)>, batch: &Arc<Batch>, text: &RawValue) {
+    if text.get().len() <= KEPT_BYTES {
+        *last = Some((Arc::clone(batch), text.to_owned()));
+    }
 }
 
 #[cfg(test)]
