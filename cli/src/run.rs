@@ -132,6 +132,8 @@ impl Mill {
     /// Runs the batch and prints its outcomes.
     async fn grind(mut self, run: &Run, shared: &Shared, job: &dyn Job, inputs: Inputs) -> Result<Exit, CliError> {
         let started = Instant::now();
+        // Before anything runs: one that nobody hears ends the process, whatever is under way.
+        let signals = Signals::listen();
         let cancel = CancellationToken::new();
         let stop = CancellationToken::new();
         let working = self.worker.clone().run(stop.clone());
@@ -146,6 +148,7 @@ impl Mill {
             async move { collect(&*broker, &*store, landed, stop).await }
         });
         let interrupts = tokio::spawn(interrupts(
+            signals,
             cancel.clone(),
             Arc::clone(&self.broker),
             Arc::clone(&self.store),
@@ -282,6 +285,7 @@ fn moved(outcome: &Outcome, before: u64) -> Option<Outcome> {
 
 /// The first signal cancels the batch, and so does the loss of the device; the next one ends the process at once.
 async fn interrupts(
+    signals: Result<Signals, CliError>,
     cancel: CancellationToken,
     broker: Arc<dyn Broker>,
     store: Arc<dyn Store>,
@@ -289,7 +293,7 @@ async fn interrupts(
     staging: Option<PathBuf>,
     device: Device,
 ) {
-    let Ok(mut signals) = Signals::listen() else {
+    let Ok(mut signals) = signals else {
         tracing::warn!("signals cannot be heard; an interrupt ends the command at once");
         return;
     };
