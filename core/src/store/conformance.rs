@@ -125,10 +125,18 @@ the_first_write_of_an_item_wins, store, {
 
 promise!(/// One round trip, and never one without the other.
 what_is_all_there_is_of_a_batch_seals_it, store, {
-    let [one, begun, two, dead] = [(); 4].map(|()| batch());
+    let [one, bad, begun, two, dead] = [(); 5].map(|()| batch());
+    let failed = outcome(0, Ending::Failed(Failure::permanent("late", "too late")));
     store.open(&begun).await.unwrap();
     let died = outcome(0, Ending::Dead(Failure::permanent("crashed", "three times")));
-    for (batch, outcomes) in [(&one, vec![ok(0)]), (&begun, vec![ok(0)]), (&two, vec![ok(0), ok(1)]), (&dead, vec![died])] {
+    let whole = [
+        (&one, vec![ok(0)]),
+        (&bad, vec![failed]),
+        (&begun, vec![ok(0)]),
+        (&two, vec![ok(0), ok(1)]),
+        (&dead, vec![died]),
+    ];
+    for (batch, outcomes) in whole {
         let only = segment(&batch.id, outcomes);
         let total = Some(only.len());
         assert!(store.record_only(batch, &only).await.unwrap());
