@@ -126,8 +126,8 @@ the_first_write_of_an_item_wins, store, {
 promise!(/// One round trip, and never one without the other.
 what_is_all_there_is_of_a_batch_seals_it, store, {
     let [one, bad, begun, two, dead] = [(); 5].map(|()| batch());
-    let failed = outcome(0, Ending::Failed(Failure::permanent("late", "too late")));
     store.open(&begun).await.unwrap();
+    let failed = outcome(0, Ending::Failed(Failure::permanent("late", "too late")));
     let died = outcome(0, Ending::Dead(Failure::permanent("crashed", "three times")));
     let whole = [
         (&one, vec![ok(0)]),

@@ -10,9 +10,12 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use crate::batch::Batch;
 
+/// A batch, with its text.
+type Known = (Arc<Batch>, Box<RawValue>);
+
 thread_local! {
-    /// The batch of the chunk that was last written or read on this thread, with its text.
-    static LAST: RefCell<Option<(Arc<Batch>, Box<RawValue>)>> = const { RefCell::new(None) };
+    /// That of the chunk which was last written or read on this thread.
+    static LAST: RefCell<Option<Known>> = const { RefCell::new(None) };
 }
 
 /// A longer one is not kept: every thread that reads would have one.
@@ -48,7 +51,7 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     })
 }
 
-fn keep(last: &mut Option<(Arc<Batch>, Box<RawValue>)>, batch: &Arc<Batch>, text: &RawValue) {
+fn keep(last: &mut Option<Known>, batch: &Arc<Batch>, text: &RawValue) {
     if text.get().len() <= KEPT_BYTES {
         *last = Some((Arc::clone(batch), text.to_owned()));
     }
