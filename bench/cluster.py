@@ -29,8 +29,6 @@ TICKS = os.sysconf("SC_CLK_TCK")
 CORES = os.cpu_count()
 HERE = Path(__file__).resolve().parent
 PREFIX = "bench"
-# Bytes of memory that an item comes to, in Redis, in the files of both servers and in that of the outcomes, and some more.
-PAGES_OF_AN_ITEM = 600
 EXPRESSION = "x*x - 2*x"
 CELERY = "Celery"
 
@@ -164,6 +162,7 @@ class Cluster:
         command = [TIDEMILL, "submit", "compute.map", "--range", f"0..{count}", "-o", f"expr={EXPRESSION}"]
         command += [*more, "--wait", "--format", "ndjson", "-q"]
         path = self.folder / "outcomes.ndjson"
+        hold(count)
         before = self.cpu()
         with open(path, "wb") as out:
             started = time.perf_counter()
@@ -207,11 +206,13 @@ class Cluster:
             for script in ("celery_bench.py", "peers_celery.py"):
                 text = (PEERS / script).read_text()
                 (folder / script).write_text(text.replace("5673", str(self.amqp_port)).replace("6390", str(self.redis_port)))
+        hold(1_000_000)
         return peer("celery_bench.py", *arguments, folder=folder)
 
     def raw(self, count):
         """Messages a second of the bare broker: published and consumed at once, nothing done with them."""
         command = [PEERS / "rawamqp/target/release/rawamqp", "--url", f"{self.amqp}/%2f", "--n", count, "--size", 100, "--mode", "pipe"]
+        hold(count)
         return json.loads(run(command).splitlines()[-1])["through_rate"]
 
 
@@ -264,10 +265,12 @@ def check(path, count):
     assert place == count, f"{place} outcomes of {count}"
 
 
-def hold(size):
-    """Takes memory and lets it go at once, so that the machine has it. A host takes back what its virtual machines have not
-    used for seconds and gives it anew page by page, at a twentieth of the speed: only the largest batches would meet that.
+def hold(items):
+    """Takes memory for so many items and lets it go, so that the machine has it when the clock starts. What a virtual machine
+    has left free for seconds its host takes back, and gives it anew page by page, at a twentieth of the speed.
     """
+    # In Redis, in what both servers append to and in the file of outcomes, and half as much again.
+    size = items * 600
     mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
 
 
@@ -417,7 +420,6 @@ class Grown:
 
     def turn(self):
         """µs an item: of one batch, or the median of several so small that a moment makes a difference."""
-        hold(self.size * PAGES_OF_AN_ITEM)
         return statistics.median(self.submit() for _ in range(1 if self.size > 100_000 else 5))
 
     def submit(self):
