@@ -10,12 +10,20 @@ use tidemill_tasks::vision::card::{Card, CardErrorKind, Labels};
 
 #[test]
 fn the_cards_of_the_repository_are_found_by_name() {
-    let cards = Card::list(&[repository().join("no-such-folder"), repository().join("models")]);
+    let folders = [repository().join("no-such-folder"), repository().join("models")];
+    let cards = Card::list(&folders);
 
     let found = cards["efficientnet-lite0"].as_ref().unwrap();
     assert_eq!(found.labels().unwrap(), Labels::ImageNet);
     assert_eq!(found, &card());
     assert!(cards.values().all(Result::is_ok), "{cards:?}");
+    for (name, card) in &cards {
+        assert_eq!(Card::named(&folders, name).unwrap().unwrap(), *card.as_ref().unwrap());
+    }
+    let inside = [folders[1].join("efficientnet-lite0")];
+    for name in ["", ".", "..", "no-such-model"] {
+        assert!(Card::named(&inside, name).is_none(), "{name:?}");
+    }
 }
 
 #[test]

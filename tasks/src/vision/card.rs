@@ -299,6 +299,14 @@ impl Card {
         cards
     }
 
+    /// Reads the card of that name below the folders, as [`Card::list`] has it.
+    pub fn named<P: AsRef<Path>>(folders: &[P], name: &str) -> Option<Result<Self, CardError>> {
+        // A name is an entry of a folder; `..` would lead out of it.
+        let is_entry = Path::new(name).file_name().is_some_and(|entry| entry == name);
+        let mut places = folders.iter().filter(|_| is_entry).map(|folder| folder.as_ref().join(name));
+        places.find(|folder| folder.join(CARD_FILE).is_file()).map(Self::load)
+    }
+
     /// Returns the folder that the card was read from.
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -1,6 +1,5 @@
 //! Where models are found.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use tidemill_core::failure::chain;
@@ -11,8 +10,6 @@ use super::card::{Card, CardError, Question};
 
 /// The setting that names the default model.
 pub const DEFAULT_MODEL: &str = "vision.default_model";
-
-type Cards = BTreeMap<String, Result<Card, CardError>>;
 
 /// The folders with model cards, and the model that is used when none is named.
 #[derive(Clone, Debug, Default)]
@@ -32,19 +29,19 @@ impl Models {
     /// is no such model as the default one.
     pub fn find(&self, name: Option<&str>, question: Question) -> Result<Card, Invalid> {
         let broken = |error| Invalid(format!("model: {}", chain(&error)));
-        let mut known = Card::list(&self.folders);
+        // Every batch asks, one of a single picture too: cards that are not meant are read only where no other answer is left.
         let (name, card) = match name {
             Some(path) if path.contains('/') => (path, Card::load(path)),
             Some(name) => {
-                let card = known.remove(name);
-                (name, card.ok_or_else(|| Invalid(format!("model: {}", self.unknown(name, &known))))?)
+                let card = Card::named(&self.folders, name);
+                (name, card.ok_or_else(|| Invalid(format!("model: {}", self.unknown(name))))?)
             }
             None => {
-                let default = self.default_of(&mut known)?;
+                let default = self.default_card()?;
                 let answers = |card: &Result<Card, _>| matches!(card, Ok(card) if card.task == question);
                 let other = match &default {
                     Some(card) if card.is_err() || answers(card) => None,
-                    _ => known.into_values().find(answers),
+                    _ => Card::list(&self.folders).into_values().find(answers),
                 };
                 let none = || Invalid(format!("model: none in {} answers {}", self.places(), question.as_str()));
                 let card = other.or(default).ok_or_else(none)?;
@@ -63,19 +60,20 @@ impl Models {
     /// # Errors
     /// [`Invalid`], with the nearest names.
     pub fn check_default(&self) -> Result<(), Invalid> {
-        self.default_of(&mut Card::list(&self.folders)).map(drop)
+        self.default_card().map(drop)
     }
 
-    /// Takes the default model out of those that are known; `None` where none is set.
-    fn default_of(&self, known: &mut Cards) -> Result<Option<Result<Card, CardError>>, Invalid> {
-        let default = known.remove(&self.default);
+    /// The default model's card; `None` where none is set.
+    fn default_card(&self) -> Result<Option<Result<Card, CardError>>, Invalid> {
+        let default = Card::named(&self.folders, &self.default);
         if default.is_none() && !self.default.is_empty() {
-            return Err(Invalid(format!("{DEFAULT_MODEL}: {}", self.unknown(&self.default, known))));
+            return Err(Invalid(format!("{DEFAULT_MODEL}: {}", self.unknown(&self.default))));
         }
         Ok(default)
     }
 
-    fn unknown(&self, name: &str, known: &Cards) -> String {
+    fn unknown(&self, name: &str) -> String {
+        let known = Card::list(&self.folders);
         let hint = did_you_mean(&nearest(name, known.keys().map(String::as_str)));
         format!("no model is called {name:?} in {}{hint} (`tidemill models` lists them)", self.places())
     }
