@@ -269,8 +269,9 @@ def hold(items):
     """Takes memory for so many items and lets it go, so that the machine has it when the clock starts. What a virtual machine
     has left free for seconds its host takes back, and gives it anew page by page, at a twentieth of the speed.
     """
-    # In Redis, in what both servers append to and in the file of outcomes, and half as much again.
-    size = items * 600
+    # In Redis, in what both servers append to and in the file of outcomes, and half as much again; never most of what is free.
+    free = os.sysconf("SC_AVPHYS_PAGES") * mmap.PAGESIZE
+    size = min(items * 600, free // 2)
     mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
 
 
