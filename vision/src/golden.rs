@@ -53,6 +53,11 @@ impl Fault {
             FaultKind::Half | FaultKind::Lacking => self,
         }
     }
+
+    /// The same of files by their names alone: their folder is gone by the time that it is read.
+    pub(crate) fn without(self, folder: &Path) -> Self {
+        Self { what: self.what.replace(&format!("{}/", folder.display()), ""), ..self }
+    }
 }
 
 impl From<String> for Fault {

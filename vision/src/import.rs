@@ -59,8 +59,9 @@ pub(crate) fn import_with(
     for (from, name) in &import.files {
         fs::copy(from, folder.join(name)).map_err(|error| format!("{}: {error}", from.display()))?;
     }
-    let card = try_out(import, golden, &folder, settings)?;
-    let mut lines = golden::check(&card, settings)?;
+    let card = try_out(import, golden, &folder, settings);
+    let checked = card.and_then(|card| golden::check(&card, settings));
+    let mut lines = checked.map_err(|fault| fault.without(&folder))?;
     let before = staging.path().join(BEFORE);
     if let Err(error) = put_in_place(&folder, &target, &before) {
         let mut what = unwritable(error);
@@ -70,7 +71,7 @@ pub(crate) fn import_with(
         }
         return Err(what.into());
     }
-    lines.push(format!("{} is in {}", card.name, target.display()));
+    lines.push(format!("{name} is in {}", target.display()));
     Ok(lines)
 }
 

@@ -133,11 +133,36 @@ fn what_does_not_fit_is_named_and_nothing_is_left_behind() {
     let refused = import(&coming, &settings()).unwrap_err();
     assert!(refused.contains("[3] instead of [1000]") && !refused.contains("--labels FILE"), "{refused}");
 
-    coming.card.network.architecture = Architecture::Torchscript;
-    let refused = import(&coming, &settings()).unwrap_err();
-    assert!(refused.contains("cannot load the network of `mine`"), "{refused}");
-
     assert_eq!(std::fs::read_dir(home.path().join("models")).unwrap().count(), 0);
+}
+
+#[test]
+fn weights_that_are_taken_for_torchscript_are_told_from_a_file_that_is_spoilt() {
+    let home = tempfile::tempdir().unwrap();
+    let safetensors = home.path().join("weights.safetensors");
+    write_random(Architecture::Squeezenet11, 3, None, &safetensors).unwrap();
+    let state_dict = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/state-dict.pt");
+    let spoilt = home.path().join("spoilt.pt");
+    std::fs::write(&spoilt, "no network").unwrap();
+    let said = |file| import(&coming(home.path(), "mine", Architecture::Torchscript, file), &settings()).unwrap_err();
+
+    for weights in [safetensors, state_dict] {
+        let said = said(weights);
+        assert!(said.contains("weights without layers") && said.contains("--architecture resnet18"), "{said}");
+    }
+    let said = said(spoilt);
+    assert!(said.contains("cannot load the network") && !said.contains("--architecture"), "{said}");
+}
+
+#[test]
+fn what_is_wrong_with_an_import_is_said_of_its_file_and_not_of_a_copy_that_is_gone() {
+    let home = tempfile::tempdir().unwrap();
+    let cut = home.path().join("cut.safetensors");
+    std::fs::write(&cut, [9; 100]).unwrap();
+
+    let said = import(&coming(home.path(), "mine", Architecture::Resnet18, cut), &settings()).unwrap_err();
+
+    assert!(said.contains("error cut.safetensors: "), "{said}");
 }
 
 #[test]

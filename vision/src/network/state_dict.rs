@@ -16,6 +16,9 @@ use zip::{CompressionMethod, ZipArchive};
 
 use self::pickle::{Stored, TensorSpec};
 
+/// The pickle's name in its folder.
+const PICKLE: &str = "data.pkl";
+
 /// The largest pickle that is read: one of a network of 10,000 tensors takes less than 2 MB.
 const MAX_PICKLE_BYTES: u64 = 64 << 20;
 
@@ -32,10 +35,8 @@ pub(super) fn read(file: &Path) -> Result<Vec<(String, Tensor)>, TchError> {
             "is no state dict of PyTorch 1.6 or later; write it anew with torch.save(torch.load(FILE), NEW)".to_owned(),
         )
     })?;
-    let pickle = archive.file_names().find(|name| name.ends_with("/data.pkl")).map(str::to_owned);
-    let pickle = pickle.ok_or_else(|| told("holds no data.pkl, so it is no state dict".to_owned()))?;
-    let prefix = pickle.trim_end_matches("data.pkl").to_owned();
-    if archive.file_names().any(|name| name.strip_prefix(&prefix) == Some("constants.pkl")) {
+    let prefix = prefix_of(&archive).ok_or_else(|| told("holds no data.pkl, so it is no state dict".to_owned()))?;
+    if is_torchscript(&archive, &prefix) {
         return Err(told(
             "is TorchScript, which brings layers of its own: say architecture = \"torchscript\"".to_owned(),
         ));
@@ -45,7 +46,8 @@ pub(super) fn read(file: &Path) -> Result<Vec<(String, Tensor)>, TchError> {
     {
         return Err(told("was written on a big-endian machine".to_owned()));
     }
-    let text = entry(&mut archive, &pickle, MAX_PICKLE_BYTES).map_err(|error| told(format!("data.pkl: {error}")))?;
+    let pickle = entry(&mut archive, &format!("{prefix}{PICKLE}"), MAX_PICKLE_BYTES);
+    let text = pickle.map_err(|error| told(format!("data.pkl: {error}")))?;
     let specs = pickle::read(&text).map_err(told)?;
     let mut storages = HashMap::new();
     let mut tensors = Vec::with_capacity(specs.len());
@@ -54,6 +56,23 @@ pub(super) fn read(file: &Path) -> Result<Vec<(String, Tensor)>, TchError> {
         tensors.push((name.clone(), tensor.map_err(|reason| told(format!("{name}: {reason}")))?));
     }
     Ok(tensors)
+}
+
+/// Whether a file is one, by what its archive lists.
+pub(super) fn is_one(file: &Path) -> bool {
+    let archive = File::open(file).ok().and_then(|file| ZipArchive::new(file).ok());
+    archive.is_some_and(|archive| prefix_of(&archive).is_some_and(|prefix| !is_torchscript(&archive, &prefix)))
+}
+
+/// What the names in an archive of PyTorch begin with: the folder of its pickle.
+fn prefix_of(archive: &ZipArchive<File>) -> Option<String> {
+    let folder = |name: &str| name.strip_suffix(PICKLE).filter(|folder| folder.ends_with('/')).map(str::to_owned);
+    archive.file_names().find_map(folder)
+}
+
+/// TorchScript has constants beside its pickle.
+fn is_torchscript(archive: &ZipArchive<File>, prefix: &str) -> bool {
+    archive.file_names().any(|name| name.strip_prefix(prefix) == Some("constants.pkl"))
 }
 
 /// Makes a tensor: a view of its storage, which is read once.

@@ -3,9 +3,13 @@
 use tch::{CModule, TchError, Tensor};
 use tidemill_tasks::vision::card::{Card, Precision};
 
-use super::NetworkError;
+use super::{NetworkError, weights};
 use crate::device::Device;
 use crate::{sys, torch};
+
+/// What is wrong with a file of weights, and what to do.
+const WEIGHTS_ONLY: &str = "its file holds weights without layers, so it is no TorchScript\n\
+    say whose layers they are for: --architecture resnet18, or in a card architecture = \"resnet18\"";
 
 /// A TorchScript module.
 #[derive(Debug)]
@@ -24,7 +28,11 @@ impl TorchScript {
         let refused = |error: TchError| NetworkError::Torch { model: card.name.clone(), reason: torch::reason(&error) };
         sys::print_to_stderr();
         let (device, kind) = (torch::device(device), torch::kind(precision));
-        let mut module = CModule::load_on_device(card.network_path(), device).map_err(refused)?;
+        let file = card.network_path();
+        let mut module = CModule::load_on_device(&file, device).map_err(|error| match weights::are_all_of(&file) {
+            true => NetworkError::misfit(card, WEIGHTS_ONLY.to_owned()),
+            false => refused(error),
+        })?;
         if module.named_parameters().map_err(refused)?.is_empty() {
             if precision != Precision::Fp32 {
                 let what = format!(
@@ -34,7 +42,7 @@ impl TorchScript {
                 return Err(NetworkError::misfit(card, what));
             }
             // They are constants within it, which nobody lists; the file is little more than them.
-            let bytes = std::fs::metadata(card.network_path()).map_or(0, |file| file.len());
+            let bytes = std::fs::metadata(&file).map_or(0, |file| file.len());
             return Ok(Self { module, bytes });
         }
         module.f_set_eval().map_err(refused)?;

@@ -20,10 +20,7 @@ const NAMED: usize = 5;
 /// Names are made torchvision's present ones: without the prefix that training on several devices leaves, and as
 /// DenseNet's were renamed. Counters of training are left out, and so is the head that Inception has for training alone.
 pub(crate) fn read(file: &Path) -> Result<Tensors, TchError> {
-    let tensors = match file.extension().and_then(|ending| ending.to_str()) {
-        Some("safetensors") => Tensor::read_safetensors(file)?,
-        _ => state_dict::read(file)?,
-    };
+    let tensors = if is_safetensors(file) { Tensor::read_safetensors(file)? } else { state_dict::read(file)? };
     let is_wrapped = tensors.iter().all(|(name, _)| name.starts_with("module."));
     let renamed = tensors.into_iter().map(|(name, tensor)| {
         let name = if is_wrapped { name["module.".len()..].to_owned() } else { name };
@@ -31,6 +28,15 @@ pub(crate) fn read(file: &Path) -> Result<Tensors, TchError> {
     });
     let is_for_training = |name: &str| name.ends_with("num_batches_tracked") || name.starts_with("AuxLogits.");
     Ok(renamed.filter(|(name, _)| !is_for_training(name)).collect())
+}
+
+/// Whether a file holds weights, and no layers that they are for.
+pub(super) fn are_all_of(file: &Path) -> bool {
+    is_safetensors(file) || state_dict::is_one(file)
+}
+
+fn is_safetensors(file: &Path) -> bool {
+    file.extension().is_some_and(|ending| ending == "safetensors")
 }
 
 /// DenseNet's published files call `norm1`, `conv1`, … `norm.1`, `conv.1`, …; torchvision renames them as it loads.

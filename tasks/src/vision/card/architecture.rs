@@ -42,7 +42,7 @@ macro_rules! architectures {
     };
 }
 
-// torchvision's own spelling, with `_`, is taken as well.
+// torchvision's and timm's own spelling, with `_`, is taken as well.
 architectures! {
     /// AlexNet, as torchvision has it.
     Alexnet = "alexnet";
@@ -73,7 +73,7 @@ architectures! {
     /// EfficientNet-B7.
     EfficientnetB7 = "efficientnet-b7" or "efficientnet_b7";
     /// EfficientNet-Lite0, the quickest here: its normalisations are folded into its convolutions.
-    EfficientnetLite0 = "efficientnet-lite0";
+    EfficientnetLite0 = "efficientnet-lite0" or "efficientnet_lite0";
     /// FCN-32s over VGG-19: segments, with a head on the last pooling.
     Fcn32sVgg19 = "fcn32s-vgg19";
     /// Inception v3, as torchvision has it, without the auxiliary head.
