@@ -1,5 +1,7 @@
 //! `serve`: broker, workers and store inside this process, behind the results API.
 
+mod folder;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use tidemill_tasks::vision::Engine;
 use tidemill_worker::{Ended, Setup, Worker};
 use tokio_util::sync::CancellationToken;
 
+use self::folder::Folder;
 use crate::args;
 use crate::cluster::{self, Signals};
 use crate::error::{CliError, Exit};
@@ -53,8 +56,8 @@ async fn run(
     let address = listener.local_addr().unwrap_or(settings.api.listen);
     let broker: Arc<dyn Broker> = Arc::new(broker::embedded::Embedded::new(settings.broker.queue_bytes));
     let store: Arc<dyn Shared> = Arc::new(store::embedded::Embedded::keeping(settings.serve.keep_bytes));
-    // What is produced lives as long as the outcomes that name it: until this process ends.
-    let folder = tempfile::Builder::new().prefix("tidemill-").tempdir();
+    // What is produced is gone, as the outcomes that name it, when this process ends.
+    let folder = Folder::make(&std::env::temp_dir(), settings.serve.keep_files);
     let unusable = |error: &dyn std::fmt::Display| {
         CliError::new(Exit::Configuration, format!("no temporary folder can hold blobs: {error}"))
             .hint("set blobs.url, or TMPDIR to a folder with room")
@@ -130,7 +133,12 @@ async fn run(
         Ok(())
     };
     let sweeping = async {
-        sweep(&*store, Some(&blobs), stop.clone()).await;
+        let bounding = async {
+            if settings.blobs.url.is_none() {
+                folder.bound(&blobs, stop.clone()).await;
+            }
+        };
+        tokio::join!(sweep(&*store, Some(&blobs), stop.clone()), bounding);
         Ok(())
     };
     // It is told after it is served: that may be refused.

@@ -175,6 +175,8 @@ pub struct RunSettings {
 pub struct ServeSettings {
     #[serde(rename = "keep", deserialize_with = "values::size")]
     pub keep_bytes: u64,
+    #[serde(deserialize_with = "values::size")]
+    pub keep_files: u64,
 }
 
 /// `[chunk]`: how a batch is cut.

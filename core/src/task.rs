@@ -17,6 +17,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use tokio_util::sync::CancellationToken;
 
 use self::typed::{ByComputing, ByWaiting, Typed};
+use crate::batch::Priority;
 use crate::blobs::Blobs;
 use crate::compute;
 use crate::failure::Failure;
@@ -287,12 +288,14 @@ pub struct Tools {
     pub blobs: Blobs,
     /// Where an item that takes long says how far it has come.
     pub notepad: Notepad,
+    /// Before whom it goes, where several wait for the same.
+    pub priority: Priority,
 }
 
 impl Tools {
     /// Tools for any item; nobody reads what it writes.
     pub fn new(compute: compute::Pool, blobs: Blobs) -> Self {
-        Self { compute, blobs, notepad: Notepad::default() }
+        Self { compute, blobs, notepad: Notepad::default(), priority: Priority::default() }
     }
 }
 

@@ -32,7 +32,7 @@ async fn what_is_asked_wrongly_is_answered_with_what_was_wrong() {
         (format!("/v1/batches/{unknown}"), 404, "unknown_batch", format!("no batch {unknown} is known")),
         (format!("/v1/batches/{unknown}/results"), 404, "unknown_batch", "may have expired".into()),
         ("/v1/batches/a%2Fb".into(), 400, "bad_request", "is no batch id".into()),
-        ("/v1/batches?limit=many".into(), 400, "bad_request", "invalid digit".into()),
+        ("/v1/batches?limit=many".into(), 400, "bad_request", "behind the `?`: limit: a whole number is wanted".into()),
         ("/v1/batches?limits=3".into(), 400, "bad_request", "unknown field `limits`".into()),
         (format!("/v1/batches/{unknown}/results?order=random"), 400, "bad_request", "random".into()),
         ("/v2/batches".into(), 404, "no_such_address", "openapi.json".into()),

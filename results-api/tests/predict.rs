@@ -168,6 +168,32 @@ async fn a_prediction_that_comes_too_late_is_cancelled() {
 }
 
 #[tokio::test]
+async fn the_time_that_a_picture_takes_to_come_counts() {
+    let (server, mut opened, _may_seal) = server().await;
+    let mut caller = TcpStream::connect(server.url.trim_start_matches("http://")).await.unwrap();
+    let head = "POST /v1/predict/classify?deadline=50 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                content-type: image/png\r\ncontent-length: 5\r\n\r\n";
+    caller.write_all(format!("{head}flou").as_bytes()).await.unwrap();
+
+    let mut answer = String::new();
+    tokio::time::timeout(PATIENCE, caller.read_to_string(&mut answer)).await.expect("it comes").unwrap();
+
+    assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("urn:tidemill:problem:deadline"), "{answer}");
+    assert!(opened.try_recv().is_err(), "nothing was to be run");
+}
+
+#[tokio::test]
+async fn a_model_is_asked_for_by_its_name_and_not_by_a_path() {
+    let (server, mut opened, _may_seal) = server().await;
+    for path in ["/etc/", "models/mine", "../mine"] {
+        let address = format!("/v1/predict/segment?model={path}");
+        let problem = server.send("POST", &address, &[("content-type", "image/png")], "x").await.problem(400);
+        assert!(problem["detail"].as_str().unwrap().contains("GET /v1/models lists them"), "{path}: {problem}");
+    }
+    assert!(opened.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn where_nobody_runs_networks_no_picture_is_read() {
     for (lane, is_broker_shared, status, kind) in [
         (None, true, 503, "away"),

@@ -226,7 +226,7 @@ impl Engine for Torch {
     async fn classify(&self, card: &Card, pixels: Pixels, top: usize) -> Result<Vec<Label>, Failure> {
         let model = self.model_for_picture(card).await?;
         self.tally(&card.name).prepared(pixels.took);
-        let scored = match model.classify(pixels.data, top).await {
+        let scored = match model.classify(pixels, top).await {
             Ok(scored) => scored,
             Err(error) => return Err(self.failure(error).await),
         };
@@ -237,7 +237,7 @@ impl Engine for Torch {
     async fn segment(&self, card: &Card, pixels: Pixels) -> Result<Segmented, Failure> {
         let model = self.model_for_picture(card).await?;
         self.tally(&card.name).prepared(pixels.took);
-        match model.segment(pixels.data).await {
+        match model.segment(pixels).await {
             Ok((scores, place)) => Ok(Segmented { labels: Arc::clone(model.labels()), scores, place: Box::new(place) }),
             Err(error) => Err(self.failure(error).await),
         }

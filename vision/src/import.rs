@@ -7,7 +7,7 @@ use tch::Tensor;
 use tidemill_core::failure::chain;
 use tidemill_core::settings::VisionSettings;
 use tidemill_tasks::vision::Import;
-use tidemill_tasks::vision::card::{Card, Golden, Precision, is_file_name, is_name, sha256_of};
+use tidemill_tasks::vision::card::{CARD_FILE, Card, Golden, Precision, is_file_name, is_name, sha256_of};
 
 use crate::engine::first_device;
 use crate::golden::{self, Fault};
@@ -50,6 +50,10 @@ pub(crate) fn import_with(
     if target.exists() && !import.replaces {
         let remedy = "say --replace to put this one in its place, or give it another --name";
         return Err(format!("{} is there already\n{remedy}", target.display()).into());
+    }
+    if target.exists() && !target.join(CARD_FILE).is_file() {
+        let remedy = "it does not make way for one; give this one another --name";
+        return Err(format!("{} is there and is no model\n{remedy}", target.display()).into());
     }
     let unwritable = |error: io::Error| format!("cannot write to {}: {error}", import.to.display());
     fs::create_dir_all(&import.to).map_err(unwritable)?;

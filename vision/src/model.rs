@@ -13,7 +13,9 @@ mod tests;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tidemill_core::batch::Priority;
 use tidemill_core::telemetry::events::ModelLoaded;
+use tidemill_tasks::vision::Pixels;
 use tidemill_tasks::vision::card::{Card, Precision};
 use tidemill_tasks::vision::segment::Scores;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -102,6 +104,8 @@ pub struct Model {
     tally: Arc<Tally>,
     lost: Lost,
     capacity: Arc<Semaphore>,
+    /// Places of those that go before others: a batch for each instance.
+    first: Arc<Semaphore>,
     gatherer: Arc<Gatherer>,
     instances: Vec<OwnThread>,
 }
@@ -110,6 +114,7 @@ pub struct Model {
 #[derive(Debug)]
 struct Request {
     pixels: Vec<u8>,
+    priority: Priority,
     top: usize,
     arrived: Instant,
     /// Held by [`Model::ask`].
@@ -188,7 +193,7 @@ impl Model {
     ) -> Result<Self, NetworkError> {
         let labels = labels(&card)?.into();
         let gatherer = Arc::new(Gatherer::new(config.devices.len(), config.max_batch, config.max_delay));
-        let places = networks.len() * config.max_batch.max(1) * (1 + BATCHES_WAITING);
+        let places = networks.len() * config.max_batch.max(1);
         let mut model = Self {
             labels,
             devices: config.devices.clone(),
@@ -197,7 +202,8 @@ impl Model {
             picture_bytes: card.input.height as usize * card.input.width as usize * 3,
             tally,
             lost,
-            capacity: Arc::new(Semaphore::new(places)),
+            capacity: Arc::new(Semaphore::new(places * (1 + BATCHES_WAITING))),
+            first: Arc::new(Semaphore::new(places)),
             gatherer,
             instances: Vec::with_capacity(networks.len()),
             card,
@@ -221,7 +227,7 @@ impl Model {
     /// Returns the `top` most probable classes of a picture, most probable first.
     ///
     /// Waits while as many pictures as the instances can use are on their way already, so memory stays bounded however many
-    /// tasks call it. Dropping the future is safe: a picture that nobody waits for any more is passed over.
+    /// tasks call it; pictures of a priority go before those of a lower one. Dropping the future is safe: a picture that nobody waits for any more is passed over.
     ///
     /// # Shape
     ///
@@ -231,8 +237,8 @@ impl Model {
     ///
     /// [`ModelError::WrongSize`] at once; [`ModelError::Failed`] where the network fails on this picture. That others
     /// of the same batch fail does no harm to this one.
-    pub async fn classify(&self, pixels: Vec<u8>, top: usize) -> Result<Vec<Scored>, ModelError> {
-        match self.ask(pixels, top).await?.0 {
+    pub async fn classify(&self, pixels: impl Into<Pixels>, top: usize) -> Result<Vec<Scored>, ModelError> {
+        match self.ask(pixels.into(), top).await?.0 {
             Said::Classes(classes) => Ok(classes),
             Said::Maps(_) => Err(ModelError::Failed("its task is to segment".to_owned())),
         }
@@ -244,21 +250,26 @@ impl Model {
     /// # Errors
     ///
     /// Those of [`Model::classify`].
-    pub async fn segment(&self, pixels: Vec<u8>) -> Result<(Scores, OwnedSemaphorePermit), ModelError> {
-        match self.ask(pixels, 1).await? {
+    pub async fn segment(&self, pixels: impl Into<Pixels>) -> Result<(Scores, OwnedSemaphorePermit), ModelError> {
+        match self.ask(pixels.into(), 1).await? {
             (Said::Maps(scores), place) => Ok((scores, place)),
             (Said::Classes(_), _) => Err(ModelError::Failed("its task is to classify".to_owned())),
         }
     }
 
-    async fn ask(&self, pixels: Vec<u8>, top: usize) -> Result<(Said, OwnedSemaphorePermit), ModelError> {
+    async fn ask(
+        &self,
+        Pixels { data: pixels, priority, .. }: Pixels,
+        top: usize,
+    ) -> Result<(Said, OwnedSemaphorePermit), ModelError> {
         if pixels.len() != self.picture_bytes {
             return Err(ModelError::WrongSize { expected: self.picture_bytes, found: pixels.len() });
         }
         let answered = async {
-            let place = Arc::clone(&self.capacity).acquire_owned().await.map_err(|_| ModelError::Stopped)?;
+            let places = if priority > Priority::default() { &self.first } else { &self.capacity };
+            let place = Arc::clone(places).acquire_owned().await.map_err(|_| ModelError::Stopped)?;
             let (answer, answered) = oneshot::channel();
-            self.gatherer.push(Request { pixels, top, arrived: Instant::now(), answer, place });
+            self.gatherer.push(Request { pixels, priority, top, arrived: Instant::now(), answer, place });
             let (answer, place) = answered.await.map_err(|_| ModelError::Stopped)?;
             Ok((answer?, place))
         };

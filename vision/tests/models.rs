@@ -155,6 +155,19 @@ fn weights_that_are_taken_for_torchscript_are_told_from_a_file_that_is_spoilt() 
 }
 
 #[test]
+fn what_is_no_model_does_not_make_way_for_one() {
+    let home = tempfile::tempdir().unwrap();
+    let photos = home.path().join("models/mine");
+    std::fs::create_dir_all(&photos).unwrap();
+    std::fs::write(photos.join("a.jpg"), "precious").unwrap();
+
+    let said = import(&Import { replaces: true, ..small(home.path()) }, &settings()).unwrap_err();
+
+    assert!(said.contains("is there and is no model"), "{said}");
+    assert_eq!(std::fs::read_to_string(photos.join("a.jpg")).unwrap(), "precious");
+}
+
+#[test]
 fn what_is_wrong_with_an_import_is_said_of_its_file_and_not_of_a_copy_that_is_gone() {
     let home = tempfile::tempdir().unwrap();
     let cut = home.path().join("cut.safetensors");
@@ -215,7 +228,7 @@ async fn a_card_that_is_changed_is_another_model_from_the_next_batch_on() {
     let folder = home.path().join("models/mine");
     let engine = Torch::start(&settings()).unwrap();
     let classified = async || {
-        let pixels = Pixels { data: common::pixels("coffee"), took: std::time::Duration::ZERO };
+        let pixels = Pixels::from(common::pixels("coffee"));
         engine.classify(&Card::load(&folder).unwrap(), pixels, 3).await.unwrap()
     };
     let before = classified().await;

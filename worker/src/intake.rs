@@ -21,7 +21,7 @@ struct Intake {
     worker: Worker,
     queue: Queue,
     /// For items that hold something while they wait.
-    hands: Arc<Semaphore>,
+    hands: Semaphore,
     stop_working: CancellationToken,
 }
 
@@ -37,14 +37,14 @@ pub(crate) async fn start(
     held: TaskTracker,
 ) -> Result<Vec<JoinHandle<()>>, BrokerError> {
     let permits = (worker.setup.permits)(lane, &worker.setup);
-    // Where messages are short the broker hands out more. Of items that hold something while they wait, no more are begun.
-    let hands = Arc::new(Semaphore::new(permits));
     let mut intakes = Vec::new();
     // Where nothing outlives this process nothing comes from others either.
     let express = worker.setup.isolation.map(|_| (Queue::Express(lane), permits.min(MOST_EXPRESS)));
     for (queue, permits) in [(Queue::Jobs(lane), permits)].into_iter().chain(express) {
         let mut deliveries = worker.broker.consume(queue, Permits(permits), stop.clone()).await?;
-        let (worker, hands, stop_working) = (worker.clone(), Arc::clone(&hands), stop_working.clone());
+        let (worker, stop_working) = (worker.clone(), stop_working.clone());
+        // Where messages are short the broker hands out more. Of items that hold something while they wait, no more are begun.
+        let hands = Semaphore::new(permits);
         let (intake, held) = (Arc::new(Intake { worker, queue, hands, stop_working }), held.clone());
         intakes.push(tokio::spawn(async move {
             while let Some(delivery) = deliveries.next().await {

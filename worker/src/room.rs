@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tidemill_core::batch::Priority;
 use tidemill_core::task::{Engine, Hands as Asked};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -34,21 +35,27 @@ impl Room {
 const SHARES: usize = 5040;
 
 /// The items in a worker's hands, of tasks whose items hold memory: [`Asked::PerCore`]. However many travel in a chunk, and
-/// whatever else is worked on beside them, no more are begun.
+/// whatever else is worked on beside them, no more are begun. Those of a priority have as many hands of their own: they do
+/// not wait behind a million others.
 #[derive(Clone, Debug)]
-pub(crate) struct Hands(Arc<Semaphore>);
+pub(crate) struct Hands {
+    usual: Arc<Semaphore>,
+    first: Arc<Semaphore>,
+}
 
 impl Hands {
     pub(crate) fn of(threads: usize) -> Self {
-        Self(Arc::new(Semaphore::new(SHARES * threads.max(1))))
+        let all = || Arc::new(Semaphore::new(SHARES * threads.max(1)));
+        Self { usual: all(), first: all() }
     }
 
     /// Waits until there is a hand for one more item; it is free again when the permit is dropped. The others go by what
     /// their tasks and the settings bound.
-    pub(crate) async fn take(&self, engine: Engine) -> Option<SemaphorePermit<'_>> {
+    pub(crate) async fn take(&self, engine: Engine, priority: Priority) -> Option<SemaphorePermit<'_>> {
         let Engine::Wait(Asked::PerCore(hands)) = engine else { return None };
         let shares = (SHARES / hands.max(1)).max(1);
+        let hands = if priority > Priority::default() { &self.first } else { &self.usual };
         // The semaphore is never closed.
-        self.0.acquire_many(u32::try_from(shares).unwrap_or(u32::MAX)).await.ok()
+        hands.acquire_many(u32::try_from(shares).unwrap_or(u32::MAX)).await.ok()
     }
 }

@@ -80,17 +80,17 @@ fn tell(chunk: &Chunk, verdict: &Verdict, run: Duration) {
 /// Runs the items side by side on tokio.
 async fn wait(worker: &Worker, work: &Arc<Work>) -> Vec<Ran> {
     let taken = Instant::now();
-    let timeout = work.chunk().batch.timeout;
+    let (timeout, priority) = (work.chunk().batch.timeout, work.chunk().batch.priority);
     let running: FuturesOrdered<_> = work
         .chunk()
         .items
         .iter()
         .map(|item| async move {
-            let _hand = work.cancelled.run_until_cancelled(worker.hands.take(work.job.engine())).await;
+            let _hand = work.cancelled.run_until_cancelled(worker.hands.take(work.job.engine(), priority)).await;
             // A panicking item leaves nothing behind: its input was its own, job and tools are read only.
             let notepad = worker.notes.of(&work.chunk().batch.id, item.index);
             let compute = worker.compute().apart();
-            let tools = Tools { notepad, compute: compute.clone(), ..worker.tools.clone() };
+            let tools = Tools { notepad, priority, compute: compute.clone(), ..worker.tools.clone() };
             let ready = AssertUnwindSafe(|| work.job.wait(&input_of(item), tools));
             let Waiting { room, running } = match std::panic::catch_unwind(ready) {
                 Ok(waiting) => waiting,

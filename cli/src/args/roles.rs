@@ -83,7 +83,7 @@ pub(super) const SERVE_EXAMPLES: &str = "\
 Examples:
   tidemill serve                                             at http://127.0.0.1:8460
   curl -F image=@cat.jpg 'http://127.0.0.1:8460/v1/predict/classify?top=3'
-  curl --data-binary @me.jpg -H 'content-type: image/jpeg' -o mask.png 'http://127.0.0.1:8460/v1/predict/segment?answer=mask'";
+  curl -F image=@me.jpg -o mask.png 'http://127.0.0.1:8460/v1/predict/segment?answer=mask'";
 
 /// `serve`.
 #[derive(Debug, ClapArgs)]

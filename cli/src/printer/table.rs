@@ -126,8 +126,11 @@ fn summary(value: &Value) -> String {
             if let (Some(label), Some(share)) = (fields.get("label"), fields.get("share").and_then(Value::as_f64)) {
                 return format!("{} {:.1} %,", summary(label), 100.0 * share);
             }
-            if let Some(labels) = fields.get("labels").or_else(|| fields.get("classes")) {
-                return summary(labels).trim_end_matches(',').to_owned();
+            if let Some(labels) = fields.get("labels").or_else(|| fields.get("classes")).filter(|said| said.is_array())
+            {
+                let drawn = ["mask", "overlay", "side_by_side"].into_iter().filter_map(|name| fields.get(name));
+                let said = summary(labels).trim_end_matches(',').to_owned();
+                return drawn.fold(said, |said, file| format!("{said}  {}", summary(file)));
             }
             if let Some(file) = fields.get("image").and_then(|image| image.get("file")) {
                 let side = |key: &str| fields.get(key).map(summary).unwrap_or_default();
@@ -167,6 +170,11 @@ mod tests {
         );
         let labels = json!({"model": "m", "labels": [{"label": "espresso", "probability": 0.951}, {"label": "cup", "probability": 0.02}]});
         assert_eq!(summary(&labels), "espresso 95.1 %, cup 2.0 %");
+        let shares =
+            json!({"classes": [{"label": "person", "share": 0.5}], "mask": {"blob": "sha256:0", "file": "out/a.png"}});
+        assert_eq!(summary(&shares), "person 50.0 %  out/a.png");
+        let trained = json!({"model": "digits", "classes": 10});
+        assert_eq!(summary(&trained), "classes 10, model digits");
         let page = json!({"page": {"blob": "sha256:0", "bytes": 7, "file": "out/a.html"}, "bytes": 7});
         assert_eq!(summary(&page), "bytes 7, page out/a.html");
         assert_eq!(summary(&json!({"blob": "sha256:0", "name": "a.svg"})), "a.svg");

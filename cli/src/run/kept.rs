@@ -63,8 +63,11 @@ impl Plan {
                 .hint("leave out --order completion, from the first run on"));
         }
         let has_masks = matches!(file, Some((_, FileForm::Coco))) && about.name == "vision.segment";
+        let draws_nothing = about.name == "vision.segment"
+            && options.get("pictures").and_then(Value::as_array).is_some_and(Vec::is_empty)
+            && options.get("picture").and_then(Value::as_bool) != Some(true);
         match (&folder, about.makes_files) {
-            (None, true) if !has_masks => {
+            (None, true) if !has_masks && !draws_nothing => {
                 return Err(CliError::usage(format!("{} makes files, and nothing says where to put them", about.name))
                     .hint("name a folder with --out DIR"));
             }

@@ -31,11 +31,25 @@ impl Blobs {
         let (Some(folder), Some(keep)) = (place.folder.clone(), place.keep) else { return Ok(0) };
         let swept = tokio::task::spawn_blocking(move || {
             remove_older(&folder.join(UNFINISHED), UNFINISHED_FOR, |_| true)?;
-            remove_older(&folder, keep, |name| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()))
+            remove_older(&folder, keep, is_blob)
         });
         match swept.await {
             Ok(Ok(count)) => Ok(count),
             Ok(Err(error)) => Err(place.unusable(&error)),
+            Err(_) => Ok(0), // the runtime ends
+        }
+    }
+
+    /// Removes the blobs of a folder that were stored longest ago until the others have `most` bytes; gives how many.
+    ///
+    /// # Errors
+    /// [`BlobError`] where the folder cannot be read.
+    pub async fn shrink(&self, most: u64) -> Result<u64, BlobError> {
+        let Some((place, folder)) = self.store.as_ref().and_then(|place| Some((place, place.folder.clone()?))) else {
+            return Ok(0);
+        };
+        match tokio::task::spawn_blocking(move || remove_oldest(&folder, most)).await {
+            Ok(removed) => removed.map_err(|error| place.unusable(&error)),
             Err(_) => Ok(0), // the runtime ends
         }
     }
@@ -62,13 +76,40 @@ async fn touch(path: PathBuf) -> io::Result<()> {
     touched.await.map_err(io::Error::other)?
 }
 
+fn is_blob(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// Removes the files of a folder that were last changed so long ago, and counts them.
 fn remove_older(folder: &Path, age: Duration, is_meant: impl Fn(&str) -> bool) -> io::Result<u64> {
+    let is_old = |(_, at, _): &(PathBuf, SystemTime, u64)| at.elapsed().is_ok_and(|old| old > age);
+    Ok(removed(files(folder, is_meant)?.into_iter().filter(is_old).map(|(path, ..)| path)))
+}
+
+/// Removes the blobs of a folder that were last changed longest ago until the others have so many bytes, and counts them.
+fn remove_oldest(folder: &Path, most: u64) -> io::Result<u64> {
+    let mut blobs = files(folder, is_blob)?;
+    let all: u64 = blobs.iter().map(|(.., bytes)| bytes).sum();
+    if all <= most {
+        return Ok(0);
+    }
+    blobs.sort_unstable_by_key(|(_, at, _)| *at);
+    let mut left = all;
+    let too_many = blobs.into_iter().take_while(|(.., bytes)| {
+        let is_too_much = left > most;
+        left -= bytes;
+        is_too_much
+    });
+    Ok(removed(too_many.map(|(path, ..)| path)))
+}
+
+/// Those of a folder, when each was last changed, and how many bytes it has.
+fn files(folder: &Path, is_meant: impl Fn(&str) -> bool) -> io::Result<Vec<(PathBuf, SystemTime, u64)>> {
     let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
-    let mut removed = 0;
+    let mut files = Vec::new();
     for entry in entries {
         let entry = entry?;
         if !entry.file_name().to_str().is_some_and(&is_meant) {
@@ -76,12 +117,15 @@ fn remove_older(folder: &Path, age: Duration, is_meant: impl Fn(&str) -> bool) -
         }
         // Whoever else sweeps may have been quicker.
         let Ok(metadata) = entry.metadata() else { continue };
-        let is_old = metadata.modified().ok().and_then(|at| at.elapsed().ok()).is_some_and(|old| old > age);
-        if metadata.is_file() && is_old && std::fs::remove_file(entry.path()).is_ok() {
-            removed += 1;
+        if let (true, Ok(at)) = (metadata.is_file(), metadata.modified()) {
+            files.push((entry.path(), at, metadata.len()));
         }
     }
-    Ok(removed)
+    Ok(files)
+}
+
+fn removed(files: impl Iterator<Item = PathBuf>) -> u64 {
+    files.filter(|file| std::fs::remove_file(file).is_ok()).count() as u64
 }
 
 #[cfg(test)]
@@ -123,6 +167,29 @@ mod tests {
         }
         assert_eq!(blobs.renew(&stored[3].blob).await.unwrap(), None);
         assert!(other.exists());
+    }
+
+    #[tokio::test]
+    async fn what_was_stored_longest_ago_makes_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::in_folder(folder.path(), LIMITS).unwrap();
+        let mut stored = Vec::new();
+        for (grain, days) in [("wheat", 1), ("rye", 3), ("spelt", 2), ("oats", 0)] {
+            let blob = blobs.put(grain.into(), "text/plain", "txt").await.unwrap();
+            age(&blobs.path_of(&blob).unwrap(), days);
+            stored.push(blob);
+        }
+        std::fs::write(folder.path().join("lock"), "not a blob").unwrap();
+        let left = || async {
+            let sizes = futures::future::join_all(stored.iter().map(|blob| blobs.size_of(&blob.blob))).await;
+            sizes.into_iter().map(|size| size.unwrap().is_some()).collect::<Vec<_>>()
+        };
+
+        assert_eq!(blobs.shrink(17).await.unwrap(), 0);
+        assert_eq!(left().await, [true; 4]);
+        assert_eq!(blobs.shrink(13).await.unwrap(), 2, "without rye there are 14");
+        assert_eq!(left().await, [true, false, false, true]);
+        assert!(folder.path().join("lock").exists());
     }
 
     #[tokio::test]

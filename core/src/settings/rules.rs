@@ -57,6 +57,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), (&'static str, InvalidVal
         ("worker.crash_limit", worker.crash_limit.into(), 1, 1000),
         ("run.window", run.window_bytes, 64 << 10, u64::MAX),
         ("serve.keep", serve.keep_bytes, 1 << 20, u64::MAX),
+        ("serve.keep_files", serve.keep_files, 1 << 20, u64::MAX),
         ("chunk.max_items", chunk.max_items as u64, 1, 1_000_000),
         ("chunk.max_bytes", chunk.max_bytes, 1 << 10, MOST_OF_A_CHUNK),
         ("retry.attempts", retry.attempts.into(), 1, 1000),
@@ -126,7 +127,8 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn between(key: &'static str, value: u64, least: u64, most: u64) -> Result<(), (&'static str, InvalidValue)> {
-    let in_bytes = key.ends_with("bytes") || matches!(key, "run.window" | "serve.keep" | "net.slowest");
+    let in_bytes =
+        key.ends_with("bytes") || matches!(key, "run.window" | "serve.keep" | "serve.keep_files" | "net.slowest");
     let text = |value: u64| if in_bytes { super::format_size(value) } else { value.to_string() };
     if value < least {
         return Err((key, InvalidValue::new("too small", format!("it is at least {}", text(least)))));

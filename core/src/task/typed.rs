@@ -287,6 +287,9 @@ fn in_json_words(path: &str, reason: &str) -> String {
     if reason.ends_with(" variant, expected newtype variant") {
         return format!("its value is missing: {{\"{name}\": …}}");
     }
+    if reason == "expected value" {
+        return "a word in quotes is expected, one of those that it knows".to_owned();
+    }
     if reason.ends_with(", expected unit") {
         return format!("it takes no value: \"{name}\"");
     }
@@ -308,6 +311,7 @@ fn in_json_words(path: &str, reason: &str) -> String {
         },
         "a sequence" => "an array",
         "a map" => "an object",
+        "enum" => "a word that it knows, or an object of one such: {\"word\": …}",
         _ => match expected.strip_prefix("struct ") {
             Some(name) if name.bytes().all(|byte| byte.is_ascii_alphanumeric()) => "an object",
             _ => expected,

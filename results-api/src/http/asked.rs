@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -77,9 +78,19 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let Query(asked) = Query::try_from_uri(&parts.uri).map_err(|error| Problem::bad_request(error.body_text()))?;
+        let Query(asked) = Query::try_from_uri(&parts.uri).map_err(|error| Problem::bad_request(misasked(&error)))?;
         Ok(Self(asked))
     }
+}
+
+/// What is wrong behind the `?`, without what only Rust says of it.
+fn misasked(error: &QueryRejection) -> String {
+    let said = error.body_text();
+    let said = said
+        .replace("invalid digit found in string", "a whole number is wanted")
+        .replace("cannot parse integer from empty string", "a whole number is wanted")
+        .replace("number too large to fit in target type", "a smaller number is wanted");
+    format!("behind the `?`: {}", said.trim_start_matches("Failed to deserialize query string: "))
 }
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Told<T> {

@@ -81,15 +81,40 @@ fn usual_deadline() -> u64 {
     USUAL_DEADLINE
 }
 
+/// When a caller hangs up, as he said.
+#[derive(Clone, Copy, Debug)]
+struct Deadline {
+    millis: u64,
+    /// By our clock; `expires` is the same moment for workers.
+    until: Instant,
+    expires: u64,
+}
+
+impl Deadline {
+    /// From now on. What is done for the caller counts, from the reading of what he sends.
+    fn within(millis: u64) -> Result<Self, Problem> {
+        if !(1..=MAX_DEADLINE).contains(&millis) {
+            return Err(Problem::bad_request(format!("deadline: it is 1 to {MAX_DEADLINE} milliseconds")));
+        }
+        let until = Instant::now() + Duration::from_millis(millis);
+        Ok(Self { millis, until, expires: unix_millis() + millis })
+    }
+
+    async fn bound<T>(self, answering: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+        tokio::time::timeout_at(self.until, answering).await.unwrap_or_else(|_| Err(late(self.millis)))
+    }
+}
+
 /// `POST /v1/predict/classify`
 pub(super) async fn classify(
     State(served): State<Arc<Served>>,
     Asked(Classifying { model, top, deadline }): Asked<Classifying>,
     request: Request,
 ) -> Result<Response, Problem> {
+    let deadline = Deadline::within(deadline)?;
     let mut options = json!({});
     if let Some(model) = model {
-        options["model"] = model.into();
+        options["model"] = named(model)?.into();
     }
     if let Some(top) = top {
         options["top"] = top.into();
@@ -104,6 +129,7 @@ pub(super) async fn segment(
     Asked(Segmenting { model, answer, deadline }): Asked<Segmenting>,
     request: Request,
 ) -> Result<Response, Problem> {
+    let deadline = Deadline::within(deadline)?;
     if answer != Answer::Json && served.api.blobs.is_none() {
         let detail =
             "pictures are answered where blobs are stored, and blobs.url does not say where; answer=json needs none";
@@ -117,14 +143,23 @@ pub(super) async fn segment(
     };
     let mut options = json!({ "pictures": drawn });
     if let Some(model) = model {
-        options["model"] = model.into();
+        options["model"] = named(model)?.into();
     }
     let (batch, said) = predict(&served, "vision.segment", &options, request, deadline).await?;
     let headers = of_batch(&batch)?;
     if answer == Answer::Json {
         return Ok((headers, json_body(&said)).into_response());
     }
-    Ok((headers, drawing(&served, &said, field).await?).into_response())
+    Ok((headers, deadline.bound(drawing(&served, &said, field)).await?).into_response())
+}
+
+/// A model's name. A path would be one of this machine's, and what is there is not for callers to learn.
+fn named(model: String) -> Result<String, Problem> {
+    if model.contains('/') {
+        let detail = format!("model: {model:?} is a path; name a model, as GET /v1/models lists them");
+        return Err(Problem::bad_request(detail));
+    }
+    Ok(model)
 }
 
 /// Runs the task on the picture that was sent, and gives what it says.
@@ -133,19 +168,35 @@ async fn predict(
     task: &str,
     options: &Value,
     request: Request,
-    deadline: u64,
+    deadline: Deadline,
 ) -> Result<(BatchId, Box<RawValue>), Problem> {
-    if !(1..=MAX_DEADLINE).contains(&deadline) {
-        return Err(Problem::bad_request(format!("deadline: it is 1 to {MAX_DEADLINE} milliseconds")));
+    let (batch, outcome) = deadline.bound(ask(served, task, options, request, deadline.expires)).await?;
+    // Who has the answer finds no batch any more, where the store is well. Where not, it is let go later.
+    let letting_go = tokio::spawn(let_go(Arc::clone(served), batch.clone()));
+    drop(tokio::time::timeout_at(deadline.until.min(Instant::now() + LET_GO_WITHIN), letting_go).await);
+    match &outcome.ending {
+        Ending::Ok(said) => Ok((batch, said.clone())),
+        Ending::Failed(failure) | Ending::Dead(failure) => Err(failed(failure)),
+        Ending::Expired => Err(late(deadline.millis)),
+        Ending::Cancelled => {
+            Err(Problem::new(StatusCode::CONFLICT, "cancelled", "it was cancelled", "somebody has cancelled it"))
+        }
     }
+}
+
+/// Sends the picture through the queue, and waits for what becomes of it. Dropped before, it cancels the batch.
+async fn ask(
+    served: &Arc<Served>,
+    task: &str,
+    options: &Value,
+    request: Request,
+    expires: u64,
+) -> Result<(BatchId, Arc<Outcome>), Problem> {
     served.api.submitter()?;
     let sent = Sent::of(request.headers())?;
     // Before the picture is read, which is for nothing where nobody looks at it.
-    let patience = Duration::from_millis(deadline);
-    tokio::time::timeout(patience, must_run_networks(served)).await.map_err(|_| late(deadline))??;
+    must_run_networks(served).await?;
     let picture = sent.read(request, &served.room).await?;
-    let until = Instant::now() + patience;
-    let expires = unix_millis() + deadline;
     let shown = raw(&picture.name);
     let held = picture.held.clone();
     let source = picture.source(served.api.blobs.as_ref()).await?;
@@ -163,24 +214,13 @@ async fn predict(
         drop(held);
         submitted
     });
-    let submitted = tokio::time::timeout_at(until, submitting).await.map_err(|_| late(deadline))?;
-    let (awaited, Submitted { id: batch, outcome: known, .. }) = submitted.map_err(|_| Problem::fault())??;
+    let (awaited, Submitted { id: batch, outcome: known, .. }) = submitting.await.map_err(|_| Problem::fault())??;
     let outcome = match known {
         Some(outcome) => outcome,
-        None => tokio::time::timeout_at(until, outcome(served, &batch)).await.map_err(|_| late(deadline))??,
+        None => outcome(served, &batch).await?,
     };
     awaited.answered();
-    // Who has the answer finds no batch any more, where the store is well. Where not, it is let go later.
-    let letting_go = tokio::spawn(let_go(Arc::clone(served), batch.clone()));
-    drop(tokio::time::timeout_at(until.min(Instant::now() + LET_GO_WITHIN), letting_go).await);
-    match &outcome.ending {
-        Ending::Ok(said) => Ok((batch, said.clone())),
-        Ending::Failed(failure) | Ending::Dead(failure) => Err(failed(failure)),
-        Ending::Expired => Err(late(deadline)),
-        Ending::Cancelled => {
-            Err(Problem::new(StatusCode::CONFLICT, "cancelled", "it was cancelled", "somebody has cancelled it"))
-        }
-    }
+    Ok((batch, outcome))
 }
 
 /// That a worker lives that says that it runs networks. Where the broker is inside this process its own worker is the only

@@ -1,5 +1,7 @@
 //! What can be wrong with a picture or with what is asked of it.
 
+use std::error::Error as _;
+
 use super::header::Format;
 
 /// The closed list of reasons why a picture did not come out.
@@ -88,6 +90,11 @@ impl ImageError {
             }
             Theirs::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
                 Self::corrupt(format, "it ends before the picture does")
+            }
+            Theirs::Decoding(e) => {
+                // What stands around it names the format again.
+                let said = e.source().map_or_else(|| e.to_string(), ToString::to_string);
+                Self::corrupt(format, said.split(" while decoding ChunkType").next().unwrap_or(&said))
             }
             other => Self::corrupt(format, other),
         }

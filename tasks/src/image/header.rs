@@ -123,8 +123,13 @@ impl Limits {
         if pixels <= self.max_pixels {
             return Ok(());
         }
-        let (is, may) = (pixels as f64 / 1e6, self.max_pixels as f64 / 1e6);
-        let message = format!("{what} has {width}×{height} = {is:.1} megapixels; at most {may:.1} are allowed");
+        let megapixels = |pixels: u64| format!("{:.1}", pixels as f64 / 1e6);
+        let (is, may, unit) = match (megapixels(pixels), megapixels(self.max_pixels)) {
+            // It is a little too much.
+            (is, may) if is == may => (pixels.to_string(), self.max_pixels.to_string(), "pixels"),
+            (is, may) => (is, may, "megapixels"),
+        };
+        let message = format!("{what} has {width}×{height} = {is} {unit}; at most {may} are allowed");
         Err(ImageError::new(ErrorKind::TooLarge, message))
     }
 
@@ -331,7 +336,8 @@ fn stranger(bytes: &[u8]) -> ImageError {
             return ImageError::new(ErrorKind::NotAnImage, message);
         }
     };
-    ImageError::unsupported(format!("a {known} is not read; formats read are {}", Format::ALL))
+    let article = if known.starts_with("AVIF") || known.starts_with("SVG") { "an" } else { "a" };
+    ImageError::unsupported(format!("{article} {known} is not read; formats read are {}", Format::ALL))
 }
 
 #[cfg(test)]

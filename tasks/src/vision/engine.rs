@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Serialize;
+use tidemill_core::batch::Priority;
 use tidemill_core::broker::NetworkWork;
 use tidemill_core::failure::Failure;
 
@@ -30,6 +31,14 @@ pub struct Pixels {
     pub data: Vec<u8>,
     /// How long it took to decode and to resize it.
     pub took: Duration,
+    /// Before which other pictures it goes.
+    pub priority: Priority,
+}
+
+impl From<Vec<u8>> for Pixels {
+    fn from(data: Vec<u8>) -> Self {
+        Self { data, ..Self::default() }
+    }
 }
 
 /// What a network says of the places of a picture.

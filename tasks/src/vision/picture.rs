@@ -30,13 +30,14 @@ impl Fetched {
     pub async fn from(location: &str, card: &Card, limits: Limits, tools: &Tools) -> Result<Self, Failure> {
         let bytes = Arc::new(tools.blobs.fetch(location).await?);
         let preparation = card.input.preparation();
+        let priority = tools.priority;
         let preparing = tools.compute.run({
             let bytes = Arc::clone(&bytes);
             move |_| {
                 let started = Instant::now();
                 let mut data = Vec::new();
                 let prepared = prepare(&bytes, &preparation, &limits, &mut data)?;
-                Ok::<_, ImageError>((prepared, Pixels { data, took: started.elapsed() }))
+                Ok::<_, ImageError>((prepared, Pixels { data, took: started.elapsed(), priority }))
             }
         });
         let (prepared, pixels) = preparing.await??;

@@ -16,9 +16,10 @@ pub use self::mask::{Mask, Scores, mask};
 use super::card::{Card, Question};
 use super::picture::engine;
 use super::{Engine, Fetched, Models, Segmented};
+use crate::image::colour;
 use crate::image::encode::encode;
 use crate::image::picture::{Channels, Picture};
-use crate::image::{Format, ImageError, Limits, Order, Preparation, Target, prepare, steps};
+use crate::image::{Format, Header, ImageError, Limits, Order, Preparation, Target, prepare, steps};
 
 /// Segments pictures. Without an engine it can be described and checked, not run.
 #[derive(Clone)]
@@ -112,8 +113,9 @@ impl Task for Segment {
             summary: "Say where on a picture things are",
             details: "An input is the path or URL of a picture, the output each class's part of it and pictures: `mask` (PNG \
                       of the picture's size, a pixel's value is its class), `overlay` (PNG, the classes in colour over \
-                      the picture), `side-by-side` (PNG, for people). The model is a folder with a model card; bring your \
-                      own: any TorchScript file with a card.",
+                      the picture), `side-by-side` (PNG, for people: the mask beside the picture, both in sRGB, its classes \
+                      in the colour map inferno). The model is a folder with a model card; bring your own: any TorchScript \
+                      file with a card, or weights for the built-in fcn32s-vgg19.",
             examples: &[
                 "tidemill run vision.segment photos/ --out masks",
                 r#"tidemill run vision.segment me.jpg -o pictures='["mask","overlay"]' -o picture=true --out me"#,
@@ -249,5 +251,27 @@ fn upright(bytes: &[u8], size: (u32, u32), limits: &Limits) -> Result<Picture, I
     };
     let mut data = Vec::new();
     let prepared = prepare(bytes, &preparation, limits, &mut data)?;
-    Ok(Picture { width: prepared.size.0, height: prepared.size.1, channels: Channels::Rgb, data })
+    let picture = Picture { width: prepared.size.0, height: prepared.size.1, channels: Channels::Rgb, data };
+    // A network looks at the numbers as they are; people look at colours.
+    Ok(colour::to_srgb(picture, Header::read(bytes, limits)?.profile.as_deref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use moxcms::ColorProfile;
+
+    use super::*;
+
+    #[test]
+    fn what_people_look_at_has_the_colours_of_the_picture_and_not_its_numbers() {
+        let (mut png, mut info) = (Vec::new(), png::Info::with_size(2, 2));
+        info.color_type = png::ColorType::Rgb;
+        info.icc_profile = Some(ColorProfile::new_display_p3().encode().unwrap().into());
+        let encoder = png::Encoder::with_info(&mut png, info).unwrap();
+        encoder.write_header().unwrap().write_image_data(&[200, 100, 100].repeat(4)).unwrap();
+
+        let picture = upright(&png, (1, 1), &Limits::default()).unwrap();
+
+        assert!(picture.data[0] > 205 && picture.data[1] < 100, "{:?} is what Display P3 has", picture.data);
+    }
 }

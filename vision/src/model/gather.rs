@@ -51,9 +51,12 @@ impl Gatherer {
         Self { state: Mutex::new(state), changed: Condvar::new(), max_delay }
     }
 
-    /// Takes a picture in.
+    /// Takes a picture in: behind those of its priority, before those of a lower one.
     pub(super) fn push(&self, request: Request) {
-        lock(&self.state).waiting.push_back(request);
+        let mut state = lock(&self.state);
+        let before = state.waiting.iter().rposition(|other| other.priority >= request.priority);
+        state.waiting.insert(before.map_or(0, |place| place + 1), request);
+        drop(state);
         self.wake();
     }
 
@@ -66,14 +69,15 @@ impl Gatherer {
         let mut state = lock(&self.state);
         loop {
             let Busy { computing, most } = state.devices[device];
-            let Some(first) = state.waiting.front() else {
+            // Not always the foremost.
+            let Some(first) = state.waiting.iter().map(|request| request.arrived).min() else {
                 if state.is_closed {
                     return None;
                 }
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            let left = (first.arrived + self.max_delay).saturating_duration_since(Instant::now());
+            let left = (first + self.max_delay).saturating_duration_since(Instant::now());
             if computing > 0 && state.waiting.len() < most && !state.is_closed && !left.is_zero() {
                 state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
                 continue;
@@ -132,6 +136,8 @@ impl Drop for Computing<'_> {
 
 #[cfg(test)]
 mod tests {
+    use tidemill_core::batch::Priority;
+
     use super::super::testing::request;
     use super::*;
 
@@ -150,6 +156,20 @@ mod tests {
 
         assert_eq!(gathered(gatherer.next(0).as_ref()), [0, 2, 3]);
         assert_eq!(gathered(gatherer.next(0).as_ref()), [4]);
+    }
+
+    #[test]
+    fn what_has_a_priority_goes_before_what_came_earlier() {
+        let gatherer = Gatherer::new(1, 2, Duration::ZERO);
+        let _answers = [(1, 0), (2, 0), (3, 9), (4, 5), (5, 9), (6, 0)].map(|(number, priority)| {
+            let (request, answer) = request(number);
+            gatherer.push(Request { priority: Priority(priority), ..request });
+            answer
+        });
+
+        let batches: Vec<_> = (0..3).map(|_| gathered(gatherer.next(0).as_ref())).collect();
+
+        assert_eq!(batches, [[3, 5], [4, 1], [2, 6]]);
     }
 
     #[test]

@@ -12,7 +12,10 @@ use super::*;
 pub(super) fn request(top: usize) -> (Request, oneshot::Receiver<(Answer, OwnedSemaphorePermit)>) {
     let (answer, answered) = oneshot::channel();
     let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-    (Request { pixels: Vec::new(), top, arrived: Instant::now(), answer, place }, answered)
+    (
+        Request { pixels: Vec::new(), priority: Priority::default(), top, arrived: Instant::now(), answer, place },
+        answered,
+    )
 }
 
 /// A network of ten classes over a picture of one pixel, whose red is the class. It fails as networks and devices do.

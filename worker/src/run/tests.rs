@@ -381,6 +381,25 @@ async fn no_more_items_are_in_hand_than_their_task_asks_for_however_many_are_in_
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_item_of_a_priority_does_not_wait_for_hands_that_others_have() {
+    let house = Arc::new(Roomy::default());
+    let register = Register::default().wait(Guests(Arc::clone(&house), Hands::PerCore(1)));
+    let (worker, usual) = sandbox_of(register, &["1"; 8], LONG);
+    let mut chunk = usual.chunk().clone();
+    chunk.batch = Arc::new(Batch { id: BatchId::new(), priority: Priority(9), ..Batch::clone(&chunk.batch) });
+    chunk.items.truncate(2);
+    let message = Arc::new(Message::new(Body::Chunk(chunk), Priority(9)));
+    let first = Work { message, job: Arc::clone(&usual.job), cancelled: Arc::default() };
+    let began = tokio::time::Instant::now();
+    let timed = async |work| (outcomes(&worker, work).await, began.elapsed().as_secs());
+
+    let ((usual, usual_took), (first, first_took)) = tokio::join!(timed(usual), timed(first));
+
+    assert_eq!((kinds(&usual), kinds(&first)), (vec![""; 8], vec![""; 2]));
+    assert_eq!((usual_took, first_took), (80, 20), "one after another, of either");
+}
+
+#[tokio::test(start_paused = true)]
 async fn items_for_which_there_is_no_room_have_not_begun_and_their_timeout_neither() {
     let house = Arc::new(Roomy::default());
     let register = Register::default().wait(Guests(Arc::clone(&house), Hands::Many));
