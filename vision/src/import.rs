@@ -47,13 +47,13 @@ pub(crate) fn import_with(
         return Err(format!("{what}, and not {file:?}").into());
     }
     let target = import.to.join(name);
-    if target.exists() && !import.replaces {
-        let remedy = "say --replace to put this one in its place, or give it another --name";
-        return Err(format!("{} is there already\n{remedy}", target.display()).into());
-    }
     if target.exists() && !target.join(CARD_FILE).is_file() {
         let remedy = "it does not make way for one; give this one another --name";
         return Err(format!("{} is there and is no model\n{remedy}", target.display()).into());
+    }
+    if target.exists() && !import.replaces {
+        let remedy = "say --replace to put this one in its place, or give it another --name";
+        return Err(format!("{} is there already\n{remedy}", target.display()).into());
     }
     let unwritable = |error: io::Error| format!("cannot write to {}: {error}", import.to.display());
     fs::create_dir_all(&import.to).map_err(unwritable)?;

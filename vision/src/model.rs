@@ -227,7 +227,8 @@ impl Model {
     /// Returns the `top` most probable classes of a picture, most probable first.
     ///
     /// Waits while as many pictures as the instances can use are on their way already, so memory stays bounded however many
-    /// tasks call it; pictures of a priority go before those of a lower one. Dropping the future is safe: a picture that nobody waits for any more is passed over.
+    /// tasks call it; pictures of a priority go before those of a lower one. Dropping the future is safe: a picture that
+    /// nobody waits for any more is passed over.
     ///
     /// # Shape
     ///

@@ -161,9 +161,10 @@ fn what_is_no_model_does_not_make_way_for_one() {
     std::fs::create_dir_all(&photos).unwrap();
     std::fs::write(photos.join("a.jpg"), "precious").unwrap();
 
-    let said = import(&Import { replaces: true, ..small(home.path()) }, &settings()).unwrap_err();
-
-    assert!(said.contains("is there and is no model"), "{said}");
+    for replaces in [false, true] {
+        let said = import(&Import { replaces, ..small(home.path()) }, &settings()).unwrap_err();
+        assert!(said.contains("is there and is no model") && !said.contains("--replace"), "{said}");
+    }
     assert_eq!(std::fs::read_to_string(photos.join("a.jpg")).unwrap(), "precious");
 }
 

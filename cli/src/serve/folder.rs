@@ -59,9 +59,12 @@ impl Folder {
 
 fn remove_left_behind(place: &Path) {
     for entry in fs::read_dir(place).into_iter().flatten().flatten() {
-        let is_one = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
-        let Ok(lock) = File::options().write(true).open(entry.path().join(LOCK)) else { continue };
-        if is_one && lock.try_lock().is_ok() {
+        if !entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+            continue;
+        }
+        // For both, as a pipe that somebody has put there would keep a writer waiting.
+        let Ok(lock) = File::options().read(true).write(true).open(entry.path().join(LOCK)) else { continue };
+        if lock.try_lock().is_ok() {
             match fs::remove_dir_all(entry.path()) {
                 Ok(()) => {
                     tracing::info!(folder = %entry.path().display(), "the files of a serve that was killed are removed")
